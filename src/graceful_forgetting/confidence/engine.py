@@ -1,0 +1,312 @@
+"""Per-sample gradients of a whole batch from one forward and one backward pass.
+
+Forward hooks note the inputs of every module that owns a wanted parameter; hooks on the outputs receive δ
+in the backward pass, form the per-sample gradients of one parameter at a time, a block at a time, hand them
+to a reducer and drop them. autograd itself computes no parameter gradient: parameters are frozen, and the
+first output on the way that would carry no gradient is made to. The cost is that of a training step: the
+product δᵀa per sample stands in for the weight gradient that is left out.
+
+No rule is trusted: before the first batch its result on two samples is compared with autograd's. Parameters
+whose rule fails, or that have none, take the slow exact path, announced by name.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.confidence.reducers import Reducer, Signature
+from graceful_forgetting.confidence.rules import Call, Contribution, Rows, UnsupportedUse, as_matrix, rule_for
+from graceful_forgetting.confidence.undisturbed import differentiating
+
+logger = logging.getLogger(__name__)
+
+Relabel = Callable[[Tensor, Tensor], Tensor]
+
+# Elements of per-sample gradient formed at once: a block that stays in a CPU's cache is reduced almost for
+# free, while a GPU wants few, large products.
+_BLOCK_ELEMENTS = {"cpu": 2**19}
+_BLOCK_ELEMENTS_DEVICE = 2**26
+_NAMES_SHOWN = 8
+
+
+class _Demotion(Exception):
+    """Parameters that must leave the batched path; raised in the forward pass, before anything is reduced."""
+
+    def __init__(self, names: Collection[str], reason: str) -> None:
+        super().__init__(reason)
+        self.names = names
+        self.reason = reason
+
+
+@dataclass
+class _Site:
+    """One parameter's uses in one pass: their gradients are summed before they are reduced."""
+
+    pending: int = 0
+    contributions: list[Contribution] = field(default_factory=list)
+
+
+class PerSampleEngine:
+    """Reduces the per-sample gradients ∇L(x) of chosen parameters; a context manager, as it hooks the model.
+
+    Inside the block the model is in evaluation mode and its parameters are frozen; at the end hooks are
+    removed and modes and `requires_grad` flags restored. Neither weights nor `.grad` nor random streams are
+    touched.
+
+    Args:
+        model: causal language model of transformers, or a PEFT model around one.
+        names: parameters, by `named_parameters()` name; tied ones under their one name.
+        strict: refuse a model that needs the slow path.
+
+    Raises:
+        ValueError: prompt-learning adapters; a name the model lacks; with `strict`, parameters that no
+            batched rule covers, by name.
+    """
+
+    def __init__(self, model: nn.Module, names: Collection[str], *, strict: bool = False) -> None:
+        if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"model has virtual tokens ({model.active_peft_config.peft_type.value}), which shift its "
+                "logits against the labels; use LoRA or train the model itself"
+            )
+        self._model = model
+        self._names = set(names)
+        self._strict = strict
+        self._parameters = {name: p for name, p in model.named_parameters() if name in self._names}
+        self._slow: set[str] = set()
+        # Modules whose rules have been checked, and the number of samples they were checked with.
+        self._checked: set[nn.Module] | None = None
+        self._checked_samples = 0
+        self._called: set[nn.Module] = set()
+        self._recording = False
+        # Of the pass under way.
+        self._sites: dict[str, _Site] = {}
+        self._reducer: Reducer = Signature()
+        self._shape = torch.Size([0, 0])
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(differentiating(self._model, self._names))
+            for parameter in self._parameters.values():
+                parameter.requires_grad_(False)
+            canonical = {id(parameter): name for name, parameter in self._parameters.items()}
+            ruleless = set()
+            for module in self._model.modules():
+                owned = {
+                    local: canonical[id(parameter)]
+                    for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+                    if id(parameter) in canonical
+                }
+                if owned and rule_for(module) is None:
+                    ruleless.update(owned.values())
+                elif owned:
+                    stack.callback(self._hook(module, owned))
+            if ruleless:
+                self._demote(ruleless, "no rule for their module")
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sites = {}
+        self._exit.close()
+
+    def run(self, batch: Mapping[str, Tensor], reducer: Reducer, relabel: Relabel | None = None) -> Tensor:
+        """Hand every per-sample gradient of the batch to `reducer`.
+
+        Args:
+            batch: `input_ids`, `attention_mask`, `labels`, each (batch, length), padded on either side;
+                further entries (`position_ids`) go to the model.
+            reducer: see `graceful_forgetting.confidence.reducers`.
+            relabel: maps logits and targets at counted positions, (batch, positions, vocabulary) and
+                (batch, positions), to the targets whose loss is differentiated; default: the labels.
+
+        Returns:
+            (batch,) float32: L(x) of every row.
+        """
+        samples = min(2, len(batch["labels"]))
+        if samples > self._checked_samples:
+            ends = [0, len(batch["labels"]) - 1][:samples]
+            self._check_rules({name: tensor[ends] for name, tensor in batch.items()})
+            self._checked_samples = samples
+        return self._run(batch, reducer, relabel)
+
+    def _run(self, batch: Mapping[str, Tensor], reducer: Reducer, relabel: Relabel | None = None) -> Tensor:
+        while True:
+            try:
+                return self._pass(batch, reducer, relabel)
+            except _Demotion as demotion:
+                self._demote(demotion.names, demotion.reason)
+
+    def _pass(self, batch: Mapping[str, Tensor], reducer: Reducer, relabel: Relabel | None) -> Tensor:
+        labels = batch["labels"]
+        positions, targets = counted_targets(batch)
+        reducer.start(len(labels), labels.device)
+        self._sites = {name: _Site() for name in self._names - self._slow}
+        self._reducer, self._shape = reducer, labels.shape
+        with torch.enable_grad():
+            self._recording = True
+            try:
+                logits = counted_logits(self._model, batch, positions)
+            finally:
+                self._recording = False
+            if relabel is not None:
+                targets = relabel(logits.detach(), targets)
+            losses = mean_nll(logits, targets)
+            if losses.requires_grad:
+                losses.sum().backward()
+        # Uses that the loss does not depend on never report; their gradient is 0.
+        for name, site in self._sites.items():
+            self._reduce(name, site)
+        if self._slow:
+            for sample in range(len(labels)):
+                gradients = self._autograd(batch, targets, sample, self._slow)
+                for name, gradient in gradients.items():
+                    reducer.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0).clone())
+        return losses.detach()
+
+    def _hook(self, module: nn.Module, owned: Mapping[str, str]) -> Callable[[], None]:
+        rule = rule_for(module)
+        assert rule is not None
+
+        def note(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor | None:
+            names = {local: name for local, name in owned.items() if name not in self._slow}
+            if not self._recording or not names:
+                return None
+            if self._checked is not None and module not in self._checked:
+                raise _Demotion(names.values(), "their module was not called when the rules were checked")
+            self._called.add(module)
+            self._recording = False  # rules may call the module themselves
+            try:
+                output, backward = rule(Call(module, args, kwargs, output, set(names), *self._shape))
+            except UnsupportedUse as use:
+                raise _Demotion(names.values(), str(use)) from use
+            self._recording = True
+            for name in names.values():
+                self._sites[name].pending += 1
+            if not output.requires_grad:
+                # Cloned, as a model may go on in place, which a leaf forbids.
+                output = output.detach().requires_grad_().clone()
+
+            # Popped when used, so that activations go as the backward pass goes.
+            waiting = [backward]
+
+            @torch.no_grad()
+            def receive(delta: Tensor) -> None:
+                for local, contribution in waiting.pop()(delta):
+                    site = self._sites[names[local]]
+                    site.contributions.append(contribution)
+                    site.pending -= 1
+                    if site.pending == 0:
+                        self._reduce(names[local], site)
+
+            output.register_hook(receive)
+            return output
+
+        return module.register_forward_hook(note, with_kwargs=True).remove
+
+    @torch.no_grad()
+    def _reduce(self, name: str, site: _Site) -> None:
+        contributions, site.contributions = site.contributions, []
+        if not contributions:
+            return
+        sparse = [contribution for contribution in contributions if isinstance(contribution, Rows)]
+        full = [contribution for contribution in contributions if not isinstance(contribution, Rows)]
+        if not full:
+            ids = torch.cat([contribution.ids for contribution in sparse], dim=1)
+            values = torch.cat([contribution.values for contribution in sparse], dim=1)
+            self._reducer.sparse(name, *Rows(ids, values).merged())
+            return
+        for samples, rows in self._blocks(name):
+            block = full[0].block(samples, rows)
+            for contribution in (*full[1:], *sparse):
+                contribution.add_to(block, samples, rows)
+            self._reducer.dense(name, samples.start, rows.start, block)
+
+    def _blocks(self, name: str) -> Iterator[tuple[slice, slice]]:
+        parameter = self._parameters[name]
+        limit = _BLOCK_ELEMENTS.get(parameter.device.type, _BLOCK_ELEMENTS_DEVICE)
+        rows, columns = as_matrix(parameter).shape
+        row_step = min(rows, max(1, limit // columns))
+        sample_step = max(1, limit // (row_step * columns))
+        for sample in range(0, self._shape[0], sample_step):
+            for row in range(0, rows, row_step):
+                yield (
+                    slice(sample, min(sample + sample_step, self._shape[0])),
+                    slice(row, min(row + row_step, rows)),
+                )
+
+    def _autograd(
+        self, batch: Mapping[str, Tensor], targets: Tensor, sample: int, names: Collection[str]
+    ) -> dict[str, Tensor]:
+        """∇L of one sample for `names`, by ordinary autograd; parameters without a gradient are left out."""
+        row = {name: tensor[sample : sample + 1] for name, tensor in batch.items()}
+        positions, _ = counted_targets(batch)
+        parameters = {name: self._parameters[name] for name in sorted(names)}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                loss = mean_nll(counted_logits(self._model, row, positions), targets[sample : sample + 1])
+                if not loss.requires_grad:
+                    return {}
+                gradients = torch.autograd.grad(loss[0], list(parameters.values()), allow_unused=True)
+        finally:
+            for parameter in parameters.values():
+                parameter.requires_grad_(False)
+        return {
+            name: gradient
+            for name, gradient in zip(parameters, gradients, strict=True)
+            if gradient is not None
+        }
+
+    def _check_rules(self, batch: Mapping[str, Tensor]) -> None:
+        """Compare every rule's result on a small batch with autograd's, and demote those that differ."""
+        self._checked, self._called = None, set()
+        found, expected = Signature(), Signature()
+        self._run(batch, found)
+        self._checked = self._called
+        _, targets = counted_targets(batch)
+        fast = self._names - self._slow
+        expected.start(len(targets), targets.device)
+        for sample in range(len(targets)):
+            for name, gradient in self._autograd(batch, targets, sample, fast).items():
+                expected.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0))
+        wrong = {
+            name
+            for name, agrees in found.agreement(
+                expected, {n: self._parameters[n].dtype for n in fast}
+            ).items()
+            if not agrees
+        }
+        if wrong:
+            self._demote(wrong, "their rule disagrees with autograd")
+
+    def _demote(self, names: Collection[str], reason: str) -> None:
+        listed = sorted(set(names) - self._slow)
+        self._slow.update(listed)
+        if self._strict:
+            raise ValueError(
+                f"strict: {len(listed)} parameters have no batched rule ({reason}): {', '.join(listed)}; "
+                "set strict=False to compute them exactly by one backward pass a sample"
+            )
+        more = f" and {len(listed) - _NAMES_SHOWN} more" if len(listed) > _NAMES_SHOWN else ""
+        logger.warning(
+            "%d parameters take the slow exact path, one backward pass a sample (%s): %s%s",
+            len(listed),
+            reason,
+            ", ".join(listed[:_NAMES_SHOWN]),
+            more,
+        )

@@ -1,0 +1,301 @@
+"""From text to counted tokens: the one form of data that every stage computes on.
+
+A *tokenised* data set has the columns `input_ids` and `labels`, lists of equal length. The token at position
+t counts towards L(x) if `labels[t] != -100`; it is predicted from the tokens before t, so `labels[0]` never
+counts. L(x) is the mean negative log-likelihood (natural logarithm) over the counted tokens of one sample.
+
+Token ids and labels are those that TRL's `SFTTrainer` trains on by default, so that a sample's score and its
+training loss speak of the same tokens.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+from trl import maybe_convert_to_chatml
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX = -100
+
+_ACCEPTED = (
+    "`prompt` + `completion` (both strings or both lists of messages), `messages`, `conversations`, "
+    "`text`, or tokenised: `input_ids`, with `labels` or masks (`completion_mask`, `assistant_masks`)"
+)
+_MASKS = ("completion_mask", "assistant_masks")
+
+
+def tokenize_dataset(
+    dataset: Dataset,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    *,
+    max_length: int | None = None,
+    argument: str = "dataset",
+) -> Dataset:
+    """Add `input_ids` and `labels` to a data set of any SFT type; other columns are kept.
+
+    - `prompt` + `completion`: the completion counts. Strings get the EOS token appended; lists of messages go
+      through the chat template. `tools` and `chat_template_kwargs` columns reach the template, as in TRL.
+    - `messages` or `conversations` (chat template), `text` (EOS appended): every token counts.
+    - `input_ids` + `labels`: returned as they are. `input_ids` + masks: a token counts where all masks are 1;
+      the mask columns are removed. (TRL reads a `completion_mask` only with `completion_only_loss=True`.)
+      `input_ids` alone: every token counts.
+
+    Args:
+        dataset: rows of one of these types.
+        processing_class: tokenizer; may be None where the data set is already tokenised.
+        max_length: longest row allowed, in tokens. Nothing is ever truncated.
+        argument: name of the data set in error messages.
+
+    Raises:
+        TypeError: `dataset` is not a `datasets.Dataset`, or `processing_class` is not a tokenizer.
+        ValueError: no rows; columns of no accepted type or of two; packed rows; a missing tokenizer, EOS
+            token or chat template; a row that is longer than `max_length`, or in which no token counts.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"{argument} must be a datasets.Dataset, not {type(dataset).__name__}")
+    columns = dataset.column_names
+    if len(dataset) == 0:
+        raise ValueError(f"{argument} has no rows (columns: {_listed(columns)})")
+    if dataset.format["type"] == "custom":
+        raise ValueError(f"{argument} uses with_transform(); materialise the transform with map() first")
+    if "seq_lengths" in columns:
+        raise ValueError(
+            f"{argument} is packed (it has a `seq_lengths` column): rows are then no longer single samples, "
+            "and losses and scores are per sample; prepare it with packing=False"
+        )
+    dataset = dataset.with_format(None)
+    if "input_ids" in columns:
+        dataset = _label_tokenized(dataset)
+    else:
+        dataset = _tokenize(dataset, _data_type(columns, argument), processing_class, argument)
+    _check_rows(dataset, max_length, argument)
+    return dataset
+
+
+def tokenize_prompt(row: Mapping[str, Any], processing_class: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of `row["prompt"]` awaiting its completion: what TRL compares prompt-completion rows with.
+
+    Messages get the chat template with a generation prompt, and the row's `tools` and `chat_template_kwargs`
+    where it has them. Raises `ValueError` for messages where the tokenizer has no chat template.
+    """
+    if isinstance(row["prompt"], str):
+        return _token_ids(row["prompt"], processing_class)
+    return _token_ids(row["prompt"], processing_class, add_generation_prompt=True, **_template_kwargs(row))
+
+
+def collate(
+    rows: Sequence[Mapping[str, Any]], pad_token_id: int, device: torch.device | str | None = None
+) -> dict[str, Tensor]:
+    """Right-padded batch of tokenised rows.
+
+    Returns:
+        `input_ids`, `attention_mask`, `labels`: int64 tensors of shape (batch, longest row); padding has
+        `pad_token_id`, 0 and -100.
+
+    Raises:
+        ValueError: no rows, or a row in which no token counts (its mean loss would be 0/0).
+    """
+    if not rows:
+        raise ValueError("rows is empty: a batch needs at least one row")
+    for position, row in enumerate(rows):
+        if not _counts(row["labels"]):
+            raise ValueError(f"row {position} of the batch has no token that counts: all its labels are -100")
+    shape = (len(rows), max(len(row["input_ids"]) for row in rows))
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORE_INDEX, dtype=torch.long)
+    for position, row in enumerate(rows):
+        length = len(row["input_ids"])
+        input_ids[position, :length] = torch.as_tensor(row["input_ids"])
+        attention_mask[position, :length] = 1
+        labels[position, :length] = torch.as_tensor(row["labels"])
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return {name: tensor.to(device) for name, tensor in batch.items()} if device is not None else batch
+
+
+def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """L(x) of every row: mean negative log-likelihood over its counted tokens.
+
+    Args:
+        logits: (batch, length, vocabulary), any floating type.
+        labels: (batch, length), -100 where a token does not count.
+
+    Returns:
+        (batch,) float32, differentiable. The logarithm of the softmax is taken in float32, at counted
+        positions only. A row without counted tokens gives NaN (no check here, it would stall a GPU):
+        `collate` refuses such rows.
+    """
+    targets = labels[:, 1:].to(logits.device)
+    counted = targets != IGNORE_INDEX
+    losses = F.cross_entropy(logits[:, :-1][counted].float(), targets[counted], reduction="none")
+    # Scattered back and summed by row: unlike index_add this is deterministic on every device.
+    by_position = losses.new_zeros(counted.shape).masked_scatter(counted, losses)
+    return by_position.sum(dim=1) / counted.sum(dim=1)
+
+
+def require_pad_token(processing_class: PreTrainedTokenizerBase) -> int:
+    """Id of the padding token; the EOS token stands in where there is none, as in TRL's `SFTTrainer`.
+
+    The tokenizer is not changed. Raises `ValueError` where it has neither token.
+    """
+    if processing_class.pad_token_id is not None:
+        return int(processing_class.pad_token_id)
+    if processing_class.eos_token_id is None:
+        raise ValueError(
+            "processing_class has no pad token and no EOS token to stand in for it; set one, for example "
+            'tokenizer.add_special_tokens({"pad_token": "<pad>"}) (and resize the model\'s embeddings)'
+        )
+    logger.info("The tokenizer has no pad token: its EOS token %r is used.", processing_class.eos_token)
+    return int(processing_class.eos_token_id)
+
+
+def require_tokenizer(processing_class: object, argument: str) -> PreTrainedTokenizerBase:
+    """`processing_class`, checked; `argument` names the text that needs it.
+
+    Raises `ValueError` for None and `TypeError` for anything that is not a tokenizer.
+    """
+    if processing_class is None:
+        raise ValueError(
+            f"{argument} is text, and processing_class is None: pass the model's tokenizer (only data with "
+            "`input_ids` and `labels` need none)"
+        )
+    if not isinstance(processing_class, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"processing_class must be a tokenizer, not {type(processing_class).__name__}; for a processor "
+            "pass its `.tokenizer`"
+        )
+    return processing_class
+
+
+def _data_type(columns: Sequence[str], argument: str) -> str:
+    """The one SFT type that the columns form: 'prompt', 'messages', 'conversations' or 'text'."""
+    present = [name for name in ("prompt", "messages", "conversations", "text") if name in columns]
+    if len(present) > 1:
+        # TRL would append the EOS token to one and tokenise the other, or choose by hash order.
+        raise ValueError(
+            f"{argument} has columns of more than one type: {_listed(present)}; keep one, for example "
+            f'dataset.remove_columns("{present[-1]}")'
+        )
+    if present == ["prompt"] and "completion" not in columns:
+        raise ValueError(
+            f"{argument} has a column `prompt` and no `completion` (columns: {_listed(columns)}); the "
+            "model's own completions come from elicit_self_knowledge"
+        )
+    if not present:
+        raise ValueError(
+            f"{argument} has none of the accepted sets of columns. Needed: {_ACCEPTED}. There are: "
+            f"{_listed(columns)}"
+        )
+    return present[0]
+
+
+def _tokenize(dataset: Dataset, kind: str, processing_class: object, argument: str) -> Dataset:
+    tokenizer = require_tokenizer(processing_class, argument)
+    first = dataset[0]
+    if kind == "prompt" and isinstance(first["prompt"], str) != isinstance(first["completion"], str):
+        raise ValueError(
+            f"{argument}: `prompt` is a {type(first['prompt']).__name__} and `completion` a "
+            f"{type(first['completion']).__name__}; both must be strings, or both lists of messages"
+        )
+    conversational = not isinstance(first["completion" if kind == "prompt" else kind], str)
+    if not conversational and tokenizer.eos_token is None:
+        raise ValueError(
+            f"{argument} is text, and the tokenizer has no EOS token to end it with; set tokenizer.eos_token"
+        )
+
+    def ids_and_labels(row: dict[str, Any], index: int) -> dict[str, list[int]]:
+        parts = [row[name] for name in (("prompt", "completion") if kind == "prompt" else (kind,))]
+        if any(not part if conversational else not isinstance(part, str) for part in parts):
+            raise ValueError(f"{argument}: row {index} has an empty or missing value in its {kind} columns")
+        if kind == "conversations":
+            parts = [maybe_convert_to_chatml({"messages": parts[0]})["messages"]]
+        template_kwargs = _template_kwargs(row) if conversational else {}
+        whole = parts[0] + parts[1] if kind == "prompt" else parts[0]
+        if not conversational and not parts[-1].endswith(tokenizer.eos_token):
+            whole += tokenizer.eos_token
+        ids = _token_ids(whole, tokenizer, **template_kwargs)
+        start = 0
+        if kind == "prompt":
+            # The completion starts where the two tokenisations part, which may be before the end of the
+            # prompt: tokens can merge across the boundary, and a template may render a lone prompt otherwise.
+            prompt_ids = tokenize_prompt(row, tokenizer)
+            start = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, ids, strict=False))
+            )
+        return {"input_ids": ids, "labels": [IGNORE_INDEX] * start + ids[start:]}
+
+    return dataset.map(ids_and_labels, with_indices=True, desc=f"Tokenising {argument}")
+
+
+def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
+    tools = row.get("tools")
+    return {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
+    }
+
+
+def _token_ids(
+    value: str | list[dict[str, Any]], processing_class: PreTrainedTokenizerBase, **template_kwargs: Any
+) -> list[int]:
+    if isinstance(value, str):
+        return list(processing_class(text=value)["input_ids"])
+    if processing_class.chat_template is None and "chat_template" not in template_kwargs:
+        raise ValueError(
+            "the data are conversational and the tokenizer has no chat template; set "
+            "tokenizer.chat_template, or give prompts and completions as strings"
+        )
+    encoded = processing_class.apply_chat_template(value, tokenize=True, return_dict=True, **template_kwargs)
+    return list(encoded["input_ids"])
+
+
+def _label_tokenized(dataset: Dataset) -> Dataset:
+    if "labels" in dataset.column_names:
+        return dataset
+    masks = [name for name in _MASKS if name in dataset.column_names]
+
+    def labels(row: dict[str, Any]) -> dict[str, list[int]]:
+        bits = zip(*(row[name] for name in masks), strict=True) if masks else ((1,) for _ in row["input_ids"])
+        return {
+            "labels": [
+                token if all(kept) else IGNORE_INDEX
+                for token, kept in zip(row["input_ids"], bits, strict=True)
+            ]
+        }
+
+    return dataset.map(labels, remove_columns=masks, desc="Building labels")
+
+
+def _check_rows(dataset: Dataset, max_length: int | None, argument: str) -> None:
+    for index, row in enumerate(dataset.select_columns(["input_ids", "labels"])):
+        length = len(row["input_ids"])
+        if len(row["labels"]) != length:
+            raise ValueError(
+                f"{argument}: row {index} has {length} input_ids but {len(row['labels'])} labels; pair them"
+            )
+        if max_length is not None and length > max_length:
+            raise ValueError(
+                f"{argument}: row {index} has {length} tokens, more than max_length={max_length}; raise "
+                "max_length (up to the model's context), or shorten or remove the row: nothing is truncated"
+            )
+        if not _counts(row["labels"]):
+            raise ValueError(
+                f"{argument}: row {index} has no token that counts (of {length}); complete it or remove it"
+            )
+
+
+def _counts(labels: Sequence[int]) -> bool:
+    # The first token is predicted from nothing, so its label is never counted.
+    return any(label != IGNORE_INDEX for label in labels[1:])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"

@@ -1,0 +1,1 @@
+"""Experiments: the pipeline of stages, its one result file and the statistics over seeds."""

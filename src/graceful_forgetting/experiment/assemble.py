@@ -1,0 +1,125 @@
+"""From the finished stages of a run to its result and its report."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+
+from graceful_forgetting.artifacts import read_json
+from graceful_forgetting.experiment.pipeline import Pipeline
+from graceful_forgetting.experiment.provenance import collect_provenance
+from graceful_forgetting.experiment.result import (
+    GuardResult,
+    LogEntry,
+    RunResult,
+    SelectionResult,
+    TaskMetrics,
+    TaskSelection,
+    TrainingRunResult,
+)
+from graceful_forgetting.experiment.stages import Stage
+from graceful_forgetting.experiment.summary import summarise
+from graceful_forgetting.experiment.training import LOG_FILE, UNLEARNING_FILE
+from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
+
+CROSSOVER_COLUMN = "step_size_crossover"
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+def assemble_result(pipeline: Pipeline) -> tuple[RunResult, Dataset]:
+    """Evaluate what is not yet evaluated and put the run together.
+
+    Returns:
+        the result, and the scored self-knowledge with the column `chosen`.
+    """
+    runs = [_training_run(pipeline, arm, seed) for arm, seed in pipeline.arms]
+    scored = _samples(pipeline)
+    model, data, posterior = pipeline.fingerprints()
+    result = RunResult(
+        name=pipeline.run.run_name or _title(pipeline),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        config=pipeline.recipe(),
+        provenance=collect_provenance(
+            model_fingerprint=model,
+            data_fingerprints=data,
+            posterior_fingerprint=posterior,
+            seeds=pipeline.seeds,
+        ),
+        stages=pipeline.directory.results,
+        runs=runs,
+        selection=_selection(pipeline, scored),
+        summary=summarise(runs),
+    )
+    return result, scored
+
+
+def _title(pipeline: Pipeline) -> str:
+    return f"{pipeline.sources.learning_name}, forgetting {', '.join(pipeline.sources.forgetting)}"
+
+
+def _training_run(pipeline: Pipeline, arm: Any, seed: int | None) -> TrainingRunResult:
+    metrics = read_json(pipeline.evaluation(arm, seed).path / "metrics.json")
+    unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
+    log: list[LogEntry] = []
+    if seed is not None:
+        stage = pipeline.arm(arm, seed)
+        unlearning = read_json(stage.path / UNLEARNING_FILE)
+        log = training_log(stage)
+    return TrainingRunResult(
+        arm=arm,
+        seed=seed,
+        training_log=log,
+        metrics={task: TaskMetrics(**values) for task, values in metrics.items()},
+        unlearn_updates=unlearning["updates"],
+        guard=GuardResult(**unlearning["guard"]),
+    )
+
+
+def training_log(stage: Stage) -> list[LogEntry]:
+    """The log of a training stage, without the Trainer's closing summary and evaluations."""
+    entries = [entry for entry in read_json(Path(stage.path) / LOG_FILE) if "loss" in entry]
+    return [
+        LogEntry(
+            step=entry["step"],
+            loss=entry["loss"],
+            learning_rate=entry.get("learning_rate"),
+            grad_norm=entry.get("grad_norm"),
+            unlearn_loss=entry.get("unlearn_loss"),
+            unlearn_grad_norm=entry.get("unlearn_grad_norm"),
+            unlearn_updates=entry.get("unlearn_updates"),
+        )
+        for entry in entries
+    ]
+
+
+def _samples(pipeline: Pipeline) -> Dataset:
+    scored = load_from_disk(str(pipeline.scores().path / "rows"))
+    chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
+    return scored.add_column("chosen", [index in chosen for index in range(len(scored))])
+
+
+def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
+    selection = pipeline.lwf.selection_config()
+    chosen_scores = [
+        score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen
+    ]
+    single_cut = selection.quotas is None and selection.strategy in ("highest", "threshold")
+    tasks: dict[str, TaskSelection] = {}
+    for name, source in pipeline.sources.forgetting.items():
+        rows = [
+            chosen for task, chosen in zip(scored[TASK_COLUMN], scored["chosen"], strict=True) if task == name
+        ]
+        tasks[name] = TaskSelection(total=len(rows), chosen=sum(rows), kind=source.kind)
+    crossovers = sorted(value for value in scored[CROSSOVER_COLUMN] if value is not None)
+    return SelectionResult(
+        strategy=selection.strategy,
+        scored=len(scored),
+        chosen=len(chosen_scores),
+        cut=min(chosen_scores) if single_cut else None,
+        step_size=pipeline.lwf.confidence_step_size,
+        crossover_quantiles={
+            str(q): crossovers[round(q * (len(crossovers) - 1))] for q in _QUANTILES if crossovers
+        },
+        tasks=tasks,
+    )

@@ -1,0 +1,103 @@
+"""Loading models for the stages: base, with a fresh adapter, or as a finished arm."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from graceful_forgetting.data import require_pad_token
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ModelArguments:
+    """Which model is fine-tuned, and whether all its weights are or a LoRA adapter."""
+
+    model_name_or_path: str | None = _setting(None, "Base model: a name on the hub or a folder.")
+    model_revision: str | None = _setting(None, "Branch, tag or commit of a model on the hub.")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = _setting(
+        "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."
+    )
+    attn_implementation: str | None = _setting(None, "Attention implementation, as transformers names it.")
+    use_lora: bool = _setting(False, "Train a LoRA adapter in place of all weights.")
+    lora_r: int = _setting(16, "Rank of the adapter.")
+    lora_alpha: int = _setting(32, "Scale of the adapter: its output is multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = _setting(0.0, "Dropout on the adapter's input.")
+    lora_target_modules: list[str] | None = _setting(
+        None, "Names of the linear layers with an adapter; unset: all but the output layer."
+    )
+
+    def lora_config(self) -> LoraConfig | None:
+        """The adapter's configuration; none for full fine-tuning."""
+        if not self.use_lora:
+            return None
+        return LoraConfig(
+            r=self.lora_r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=self.lora_target_modules or "all-linear",
+            task_type="CAUSAL_LM",
+        )
+
+
+class ModelLoader:
+    """Loads every model of a run in the same way.
+
+    Args:
+        arguments: which model.
+        trust_remote_code: passed to transformers; off unless the user turned it on.
+        device: where models are put.
+    """
+
+    def __init__(self, arguments: ModelArguments, trust_remote_code: bool | None, device: torch.device):
+        self.arguments = arguments
+        self.trust_remote_code = bool(trust_remote_code)
+        self.device = device
+
+    def tokenizer(self, path: str | Path) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model, with a pad token (its EOS token where it has none of its own)."""
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path), revision=self._revision(path), trust_remote_code=self.trust_remote_code
+        )
+        require_pad_token(tokenizer)
+        return tokenizer
+
+    def base(self, path: str | Path) -> PreTrainedModel:
+        """The model at `path` as it is there."""
+        return AutoModelForCausalLM.from_pretrained(
+            str(path),
+            revision=self._revision(path),
+            dtype=self.arguments.dtype,
+            attn_implementation=self.arguments.attn_implementation,
+            trust_remote_code=self.trust_remote_code,
+        ).to(self.device)
+
+    def trainable(self, path: str | Path, seed: int) -> PreTrainedModel | PeftModel:
+        """The model at the start of fine-tuning: itself, or with a fresh adapter drawn from `seed`."""
+        model = self.base(path)
+        lora = self.arguments.lora_config()
+        if lora is None:
+            return model
+        set_seed(seed)
+        return get_peft_model(model, lora)
+
+    def finished(self, base: str | Path, arm: Path, trainable: bool = False) -> PreTrainedModel | PeftModel:
+        """A fine-tuned model from the folder of its stage; `trainable` keeps the adapter's gradients on."""
+        if not self.arguments.use_lora:
+            return self.base(arm)
+        return PeftModel.from_pretrained(self.base(base), str(arm), is_trainable=trainable)
+
+    def _revision(self, path: str | Path) -> str | None:
+        return None if Path(path).is_dir() else self.arguments.model_revision

@@ -1,0 +1,403 @@
+"""The whole method as stages of a run directory; each stage asks for those that it reads."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+from transformers import AutoConfig
+from trl import SFTConfig
+
+from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.confidence import score_confidence
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.elicitation import elicit_with_counts
+from graceful_forgetting.experiment.arguments import RunArguments
+from graceful_forgetting.experiment.evaluation import evaluate_task
+from graceful_forgetting.experiment.models import ModelArguments, ModelLoader
+from graceful_forgetting.experiment.provenance import public_settings
+from graceful_forgetting.experiment.result import Role
+from graceful_forgetting.experiment.sources import Sources, load_sources
+from graceful_forgetting.experiment.stages import RunDirectory, Stage
+from graceful_forgetting.experiment.training import arm_args, run_training
+from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN, combine_forget_datasets
+from graceful_forgetting.selection import select_with_audit
+
+logger = logging.getLogger(__name__)
+
+# Settings of the method's own stages, by prefix; everything else in LWFConfig is a setting of learning.
+_STAGE_PREFIXES = ("elicitation_", "posterior_", "confidence_", "forget_")
+_UNLEARNING_PREFIXES = ("unlearn_", "guard", "per_device_unlearn_")
+# They change where and how a run reports, never what it computes.
+_WITHOUT_EFFECT = {
+    "output_dir",
+    "run_name",
+    "report_to",
+    "disable_tqdm",
+    "logging_first_step",
+    "log_level",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "dataset_num_proc",
+    "dataloader_num_workers",
+    "hub_token",
+    "seed",
+}
+
+
+class Pipeline:
+    """One run: the stages by name, made on demand and at most once a process.
+
+    Args:
+        run: what the run is about.
+        lwf: settings of the method and of training; `output_dir` is the run directory.
+        model: which model.
+        announce: receives one line a stage.
+
+    Raises:
+        ValueError, FileNotFoundError: bad arguments, before any long work starts.
+    """
+
+    def __init__(
+        self,
+        run: RunArguments,
+        lwf: LWFConfig,
+        model: ModelArguments,
+        announce: Callable[[str], None] = logger.info,
+    ):
+        self.run = run
+        self.lwf = lwf
+        self.model = model
+        self.announce = announce
+        if lwf.packing:
+            raise ValueError(
+                "packing=True cannot be used with `graceful run`: the Fisher information is a mean over single learning "
+                "examples, and packing joins several in a row. Set packing=False"
+            )
+        if lwf.unlearn_every == 0:
+            raise ValueError(
+                "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0"
+            )
+        self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
+        self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device)
+        self.directory = RunDirectory(lwf.output_dir, force=run.force, announce=announce)
+        self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
+        self._stages: dict[str, Stage] = {}
+
+    # What every stage reads ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return self.loader.tokenizer(self.sources.model)
+
+    @cached_property
+    def learning_rows(self) -> Dataset:
+        """Tokenised learning examples, cut to `max_length` as TRL does."""
+        rows = tokenize_dataset(self.sources.learning_train, self.tokenizer, argument="learning_task")
+        rows = rows.select_columns(["input_ids", "labels"])
+        limit = self.lwf.max_length
+        longest = max(len(ids) for ids in rows["input_ids"])
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"a learning example has {longest} tokens and max_length={limit} would cut it: raise max_length, or "
+                "shorten the data"
+            )
+        self._check_context(longest)
+        return rows
+
+    def _check_context(self, longest: int) -> None:
+        context = self.base_config.max_position_embeddings
+        if longest > context:
+            raise ValueError(
+                f"a learning example has {longest} tokens, and the model's context holds {context}"
+            )
+
+    @cached_property
+    def base_config(self) -> Any:
+        return AutoConfig.from_pretrained(
+            self.sources.model, revision=self.model.model_revision
+        ).get_text_config()
+
+    @cached_property
+    def forgetting_prompts(self) -> Dataset:
+        return combine_forget_datasets(
+            {name: source.prompts for name, source in self.sources.forgetting.items()}
+        )
+
+    @cached_property
+    def base_fingerprint(self) -> dict[str, Any]:
+        return fingerprint_model(self.loader.base(self.sources.model))
+
+    @cached_property
+    def never_knew_fingerprint(self) -> dict[str, Any] | None:
+        return (
+            None
+            if self.sources.never_knew is None
+            else fingerprint_model(self.loader.base(self.sources.never_knew))
+        )
+
+    @cached_property
+    def data_fingerprints(self) -> dict[str, str]:
+        """Content hashes of the rows of every data set, by name."""
+        named = {"learning_train": self.sources.learning_train, "forgetting_prompts": self.forgetting_prompts}
+        if self.sources.learning_test is not None:
+            named["learning_test"] = self.sources.learning_test
+        for name, source in self.sources.forgetting.items():
+            if source.test is not None:
+                named[f"{name}_test"] = source.test
+        return {name: fingerprint_rows(rows, rows.column_names) for name, rows in named.items()}
+
+    def _settings(self, *prefixes: str) -> dict[str, Any]:
+        """The fields of `LWFConfig` with one of the prefixes."""
+        return public_settings(
+            {f.name: getattr(self.lwf, f.name) for f in fields(self.lwf) if f.name.startswith(prefixes)}
+        )
+
+    def _learning_settings(self) -> dict[str, Any]:
+        own = _STAGE_PREFIXES + _UNLEARNING_PREFIXES
+        settings = {
+            f.name: getattr(self.lwf, f.name)
+            for f in fields(self.lwf)
+            if not f.name.startswith(own) and f.name not in _WITHOUT_EFFECT
+        }
+        return public_settings({**settings, "model": asdict(self.model)})
+
+    def _once(self, name: str, make: Callable[[], Stage]) -> Stage:
+        if name not in self._stages:
+            self._stages[name] = make()
+        return self._stages[name]
+
+    # Stages ----------------------------------------------------------------------------------------------------------
+
+    def plain(self, seed: int) -> Stage:
+        """Plain fine-tuning of the base model; with the first seed it is also the reference run."""
+        return self._plain_arm("plain", self.sources.model, self.base_fingerprint, seed)
+
+    def never_knew(self, seed: int) -> Stage:
+        """Plain fine-tuning of the model that never knew what gets in the way."""
+        assert self.sources.never_knew is not None and self.never_knew_fingerprint is not None
+        return self._plain_arm("never_knew", self.sources.never_knew, self.never_knew_fingerprint, seed)
+
+    def _plain_arm(self, arm: str, model: str, fingerprint: dict[str, Any], seed: int) -> Stage:
+        name = f"{arm}/seed-{seed}"
+        settings = {
+            **self._learning_settings(),
+            "seed": seed,
+            "fingerprint": fingerprint,
+            "data": self.data_fingerprints["learning_train"],
+        }
+        return self._once(name, lambda: self._training_stage(name, settings, [], model, seed, None))
+
+    def self_knowledge(self) -> Stage:
+        """The base model's answers to the forgetting prompts."""
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            rows, counts = elicit_with_counts(
+                self.loader.base(self.sources.model),
+                self.tokenizer,
+                self.forgetting_prompts,
+                self.lwf.elicitation_config(),
+            )
+            rows.save_to_disk(str(folder / "rows"))
+            write_json(folder / "counts.json", asdict(counts))
+            detail = {"prompts": counts.prompts, "kept": counts.kept}
+            return detail | {"duplicates": counts.duplicates, "empty": counts.empty}
+
+        settings = {
+            **self._settings("elicitation_"),
+            "seed": self.lwf.seed,
+            "fingerprint": self.base_fingerprint,
+            "data": self.data_fingerprints["forgetting_prompts"],
+        }
+        return self._once(
+            "self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build)
+        )
+
+    def posterior(self) -> Stage:
+        """θ*_L from the first plain run and the diagonal Fisher information there."""
+        reference = self.plain(self.seeds[0])
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            base = self.loader.trainable(self.sources.model, self.seeds[0])
+            model = self.loader.finished(self.sources.model, reference.path, trainable=True)
+            posterior = estimate_posterior(
+                base, model, self.learning_rows, self.lwf.posterior_config(), self.tokenizer
+            )
+            posterior.save_pretrained(folder / "posterior")
+            return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
+
+        settings = {**self._settings("posterior_"), "seed": self.lwf.seed}
+        return self._once(
+            "posterior", lambda: self.directory.stage("posterior", settings, [reference], build)
+        )
+
+    def scores(self) -> Stage:
+        """Forgetting confidence of every piece of self-knowledge."""
+        knowledge, posterior = self.self_knowledge(), self.posterior()
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            model = self.loader.trainable(self.sources.model, self.seeds[0])
+            scored = score_confidence(
+                model,
+                load_from_disk(str(knowledge.path / "rows")),
+                LearningPosterior.from_pretrained(posterior.path / "posterior"),
+                self.lwf.confidence_config(),
+                self.tokenizer,
+            )
+            scored.save_to_disk(str(folder / "rows"))
+            return {"scored": len(scored)}
+
+        settings = self._settings("confidence_")
+        return self._once(
+            "scores", lambda: self.directory.stage("scores", settings, [knowledge, posterior], build)
+        )
+
+    def selection(self) -> Stage:
+        """The samples to unlearn."""
+        scores = self.scores()
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            scored = load_from_disk(str(scores.path / "rows"))
+            selected, audit = select_with_audit(scored, **asdict(self.lwf.selection_config()))
+            selected.save_to_disk(str(folder / "rows"))
+            write_json(folder / "selection.json", audit)
+            return {"scored": len(scored), "chosen": len(selected)}
+
+        settings = asdict(self.lwf.selection_config())
+        return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))
+
+    def lwf_run(self, seed: int) -> Stage:
+        """Fine-tuning with periodic unlearning of the selected samples."""
+        name, selection = f"lwf/seed-{seed}", self.selection()
+        settings = {
+            **self._learning_settings(),
+            **self._settings(*_UNLEARNING_PREFIXES),
+            "seed": seed,
+            "fingerprint": self.base_fingerprint,
+            "data": self.data_fingerprints["learning_train"],
+        }
+        return self._once(
+            name,
+            lambda: self._training_stage(name, settings, [selection], self.sources.model, seed, selection),
+        )
+
+    def _training_stage(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: list[Stage],
+        model: str,
+        seed: int,
+        selection: Stage | None,
+    ) -> Stage:
+        def build(folder: Path, key: str) -> dict[str, Any]:
+            forget = None
+            # The samples are selected already: all of them are unlearned.
+            everything = {"forget_strategy": "highest", "forget_fraction": 1.0}
+            everything |= dict.fromkeys(("forget_count", "forget_threshold", "forget_quotas"))
+            args = arm_args(self.lwf, self.directory.work_folder(name, key), seed, **everything)
+            if selection is not None:
+                forget = load_from_disk(str(selection.path / "rows"))
+                forget = forget.select_columns(["input_ids", "labels", SCORE_COLUMN, TASK_COLUMN])
+            return run_training(
+                folder,
+                self.loader.trainable(model, seed),
+                args,
+                self.learning_rows,
+                self.sources.learning_test,
+                self.tokenizer,
+                forget,
+            )
+
+        stage = self.directory.stage(name, settings, inputs, build)
+        self.directory.discard_work(name)
+        return stage
+
+    def evaluation(self, arm: str, seed: int | None) -> Stage:
+        """Accuracy and likelihood of one model on every task that has test rows with answers."""
+        trained = None if seed is None else self.arm(arm, seed)
+        name = f"evaluation/{arm}" + ("" if seed is None else f"-seed-{seed}")
+        base = self.sources.never_knew if arm == "never_knew" else self.sources.model
+        assert base is not None
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            model = self.loader.base(base) if trained is None else self.loader.finished(base, trained.path)
+            metrics = {}
+            for task_name, (rows, role, task) in self.test_sets.items():
+                metrics[task_name] = evaluate_task(
+                    model,
+                    self.tokenizer,
+                    rows,
+                    role,
+                    task,
+                    batch_size=self.run.evaluation_batch_size,
+                    max_new_tokens=self.run.eval_max_new_tokens,
+                    description=f"{name}: {task_name}",
+                )
+            write_json(
+                folder / "metrics.json", {task_name: asdict(metric) for task_name, metric in metrics.items()}
+            )
+            return {f"{task_name}_correct": f"{m.correct}/{m.total}" for task_name, m in metrics.items()}
+
+        settings = {
+            "max_new_tokens": self.run.eval_max_new_tokens,
+            "fingerprint": self.base_fingerprint if trained is None else None,
+            "data": {k: v for k, v in self.data_fingerprints.items() if k.endswith("_test")},
+        }
+        inputs = [] if trained is None else [trained]
+        return self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
+
+    def arm(self, arm: str, seed: int) -> Stage:
+        """The trained model of an arm."""
+        return {"plain": self.plain, "lwf": self.lwf_run, "never_knew": self.never_knew}[arm](seed)
+
+    @cached_property
+    def arms(self) -> list[tuple[str, int | None]]:
+        """Every model of the run as (arm, seed)."""
+        trained = ["plain", "lwf"] + ([] if self.sources.never_knew is None else ["never_knew"])
+        return [("base", None), *((arm, seed) for arm in trained for seed in self.seeds)]
+
+    @cached_property
+    def test_sets(self) -> dict[str, tuple[Dataset, Role, Any]]:
+        """Test rows, role and task by name, for every task with answers.
+
+        A task that is learned and forgotten at once is tested under two names.
+        """
+        sets: dict[str, tuple[Dataset, Role, Any]] = {}
+        if self.sources.learning_test is not None:
+            sets[self.sources.learning_name] = (
+                self.sources.learning_test,
+                "learning",
+                self.sources.learning_task,
+            )
+        for name, source in self.sources.forgetting.items():
+            if source.test is not None:
+                sets[name if name not in sets else f"{name} (forgetting)"] = (
+                    source.test,
+                    "forgetting",
+                    source.task,
+                )
+        if not sets:
+            logger.warning("No task of this run has test rows with answers: nothing is evaluated")
+        return sets
+
+    def recipe(self) -> dict[str, Any]:
+        """Every setting of the run: all of ours, and those of `SFTConfig` that differ from its defaults."""
+        inherited = {f.name: f.default for f in fields(SFTConfig)}
+        changed = {
+            f.name: getattr(self.lwf, f.name)
+            for f in fields(self.lwf)
+            if f.name not in inherited or getattr(self.lwf, f.name) != inherited[f.name]
+        }
+        return public_settings({**asdict(self.run), **asdict(self.model), **changed})
+
+    def fingerprints(self) -> tuple[str, dict[str, str], str]:
+        """Of the base model, the data sets, and the posterior."""
+        return fingerprint_json(self.base_fingerprint), self.data_fingerprints, self.posterior().key

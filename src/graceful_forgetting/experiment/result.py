@@ -1,0 +1,233 @@
+"""The result of an experiment: one `result.json`, from which every table and report is made.
+
+`docs/result-schema.md` documents every field. A change of the fields raises `SCHEMA_VERSION`.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.experiment.schema import dataclass_from_plain
+from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval
+
+SCHEMA_VERSION = 1
+
+Arm = Literal["base", "plain", "lwf", "never_knew"]
+Role = Literal["learning", "forgetting"]
+Metric = Literal["accuracy", "bits_per_byte", "nll_per_token"]
+
+
+@dataclass
+class Device:
+    """An accelerator: its name and its memory in bytes."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass
+class Hardware:
+    """The machine: logical CPUs, threads that torch uses, main memory in bytes, accelerators."""
+
+    cpu_count: int
+    torch_threads: int
+    memory_bytes: int
+    devices: list[Device]
+
+
+@dataclass
+class Provenance:
+    """Where a result comes from. Fingerprints are content hashes; `data_fingerprints` is by data set name."""
+
+    packages: dict[str, str]
+    python: str
+    platform: str
+    git_commit: str | None
+    hardware: Hardware
+    model_fingerprint: str
+    data_fingerprints: dict[str, str]
+    posterior_fingerprint: str | None
+    seeds: list[int]
+    command_line: list[str]
+
+
+@dataclass
+class StageResult:
+    """One stage: whether it ran or was reused, seconds, peak bytes of process and device, cache key, counts.
+
+    For a reused stage, seconds and peak memory are those of this call (the reading), not of the run that
+    made it.
+    """
+
+    name: str
+    status: Literal["run", "reused"]
+    seconds: float
+    peak_memory_bytes: int | None
+    peak_device_memory_bytes: int | None
+    key: str
+    detail: dict[str, Any]
+
+
+@dataclass
+class LogEntry:
+    """One line of the training log, at learning step `step`; None where not measured or not finite."""
+
+    step: int
+    loss: float | None
+    learning_rate: float | None
+    grad_norm: float | None
+    unlearn_loss: float | None = None
+    unlearn_grad_norm: float | None = None
+    unlearn_updates: int | None = None
+
+
+@dataclass
+class TaskMetrics:
+    """One model on one task's test set; `unparsable`: outputs without a readable answer, counted as wrong."""
+
+    role: Role
+    accuracy: float | None
+    correct: int | None
+    total: int
+    bits_per_byte: float | None = None
+    nll_per_token: float | None = None
+    unparsable: int | None = None
+
+
+@dataclass
+class GuardResult:
+    """Whether the guard stopped unlearning, why, and at which learning step."""
+
+    stopped: bool
+    reason: str | None
+    step: int | None
+
+
+@dataclass
+class TrainingRunResult:
+    """One arm under one seed (None for the base model, which no seed touches); `metrics` is by task."""
+
+    arm: Arm
+    seed: int | None
+    training_log: list[LogEntry]
+    metrics: dict[str, TaskMetrics]
+    unlearn_updates: int
+    guard: GuardResult
+
+
+@dataclass
+class TaskSelection:
+    """Samples of one forgetting task: scored, chosen; `kind`: ground truth where it is known."""
+
+    total: int
+    chosen: int
+    kind: str | None
+
+
+@dataclass
+class SelectionResult:
+    """What was chosen for unlearning.
+
+    `cut`: the confidence at the boundary, None where no single one exists. `crossover_quantiles`: quantiles
+    over samples (keyed "0.1", "0.5", ...) of the step size at which the quadratic term equals the linear
+    one.
+    """
+
+    strategy: str
+    scored: int
+    chosen: int
+    cut: float | None
+    step_size: float
+    crossover_quantiles: dict[str, float]
+    tasks: dict[str, TaskSelection]
+
+
+@dataclass
+class ArmSummary:
+    """One arm on one task over its seeds; `sd` (n − 1 in the denominator) is None with one seed."""
+
+    n: int
+    mean: float
+    sd: float | None
+    seeds: list[int | None]
+    values: list[float]
+
+
+@dataclass
+class TaskSummary:
+    """One task: every arm, the paired difference LWF − plain, and the gap recovered towards never-knew."""
+
+    role: Role
+    metric: Metric
+    higher_is_better: bool
+    arms: dict[str, ArmSummary]
+    difference: PairedInterval | None
+    gap: GapRecovered | None
+
+
+@dataclass
+class Summary:
+    """What the runs say together, by task."""
+
+    tasks: dict[str, TaskSummary]
+
+
+@dataclass
+class RunResult:
+    """Everything that one experiment measured."""
+
+    name: str
+    created: str
+    config: dict[str, Any]
+    provenance: Provenance
+    stages: list[StageResult]
+    runs: list[TrainingRunResult]
+    selection: SelectionResult | None
+    summary: Summary
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values, `schema_version` first; a number that is not finite becomes null."""
+        content = _finite(dataclasses.asdict(self))
+        return {"schema_version": content.pop("schema_version"), **content}
+
+    @classmethod
+    def from_json(cls, content: Any, where: str = "result") -> "RunResult":
+        """Read what `to_json` wrote; `where` names the source in errors.
+
+        Raises `ValueError` for another schema version, a missing or unknown field, or a value of the wrong
+        type.
+        """
+        if not isinstance(content, dict) or "schema_version" not in content:
+            raise ValueError(f"field {where}.schema_version is missing: this is not a result file")
+        version = content["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{where}.schema_version={version!r}: this version of graceful-forgetting reads schema "
+                f"version {SCHEMA_VERSION} only; read the file with the version that wrote it, or run the "
+                "experiment again"
+            )
+        return dataclass_from_plain(cls, content, where)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result file, atomically."""
+        write_json(path, self.to_json())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunResult":
+        """Read a result file. Raises as `from_json` does, and `FileNotFoundError`."""
+        return cls.from_json(read_json(path), str(path))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

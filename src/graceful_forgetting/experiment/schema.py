@@ -1,0 +1,62 @@
+"""Reading dataclasses back from plain JSON values, strictly: every error names the field by its path."""
+
+import dataclasses
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def dataclass_from_plain(cls: type[T], value: Any, where: str) -> T:
+    """Build dataclass `cls` from a dict of JSON values, nested dataclasses included.
+
+    `where` is the path of `value` as error messages name it. Raises `ValueError` for a missing or unknown
+    field and for a value of the wrong type.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be an object, got {type(value).__name__}")
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in names:
+        if name not in value:
+            raise ValueError(f"field {where}.{name} is missing")
+    for name in value:
+        if name not in names:
+            raise ValueError(f"field {where}.{name} is unknown; known: {', '.join(names)}")
+    hints = get_type_hints(cls)
+    return cls(**{name: _convert(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and types.NoneType in arguments:
+            return None
+        (inner,) = [argument for argument in arguments if argument is not types.NoneType]
+        return _convert(inner, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where}={value!r} is not valid: it must be one of {', '.join(arguments)}")
+        return value
+    if origin is list:
+        _require(isinstance(value, list), where, value, "a list")
+        return [_convert(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if origin is dict:
+        _require(isinstance(value, dict), where, value, "an object")
+        return {key: _convert(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return dataclass_from_plain(hint, value, where)  # type: ignore[arg-type]
+    if hint is float:
+        _require(isinstance(value, int | float) and not isinstance(value, bool), where, value, "a number")
+        return float(value)
+    # bool is a subclass of int, and a count must not read as true or false.
+    _require(
+        isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), where, value, hint.__name__
+    )
+    return value
+
+
+def _require(condition: bool, where: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{where}={value!r} is not valid: it must be {expected}")

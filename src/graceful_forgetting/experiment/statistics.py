@@ -1,0 +1,122 @@
+"""Paired statistics over seeds: how far two arms differ, and how much of a known gap a method recovers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+# Seed of the bootstrap resamples: the same numbers give the same interval on every machine.
+_BOOTSTRAP_SEED = 0
+_RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class PairedInterval:
+    """Mean of the differences a − b over n pairs (seeds), with two intervals of the given confidence.
+
+    `low`, `high`: Student's t interval of the mean difference. `bootstrap_low`, `bootstrap_high`:
+    percentile bootstrap over the pairs; with a handful of pairs it is too narrow, so statements are made
+    from the t interval. With one pair `sd` and all four bounds are None: one pair says nothing about
+    spread.
+    """
+
+    n: int
+    difference: float
+    sd: float | None
+    confidence: float
+    low: float | None
+    high: float | None
+    bootstrap_low: float | None
+    bootstrap_high: float | None
+
+
+@dataclass(frozen=True)
+class GapRecovered:
+    """Fraction of the gap between plain training and a reference that a method closes, over n seeds.
+
+    `gap` = mean(reference − plain); `fraction` = mean(method − plain) / gap: 0 as plain, 1 as the
+    reference. `fraction` is None where the gap is not above 0 (nothing to recover). `low`, `high`:
+    percentile bootstrap over seeds of the ratio; None with one seed and where the gap is not above 0 in
+    every resample, since the ratio is then unbounded.
+    """
+
+    n: int
+    gap: float
+    fraction: float | None
+    confidence: float
+    low: float | None
+    high: float | None
+
+
+def _paired(confidence: float, **columns: Sequence[float]) -> list[NDArray[np.float64]]:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence!r} is not valid: it must be in (0, 1)")
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"Paired values must have equal lengths, one value a seed; got {shown}")
+    arrays = [np.asarray(values, dtype=np.float64) for values in columns.values()]
+    if arrays[0].size == 0:
+        raise ValueError(f"{' and '.join(columns)} are empty: at least one pair is needed")
+    for name, array in zip(columns, arrays, strict=True):
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{name}={array.tolist()} holds a value that is not finite; drop that seed from every arm"
+            )
+    return arrays
+
+
+def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> PairedInterval:
+    """Mean paired difference a − b with its t interval and its percentile bootstrap interval.
+
+    `a`, `b`: one value a seed, in the same order of seeds. Raises `ValueError` for unequal lengths, no
+    values, values that are not finite, or a confidence outside (0, 1).
+    """
+    first, second = _paired(confidence, a=a, b=b)
+    differences = first - second
+    n, mean = len(differences), float(differences.mean())
+    if n == 1:
+        return PairedInterval(1, mean, None, confidence, None, None, None, None)
+    sd = float(differences.std(ddof=1))
+    if sd == 0:
+        # Identical differences: both intervals have no width, and scipy's t statistic would divide by zero.
+        return PairedInterval(n, mean, 0.0, confidence, mean, mean, mean, mean)
+    t = stats.ttest_1samp(differences, 0.0).confidence_interval(confidence)
+    bootstrap = stats.bootstrap(
+        (differences,),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(_BOOTSTRAP_SEED),
+    ).confidence_interval
+    return PairedInterval(
+        n, mean, sd, confidence, float(t.low), float(t.high), float(bootstrap.low), float(bootstrap.high)
+    )
+
+
+def gap_recovered(
+    plain: Sequence[float], method: Sequence[float], reference: Sequence[float], confidence: float = 0.95
+) -> GapRecovered:
+    """Share of the gap reference − plain that the method recovers; seeds paired, higher is better.
+
+    Raises as `paired_interval` does.
+    """
+    base, treated, upper = _paired(confidence, plain=plain, method=method, reference=reference)
+    gains, gaps = treated - base, upper - base
+    n, gap = len(gaps), float(gaps.mean())
+    if gap <= 0:
+        return GapRecovered(n, gap, None, confidence, None, None)
+    fraction = float(gains.mean()) / gap
+    if n == 1:
+        return GapRecovered(1, gap, fraction, confidence, None, None)
+    picks = np.random.default_rng(_BOOTSTRAP_SEED).integers(0, n, size=(_RESAMPLES, n))
+    resampled_gaps = gaps[picks].mean(axis=1)
+    if (resampled_gaps <= 0).any():
+        return GapRecovered(n, gap, fraction, confidence, None, None)
+    ratios = gains[picks].mean(axis=1) / resampled_gaps
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return GapRecovered(n, gap, fraction, confidence, float(low), float(high))

@@ -1,0 +1,106 @@
+"""From single runs to statements over seeds."""
+
+import statistics
+from collections.abc import Sequence
+from typing import get_args
+
+from graceful_forgetting.experiment.result import (
+    Arm,
+    ArmSummary,
+    Metric,
+    Summary,
+    TaskMetrics,
+    TaskSummary,
+    TrainingRunResult,
+)
+from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+
+_HIGHER_IS_BETTER: dict[Metric, bool] = {"accuracy": True, "bits_per_byte": False, "nll_per_token": False}
+
+
+def summarise(runs: Sequence[TrainingRunResult], confidence: float = 0.95) -> Summary:
+    """Mean and spread of every arm on every task, LWF − plain paired by seed, and the gap recovered.
+
+    A task is summarised by accuracy, else bits per byte, else negative log-likelihood per token: the first
+    that every run with that task has. Only seeds that all compared arms share enter a comparison. Raises
+    `ValueError` when an arm has a seed twice, when runs disagree on a task's role, or when they share no
+    metric on a task.
+    """
+    seen: set[tuple[str, int | None]] = set()
+    for run in runs:
+        if (run.arm, run.seed) in seen:
+            raise ValueError(f"runs holds arm {run.arm!r} with seed {run.seed} twice; keep one of them")
+        seen.add((run.arm, run.seed))
+    tasks = dict.fromkeys(task for run in runs for task in run.metrics)
+    return Summary(tasks={task: _task_summary(task, runs, confidence) for task in tasks})
+
+
+def _task_summary(task: str, runs: Sequence[TrainingRunResult], confidence: float) -> TaskSummary:
+    measured = {(run.arm, run.seed): run.metrics[task] for run in runs if task in run.metrics}
+    roles = {metrics.role for metrics in measured.values()}
+    if len(roles) > 1:
+        raise ValueError(f"runs disagree on the role of task {task!r}: {', '.join(sorted(roles))}")
+    metric = _shared_metric(task, list(measured.values()))
+    by_arm: dict[str, dict[int | None, float]] = {}
+    for arm in get_args(Arm):
+        values = {
+            seed: value
+            for (run_arm, seed), metrics in measured.items()
+            if run_arm == arm and (value := _values(metrics)[metric]) is not None
+        }
+        if values:
+            by_arm[arm] = values
+
+    difference = gap = None
+    pairs = _shared_seeds(by_arm, "plain", "lwf")
+    if pairs:
+        plain, lwf = ([by_arm[arm][seed] for seed in pairs] for arm in ("plain", "lwf"))
+        difference = paired_interval(lwf, plain, confidence)
+    triples = _shared_seeds(by_arm, "plain", "lwf", "never_knew")
+    if triples:
+        sign = 1.0 if _HIGHER_IS_BETTER[metric] else -1.0
+        plain, lwf, reference = (
+            [sign * by_arm[arm][seed] for seed in triples] for arm in ("plain", "lwf", "never_knew")
+        )
+        gap = gap_recovered(plain, lwf, reference, confidence)
+    return TaskSummary(
+        role=roles.pop(),
+        metric=metric,
+        higher_is_better=_HIGHER_IS_BETTER[metric],
+        arms={arm: _arm_summary(values) for arm, values in by_arm.items()},
+        difference=difference,
+        gap=gap,
+    )
+
+
+def _shared_metric(task: str, measured: list[TaskMetrics]) -> Metric:
+    for metric in _HIGHER_IS_BETTER:
+        if all(_values(metrics)[metric] is not None for metrics in measured):
+            return metric
+    names = ", ".join(_HIGHER_IS_BETTER)
+    raise ValueError(f"runs share no metric on task {task!r}: measure one of {names} in all of them")
+
+
+def _values(metrics: TaskMetrics) -> dict[Metric, float | None]:
+    return {
+        "accuracy": metrics.accuracy,
+        "bits_per_byte": metrics.bits_per_byte,
+        "nll_per_token": metrics.nll_per_token,
+    }
+
+
+def _shared_seeds(by_arm: dict[str, dict[int | None, float]], *arms: str) -> list[int | None]:
+    if any(arm not in by_arm for arm in arms):
+        return []
+    return [seed for seed in by_arm[arms[0]] if all(seed in by_arm[arm] for arm in arms[1:])]
+
+
+def _arm_summary(values: dict[int | None, float]) -> ArmSummary:
+    numbers = list(values.values())
+    return ArmSummary(
+        n=len(numbers),
+        mean=statistics.fmean(numbers),
+        sd=statistics.stdev(numbers) if len(numbers) > 1 else None,
+        seeds=list(values),
+        values=numbers,
+    )

@@ -1,0 +1,76 @@
+"""The table at the end of a run: every arm on every task, as plain text."""
+
+from graceful_forgetting.experiment.result import ArmSummary, RunResult, TaskSummary
+
+_TITLES = {"base": "base model", "plain": "plain", "lwf": "LWF", "never_knew": "never knew"}
+
+
+def summary_table(result: RunResult) -> str:
+    """Rows: tasks. Columns: arms that were run, then LWF − plain with its interval. Accuracies are percentages."""
+    tasks = result.summary.tasks
+    arms = [arm for arm in _TITLES if any(arm in task.arms for task in tasks.values())]
+    rows = [["task", *(_TITLES[arm] for arm in arms), "LWF − plain"]]
+    for name, task in tasks.items():
+        label = f"{name} ({_role(name, task, result)})"
+        rows.append([label, *(_cell(task, task.arms.get(arm)) for arm in arms), _difference(task)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        lines.append("  ".join(cells))
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([*lines, "", *_notes(result)])
+
+
+def _role(name: str, task: TaskSummary, result: RunResult) -> str:
+    if task.role == "learning":
+        return "learned"
+    selection = result.selection.tasks.get(name) if result.selection is not None else None
+    return "forgetting" if selection is None or selection.kind is None else f"forgetting, {selection.kind}"
+
+
+def _cell(task: TaskSummary, arm: ArmSummary | None) -> str:
+    if arm is None:
+        return "-"
+    spread = "" if arm.sd is None else f" ± {_number(task, arm.sd)}"
+    return f"{_number(task, arm.mean)}{spread}"
+
+
+def _number(task: TaskSummary, value: float) -> str:
+    return f"{100 * value:.1f}" if task.metric == "accuracy" else f"{value:.3f}"
+
+
+def _difference(task: TaskSummary) -> str:
+    difference = task.difference
+    if difference is None:
+        return "-"
+    sign = "+" if difference.difference >= 0 else "−"
+    text = f"{sign}{_number(task, abs(difference.difference))}"
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{_number(task, difference.low)}, {_number(task, difference.high)}]"
+
+
+def _notes(result: RunResult) -> list[str]:
+    seeds = len(result.provenance.seeds)
+    metrics = sorted({task.metric for task in result.summary.tasks.values()})
+    units = ", ".join("accuracy in %" if metric == "accuracy" else metric for metric in metrics)
+    spread = (
+        f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, which shows no spread"
+    )
+    notes = [f"{units}; {spread}" + ("; [95 % interval of the paired difference]" if seeds > 1 else "")]
+    if result.selection is not None:
+        updates = sorted({run.unlearn_updates for run in result.runs if run.arm == "lwf"})
+        notes.append(
+            f"{result.selection.scored} self-generated samples scored, {result.selection.chosen} selected and "
+            f"unlearned in {' / '.join(map(str, updates))} unlearning updates a run"
+        )
+    for run in result.runs:
+        if run.guard.stopped:
+            notes.append(
+                f"{run.arm}, seed {run.seed}: the guard stopped unlearning at update {run.guard.step}: {run.guard.reason}"
+            )
+    return notes

@@ -1,0 +1,114 @@
+"""One training run as a stage: resumable on its way, complete or absent at its end."""
+
+import copy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.training_args import TrainingArguments
+
+from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.reference import PlainTrainer
+from graceful_forgetting.trainer import LWFTrainer
+
+LOG_FILE = "training_log.json"
+UNLEARNING_FILE = "unlearning.json"
+
+
+class StageProgress(ProgressCallback):
+    """The Trainer's progress bar, with the losses behind the bar in place of a printed line a log."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        shown = {
+            k: f"{float(v):.3f}"
+            for k, v in (logs or {}).items()
+            if k in ("loss", "unlearn_loss", "eval_loss")
+        }
+        if state.is_world_process_zero and self.training_bar is not None and shown:
+            self.training_bar.set_postfix(shown)
+
+
+def arm_args(args: LWFConfig, work: Path, seed: int, **changes: Any) -> LWFConfig:
+    """The settings of one run: those of the recipe with its own folder and seed, and `changes`."""
+    own = copy.copy(args)
+    own.output_dir = str(work)
+    own.seed = seed
+    own.disable_tqdm = not sys.stderr.isatty()
+    for name, value in changes.items():
+        setattr(own, name, value)
+    return own
+
+
+def run_training(
+    folder: Path,
+    model: Any,
+    args: LWFConfig,
+    train_dataset: Dataset,
+    eval_dataset: Dataset | None,
+    processing_class: PreTrainedTokenizerBase,
+    forget_dataset: Dataset | None = None,
+) -> dict[str, Any]:
+    """Train and write model, tokenizer, `training_log.json` and `unlearning.json` into `folder`.
+
+    Checkpoints are in `args.output_dir`; the newest complete one is resumed.
+
+    Returns:
+        counts to record with the stage.
+    """
+    trainer: PlainTrainer
+    common: dict[str, Any] = {
+        "train_dataset": train_dataset,
+        "eval_dataset": eval_dataset if args.eval_strategy != "no" else None,
+        "processing_class": processing_class,
+    }
+    if forget_dataset is None:
+        trainer = PlainTrainer(model, args, **common)
+    else:
+        trainer = LWFTrainer(model, args, forget_dataset=forget_dataset, **common)
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(StageProgress)
+    checkpoint = last_complete_checkpoint(Path(args.output_dir))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model(str(folder))
+    write_json(folder / LOG_FILE, trainer.state.log_history)
+    unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
+    if isinstance(trainer, LWFTrainer):
+        unlearning = trainer.unlearning_summary()
+    write_json(folder / UNLEARNING_FILE, unlearning)
+    detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
+    if forget_dataset is not None:
+        detail["unlearning_updates"] = unlearning["updates"]
+    if checkpoint is not None:
+        detail["resumed_from"] = checkpoint.name
+    return detail
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose writing was finished; newer, unfinished ones are removed.
+
+    The Trainer writes `trainer_state.json` last, so that a checkpoint without it was interrupted.
+    """
+    checkpoints = sorted(
+        (entry for entry in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if entry.is_dir()),
+        key=lambda entry: int(entry.name.rsplit("-", 1)[1]),
+        reverse=True,
+    )
+    for checkpoint in checkpoints:
+        if (checkpoint / "trainer_state.json").is_file():
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None

@@ -1,0 +1,93 @@
+"""Content hashes: the same bytes give the same hash, wherever they are stored."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+_DIGEST_BYTES = 16
+
+
+def fingerprint_model(model: nn.Module) -> dict[str, Any]:
+    """Architecture and content of a model's parameters, frozen ones and adapters included.
+
+    Returns (JSON-able):
+        `class`: name of the model's class; `model_type`: of its config (None where it has none);
+        `num_parameters`: elements, tied weights once; `structure`: hash of every parameter's name, shape and
+        type; `weights`: hash of every parameter's bytes. The device does not matter.
+    """
+    structure, weights = _hasher(), _hasher()
+    num_parameters = 0
+    for name, parameter in model.named_parameters():
+        structure.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}\n".encode())
+        weights.update(name.encode())
+        weights.update(_bytes(parameter))
+        num_parameters += parameter.numel()
+    # Any nn.Module is accepted; only transformers models have a config.
+    config = getattr(model, "config", None)
+    return {
+        "class": type(model).__name__,
+        "model_type": getattr(config, "model_type", None),
+        "num_parameters": num_parameters,
+        "structure": structure.hexdigest(),
+        "weights": weights.hexdigest(),
+    }
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of names, shapes, types and bytes of `tensors`, whatever their order."""
+    hasher = _hasher()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        hasher.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}\n".encode())
+        hasher.update(_bytes(tensor))
+    return hasher.hexdigest()
+
+
+def fingerprint_rows(
+    rows: Dataset | Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> str:
+    """Hash of the values of `columns` (default: all), row by row.
+
+    File path, Arrow chunking and cache history do not matter; the order of rows does, that of columns does
+    not. Raises `KeyError` for a column that is not there.
+    """
+    if isinstance(rows, Dataset):
+        rows = rows.with_format(None)
+        if columns is not None:
+            missing = sorted(set(columns) - set(rows.column_names))
+            if missing:
+                raise KeyError(f"columns {missing} are not in the data set (there are {rows.column_names})")
+            rows = rows.select_columns(list(columns))
+    hasher = _hasher()
+    for row in rows:
+        chosen = row if columns is None else {column: row[column] for column in columns}
+        hasher.update(_canonical(chosen))
+        hasher.update(b"\n")
+    return hasher.hexdigest()
+
+
+def fingerprint_json(obj: Any) -> str:
+    """Hash of a JSON-able object; the order of keys does not matter. Raises `TypeError` for anything else."""
+    hasher = _hasher()
+    hasher.update(json.dumps(obj, sort_keys=True, ensure_ascii=False).encode())
+    return hasher.hexdigest()
+
+
+def _hasher() -> "hashlib._Hash":
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
+
+
+def _canonical(row: Mapping[str, Any]) -> bytes:
+    # Values that JSON lacks (dates, bytes) are told apart by their Python form.
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=repr).encode("utf-8", "surrogatepass")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    # NumPy has no bfloat16, so every type is hashed as raw bytes.
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())

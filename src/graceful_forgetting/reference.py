@@ -1,0 +1,83 @@
+"""The reference run: plain fine-tuning of the same model on the learning task.
+
+It gives θ*_L of the formula and is, at the same time, the plain baseline that graceful forgetting is compared with.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from trl import SFTConfig, SFTTrainer
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite. The last checkpoint is not touched."""
+
+
+class PlainTrainer(SFTTrainer):
+    """TRL's `SFTTrainer` without its telemetry, and with an end to a run whose loss is not finite.
+
+    TRL reports each construction to the Hub unless told not to; the Trainer filters such losses from its log and goes
+    on training.
+    """
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: the network is only used for models and data that the user names."""
+
+    def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
+        """As `SFTTrainer.training_step`; a loss that is not finite ends the run before it reaches the weights.
+
+        Raises:
+            NonFiniteLossError: names the learning update.
+        """
+        loss = super().training_step(*positional, **keywords)
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the learning loss is {loss.item()} at learning update {self.state.global_step + 1}; checkpoints "
+                f"saved so far are intact. Lower learning_rate ({self.args.learning_rate:g}) or look at the batch"
+            )
+        return loss
+
+
+def reference_args(args: SFTConfig, output_dir: str | Path) -> SFTConfig:
+    """The settings of the reference run: those of `args` for learning, with nothing saved, evaluated or reported."""
+    reference = copy.copy(args)
+    reference.output_dir = str(output_dir)
+    reference.save_strategy = SaveStrategy.NO
+    reference.eval_strategy = IntervalStrategy.NO
+    reference.do_eval = False
+    reference.load_best_model_at_end = False
+    reference.metric_for_best_model = None
+    reference.push_to_hub = False
+    reference.report_to = []
+    # The rows arrive prepared, in the order of the main run.
+    reference.shuffle_dataset = False
+    return reference
+
+
+def train_reference(
+    model: PreTrainedModel,
+    args: SFTConfig,
+    train_dataset: Dataset,
+    processing_class: PreTrainedTokenizerBase,
+    **trainer_arguments: Any,
+) -> tuple[PlainTrainer, list[dict[str, float]]]:
+    """Fine-tune `model` in place on prepared rows (`input_ids`, `labels`) with TRL's `SFTTrainer`.
+
+    Returns:
+        the trainer, whose `model` is at θ*_L, and its log, one entry per logged step.
+    """
+    trainer = PlainTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_dataset,
+        processing_class=processing_class,
+        **trainer_arguments,
+    )
+    trainer.train()
+    return trainer, trainer.state.log_history

@@ -1,0 +1,83 @@
+"""Numbers as readers see them, and JSON that is safe inside an HTML script element."""
+
+import json
+import math
+from typing import Any
+
+from markupsafe import Markup
+
+_MINUS = "\u2212"
+# "<" and ">" end or open a script or comment, "&" opens an entity in XHTML, U+2028/9 end a line in old
+# JavaScript.
+_UNSAFE_IN_SCRIPT = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`digits` significant digits, a real minus sign, "–" for None and for a number that is not finite."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}".replace("-", _MINUS).replace(",", "\u202f")
+    text = f"{value:.{digits}g}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", _MINUS)
+
+
+def fixed(value: float | None, decimals: int = 3) -> str:
+    """Fixed decimals, "–" for None."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value + 0.0:.{decimals}f}".replace("-", _MINUS)
+
+
+def signed(value: float | None, decimals: int = 3) -> str:
+    """Fixed decimals with a sign, "–" for None."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value + 0.0:+.{decimals}f}".replace("-", _MINUS)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a whole percentage, "–" for None."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.0f}\u00a0%".replace("-", _MINUS)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest units that fit: "0.42 s", "12 s", "3 min 05 s", "2 h 07 min"."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(number_of_bytes: int | None) -> str:
+    """Bytes in binary units, "–" for None."""
+    if number_of_bytes is None:
+        return "–"
+    value = float(number_of_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def setting(value: Any) -> str:
+    """A setting as YAML-like text: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def script_json(content: Any) -> Markup:
+    """JSON that a script element may hold whatever text is in it. Raises `ValueError` on NaN or infinity."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.translate(_UNSAFE_IN_SCRIPT))  # every character with a meaning in HTML is escaped

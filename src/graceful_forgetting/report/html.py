@@ -1,0 +1,158 @@
+"""Rendering the report: one HTML file that needs no network, no other file and no server."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from graceful_forgetting.artifacts import atomic_file
+from graceful_forgetting.experiment.result import RunResult, TaskSummary
+from graceful_forgetting.report import formatting, plots
+from graceful_forgetting.report.headline import headline, interval_text, verdict_of
+from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
+from graceful_forgetting.report.svg import Figure
+
+
+def render_report(result: RunResult, samples: Dataset | None, path: str | Path) -> Path:
+    """Write the report of `result` to `path` and return it.
+
+    Args:
+        result: what the experiment measured. samples: the scored self-knowledge, one row a sample, columns
+        `prompt`, `completion` (text or messages), `task`,
+            `forgetting_confidence`, `confidence_linear`, `confidence_quadratic`, `chosen` (bool) and, if
+            there, `loss`. None leaves out the charts and the table made from them.
+        path: the HTML file, replaced if it exists.
+
+    Every text from data is escaped, and a content security policy lets nothing run or load but the report's
+    own script. More than 10,000 samples are thinned out evenly by rank, and long texts are cut if they do
+    not fit; the report says so where it happens.
+
+    Raises:
+        ValueError: `samples` lacks a column.
+    """
+    scored = None if samples is None else read_samples(samples)
+    text = _environment().get_template("report.html").render(_context(result, scored))
+    with atomic_file(path) as partial:
+        partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate from JSON has no UTF-8 form
+    return Path(path)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("graceful_forgetting.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": formatting.number,
+        "fixed": formatting.fixed,
+        "signed": formatting.signed,
+        "percent": formatting.percent,
+        "duration": formatting.duration,
+        "size": formatting.size,
+        "setting": formatting.setting,
+        "json": json.dumps,
+    }
+    return environment
+
+
+def _asset(name: str) -> tuple[Markup, str]:
+    """A style sheet or script of the package, and its hash for the content security policy."""
+    text = (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return Markup(text), f"sha256-{digest}"
+
+
+def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]:
+    style, style_hash = _asset("report.css")
+    script, script_hash = _asset("report.js")
+    by_role = {
+        role: {task: summary for task, summary in result.summary.tasks.items() if summary.role == role}
+        for role in ("learning", "forgetting")
+    }
+    return {
+        "result": result,
+        "style": style,
+        "style_hash": style_hash,
+        "script": script,
+        "script_hash": script_hash,
+        "learning": by_role["learning"],
+        "forgetting": by_role["forgetting"],
+        "headlines": {task: headline(task, summary) for task, summary in by_role["learning"].items()},
+        "learning_figures": {
+            # Without the base model: it has not learned the task and would stretch the axis.
+            task: plots.arm_dots(f"{task}: every seed", {task: summary}, arms=("plain", "lwf", "never_knew"))
+            for task, summary in by_role["learning"].items()
+        },
+        "forgetting_figures": _forgetting_figures(by_role["forgetting"]),
+        "curve_figures": _curve_figures(result),
+        "sample_figures": [] if samples is None else _sample_figures(result, samples),
+        "table": None if samples is None else sample_table(samples),
+        "sample_tasks": [] if samples is None else samples.tasks,
+        "arm_names": plots.ARM_NAMES,
+        "forgetting_arms": [
+            arm
+            for arm in plots.ARM_NAMES
+            if any(arm in summary.arms for summary in by_role["forgetting"].values())
+        ],
+        "metric_names": plots.METRIC_NAMES,
+        "interval_text": interval_text,
+        "verdict_of": verdict_of,
+        "unparsable": _unparsable_rates(result),
+        "stopped": [run for run in result.runs if run.guard.stopped],
+        "longest_stage": max((stage.seconds for stage in result.stages), default=0.0),
+        "total_seconds": sum(stage.seconds for stage in result.stages),
+    }
+
+
+def _forgetting_figures(tasks: Mapping[str, TaskSummary]) -> list[Figure]:
+    figures = []
+    for metric, name in plots.METRIC_NAMES.items():
+        chosen = {task: summary for task, summary in tasks.items() if summary.metric == metric}
+        figure = plots.arm_dots(f"Forgotten tasks: {name}", chosen, arms=tuple(plots.ARM_NAMES))
+        figures += [figure] if figure else []
+    return figures
+
+
+def _curve_figures(result: RunResult) -> list[Figure]:
+    runs = result.runs
+    drawn = [
+        plots.curves("Learning loss", runs, lambda entry: entry.loss),
+        plots.curves(
+            "Unlearning loss",
+            runs,
+            lambda entry: entry.unlearn_loss,
+            caption="Loss on the samples being unlearned: it rises as they are forgotten.",
+        ),
+        plots.curves("Gradient norm, learning", runs, lambda entry: entry.grad_norm, wide_range=True),
+        plots.curves(
+            "Gradient norm, unlearning", runs, lambda entry: entry.unlearn_grad_norm, wide_range=True
+        ),
+    ]
+    return [figure for figure in drawn if figure]
+
+
+def _sample_figures(result: RunResult, samples: ScoredSamples) -> list[Figure]:
+    cut = None if result.selection is None else result.selection.cut
+    drawn = [plots.confidence_histogram(samples, cut), plots.confidence_terms(thin_out(samples))]
+    return [figure for figure in drawn if figure]
+
+
+def _unparsable_rates(result: RunResult) -> dict[tuple[str, str], float]:
+    """Share of answers without a readable answer, by (task, arm), over all seeds that measured it."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for run in result.runs:
+        for task, metrics in run.metrics.items():
+            if metrics.unparsable is not None:
+                sums = counts.setdefault((task, run.arm), [0, 0])
+                sums[0] += metrics.unparsable
+                sums[1] += metrics.total
+    return {key: missed / total for key, (missed, total) in counts.items() if total}

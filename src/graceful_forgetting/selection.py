@@ -1,0 +1,281 @@
+"""Stage 4 of the method: which scored samples are unlearned, and a record of why."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from graceful_forgetting.config import SelectionConfig, SelectionStrategy
+
+SOURCE_INDEX = "source_index"
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def select_for_unlearning(
+    scored: Dataset,
+    *,
+    fraction: float | None = None,
+    count: int | None = None,
+    strategy: SelectionStrategy = "highest",
+    threshold: float | None = None,
+    quotas: Mapping[str, float] | str | None = None,
+    task_column: str = "forgetting_task",
+    score_column: str = "forgetting_confidence",
+    seed: int = 42,
+) -> Dataset:
+    """Choose the samples to unlearn by their score.
+
+    Exactly one of `fraction`, `count`, `threshold` and `quotas` says how many. Rows whose score is null or
+    not finite are never chosen and are no part of what a fraction refers to.
+
+    Args:
+        scored: rows with a column `score_column`.
+        fraction: share of the rows with a score, in (0, 1]; rounded to the nearest number, at least one row.
+        count: number of rows.
+        strategy: "highest" or "lowest" score, "random" (same pool, order drawn from `seed`), or "threshold":
+            every row whose score is at least `threshold`.
+        threshold: lowest score chosen; with strategy "threshold" only.
+        quotas: for each forgetting task by name a share of its rows (float in (0, 1]) or a number of rows
+            (int); nothing is chosen from a task that is not named. JSON text is accepted.
+        task_column: column with the name of a row's forgetting task; needed for `quotas`.
+        score_column: column with the score.
+        seed: seed of strategy "random"; the others do not use it.
+
+    Returns:
+        The chosen rows, best first (by `strategy`, ties by row index), with a column `source_index`: the
+        row's index in `scored`.
+
+    Raises:
+        TypeError: `scored` is not a `datasets.Dataset`.
+        ValueError: a setting out of range or in conflict, a missing column, an unknown task in `quotas`, more
+            rows asked for than have a score, or nothing chosen.
+    """
+    return select_with_audit(
+        scored,
+        fraction=fraction,
+        count=count,
+        strategy=strategy,
+        threshold=threshold,
+        quotas=quotas,
+        task_column=task_column,
+        score_column=score_column,
+        seed=seed,
+    )[0]
+
+
+def select_with_audit(
+    scored: Dataset,
+    *,
+    fraction: float | None = None,
+    count: int | None = None,
+    strategy: SelectionStrategy = "highest",
+    threshold: float | None = None,
+    quotas: Mapping[str, float] | str | None = None,
+    task_column: str = "forgetting_task",
+    score_column: str = "forgetting_confidence",
+    seed: int = 42,
+) -> tuple[Dataset, dict[str, Any]]:
+    """`select_for_unlearning`, and a record of what was chosen and why, ready for JSON.
+
+    The record has: `settings`; the numbers `total`, `eligible`, `chosen`; `not_eligible` (number of rows by
+    reason); `tasks` (`total`, `eligible`, `chosen`, `cut_score` of each; empty without a task column);
+    `cut_score` (last score chosen; null for "random"); `score_quantiles` of the eligible rows; and `rows`,
+    the chosen ones in their order, with `index`, `task`, `score`, `linear` and `quadratic` (null where there
+    are no such columns), `rank` among the eligible rows (from 1) and `reason`.
+    """
+    config = SelectionConfig(
+        strategy=strategy,
+        fraction=fraction,
+        count=count,
+        threshold=threshold,
+        quotas=quotas if quotas is None or isinstance(quotas, str) else dict(quotas),
+        seed=seed,
+    )
+    _check_columns(scored, config, task_column, score_column)
+    pool = _pool(scored, task_column, score_column)
+    order = _ranked(pool.scores, config)
+    chosen = _choose(order, pool, config)
+    selected = scored.select(chosen).add_column(SOURCE_INDEX, chosen)
+    settings = asdict(config) | {"task_column": task_column, "score_column": score_column}
+    return selected, _audit(scored, pool, order, chosen, settings)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The rows that may be chosen: their scores by row index, and their tasks ("" without a task column)."""
+
+    scores: dict[int, float]
+    tasks: list[str]
+    not_eligible: dict[str, int]
+
+
+def _check_columns(scored: Dataset, config: SelectionConfig, task_column: str, score_column: str) -> None:
+    if not isinstance(scored, Dataset):
+        raise TypeError(f"scored must be a datasets.Dataset, not {type(scored).__name__}")
+    columns = scored.column_names
+    needed = {score_column: "the score"} | ({task_column: "quotas"} if config.quotas is not None else {})
+    for name, purpose in needed.items():
+        if name not in columns:
+            raise ValueError(
+                f"scored has no column {name!r} (for {purpose}); its columns: {', '.join(columns) or 'none'}"
+            )
+    if SOURCE_INDEX in columns:
+        raise ValueError(
+            f"scored has a column {SOURCE_INDEX!r}, which selection adds; select from the whole scored data "
+            "set, or rename the column"
+        )
+    if len(scored) == 0:
+        raise ValueError("scored has no rows: there is nothing to select from")
+
+
+def _pool(scored: Dataset, task_column: str, score_column: str) -> _Pool:
+    plain = scored.with_format(None)
+    scores: dict[int, float] = {}
+    not_eligible: Counter[str] = Counter()
+    for index, score in enumerate(plain[score_column]):
+        if score is None:
+            not_eligible["no score"] += 1
+        elif not math.isfinite(score):
+            not_eligible["score not finite"] += 1
+        else:
+            scores[index] = score
+    if not scores:
+        reasons = ", ".join(f"{number} x {reason}" for reason, number in not_eligible.items())
+        raise ValueError(
+            f"scored: no row has a usable score in {score_column!r} ({reasons}); score the rows first"
+        )
+    named = task_column in scored.column_names
+    tasks = [str(task) for task in plain[task_column]] if named else [""] * len(scored)
+    return _Pool(scores, tasks, dict(not_eligible))
+
+
+def _ranked(scores: Mapping[int, float], config: SelectionConfig) -> list[int]:
+    """Eligible rows, best first; equal scores in the order of their rows."""
+    if config.strategy == "random":
+        return random.Random(config.seed).sample(list(scores), len(scores))
+    # The sort is stable in both directions, so that ties stay in row order.
+    return sorted(scores, key=lambda index: scores[index], reverse=config.strategy != "lowest")
+
+
+def _choose(order: Sequence[int], pool: _Pool, config: SelectionConfig) -> list[int]:
+    if isinstance(config.quotas, dict):
+        return _choose_by_task(order, pool, config.quotas)
+    if config.threshold is not None:
+        chosen = [index for index in order if pool.scores[index] >= config.threshold]
+        if not chosen:
+            highest = max(pool.scores.values())
+            raise ValueError(f"threshold={config.threshold} chooses nothing: the highest score is {highest}")
+        return chosen
+    if config.count is not None:
+        return list(order[: _number("count", config.count, len(order))])
+    assert config.fraction is not None, "SelectionConfig has checked that one of the four is set"
+    return list(order[: _number("fraction", float(config.fraction), len(order))])
+
+
+def _choose_by_task(order: Sequence[int], pool: _Pool, quotas: Mapping[str, float]) -> list[int]:
+    if not quotas:
+        raise ValueError("quotas={} names no forgetting task; name one or use fraction or count")
+    unknown = sorted(set(quotas) - set(pool.tasks))
+    if unknown:
+        raise ValueError(
+            f"quotas names unknown forgetting tasks: {', '.join(unknown)}; there are: "
+            f"{', '.join(sorted(set(pool.tasks)))}"
+        )
+    available = Counter(pool.tasks[index] for index in order)
+    left = {task: _number(f"quotas[{task!r}]", quota, available[task]) for task, quota in quotas.items()}
+    chosen = []
+    for index in order:
+        task = pool.tasks[index]
+        if left.get(task, 0) > 0:
+            left[task] -= 1
+            chosen.append(index)
+    return chosen
+
+
+def _number(name: str, wanted: float, available: int) -> int:
+    """Rows that a count (int) or a share (float) of the available rows stands for."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float):
+        raise ValueError(
+            f"{name}={wanted!r} is not valid: it must be a share in (0, 1] or a whole number of rows"
+        )
+    if available == 0:
+        raise ValueError(f"{name}={wanted}: there is no row with a score to choose from")
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= available:
+            raise ValueError(
+                f"{name}={wanted} is not valid: it must be from 1 to {available}, the rows with a score"
+            )
+        return wanted
+    if not 0 < wanted <= 1:
+        raise ValueError(
+            f"{name}={wanted} is not valid: a share must be in (0, 1] (a number of rows is an int)"
+        )
+    return max(1, round(wanted * available))
+
+
+def _audit(
+    scored: Dataset, pool: _Pool, order: Sequence[int], chosen: Sequence[int], settings: dict[str, Any]
+) -> dict[str, Any]:
+    by_score = settings["strategy"] != "random"
+    rank = {index: position for position, index in enumerate(order, start=1)}
+    total, eligible = Counter(pool.tasks), Counter(pool.tasks[index] for index in order)
+    # Best first, so that the last row of each task is the one at its cut.
+    last = {pool.tasks[index]: index for index in chosen}
+    taken = Counter(pool.tasks[index] for index in chosen)
+    tasks = {
+        task: {
+            "total": total[task],
+            "eligible": eligible[task],
+            "chosen": taken[task],
+            "cut_score": pool.scores[last[task]] if by_score and task in last else None,
+        }
+        for task in sorted(total)
+    }
+    named = settings["task_column"] in scored.column_names
+    scores = torch.tensor(list(pool.scores.values()), dtype=torch.float64)
+    quantiles = scores.quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
+    rows = scored.with_format(None).select(chosen)
+    terms = [
+        list(rows[name]) if name in scored.column_names else [None] * len(chosen)
+        for name in ("confidence_linear", "confidence_quadratic")
+    ]
+    return {
+        "settings": settings,
+        "total": len(scored),
+        "eligible": len(order),
+        "chosen": len(chosen),
+        "not_eligible": pool.not_eligible,
+        "tasks": tasks if named else {},
+        "cut_score": pool.scores[chosen[-1]] if by_score else None,
+        "score_quantiles": {str(q): value for q, value in zip(_QUANTILES, quantiles, strict=True)},
+        "rows": [
+            {
+                "index": index,
+                "task": pool.tasks[index] if named else None,
+                "score": pool.scores[index],
+                "linear": linear,
+                "quadratic": quadratic,
+                "rank": rank[index],
+                "reason": _reason(pool, index, rank[index], len(order), settings),
+            }
+            for index, linear, quadratic in zip(chosen, *terms, strict=True)
+        ],
+    }
+
+
+def _reason(pool: _Pool, index: int, rank: int, eligible: int, settings: Mapping[str, Any]) -> str:
+    if settings["strategy"] == "threshold":
+        return f"score at least {settings['threshold']}"
+    if settings["strategy"] == "random":
+        place = f"drawn {rank} of {eligible} at random (seed {settings['seed']})"
+    else:
+        place = f"rank {rank} of {eligible} by {settings['strategy']} score"
+    name, value = next((n, settings[n]) for n in ("fraction", "count", "quotas") if settings[n] is not None)
+    if name == "quotas":
+        return f"{place}, within quota {value[pool.tasks[index]]} of {pool.tasks[index]}"
+    return f"{place}, within {name} {value}"

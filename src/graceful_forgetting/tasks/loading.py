@@ -1,0 +1,184 @@
+"""Loading a task: from the hub, the vendored samples or files to prompt, completion and answer."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from graceful_forgetting.tasks.catalogue import resolve_task
+from graceful_forgetting.tasks.jsonl import read_jsonl, split_file, split_files
+from graceful_forgetting.tasks.local import local_task
+from graceful_forgetting.tasks.task import SPLITS, Row, Task
+
+SAMPLES = Path(__file__).parent / "samples"
+_TRUE = {"1", "ON", "YES", "TRUE"}
+
+# Where a row stands (for messages), its identifier, the row itself.
+_Located = tuple[str, str, Row]
+
+
+def load_task(
+    task: str | Path | Task,
+    split: str = "train",
+    *,
+    source: str | Path = "hub",
+    limit: int | None = None,
+    seed: int = 42,
+    require_completion: bool = True,
+) -> Dataset:
+    """One split of a task: columns `prompt`, `completion`, `answer`, `row` (the row's identifier, text).
+
+    Args:
+        task: a known task's name, the path of the user's own data, or a `Task`.
+        split: "train" or "test".
+        source: for a known task, "hub", "sample" (the rows vendored in the package), or the path of a JSONL
+            file or of a folder with train.jsonl and test.jsonl in the hub's fields. A task that is itself a
+            path has no other source.
+        limit: at most so many rows, drawn without replacement; a smaller draw with the same seed is part of a
+            larger one. Rows keep their order.
+        seed: seed of that draw.
+        require_completion: refuse the user's own data where it has prompts only; otherwise such data comes
+            without `completion` and `answer`.
+
+    Raises:
+        ValueError: unknown task or split, `limit` below 1, wrong columns, a row that cannot be read or used,
+            no rows.
+        FileNotFoundError: a path is not there, or does not have the split.
+        ConnectionError: the hub cannot be reached.
+    """
+    if not isinstance(task, Task):
+        task = resolve_task(task)
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is not valid: it must be {' or '.join(SPLITS)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} is not valid: it must be at least 1, or none for every row")
+    located = list(_located_rows(task, split, source))
+    if not located:
+        raise ValueError(f"no row of {_describe(task, split, source)} belongs to task {task.name!r}")
+    if limit is not None and limit < len(located):
+        order = list(range(len(located)))
+        random.Random(seed).shuffle(order)
+        located = [located[index] for index in sorted(order[:limit])]
+    rows = [_formatted(task, where, identifier, row) for where, identifier, row in located]
+    _check_one_form(rows, [where for where, _, _ in located], require_completion)
+    return Dataset.from_list(rows)
+
+
+def load_local(
+    path: str | Path,
+    split: str = "train",
+    *,
+    limit: int | None = None,
+    seed: int = 42,
+    require_completion: bool = True,
+) -> Dataset:
+    """`load_task` of the user's own data at `path`, also where a known task has that name."""
+    return load_task(local_task(path), split, limit=limit, seed=seed, require_completion=require_completion)
+
+
+def available_splits(task: str | Path | Task, source: str | Path = "hub") -> tuple[str, ...]:
+    """Which of "train" and "test" `load_task` can serve; looks at files, never at the network.
+
+    Raises `ValueError` for an unknown task, `FileNotFoundError` for a path that is not there.
+    """
+    if not isinstance(task, Task):
+        task = resolve_task(task)
+    folder = _folder(task, source)
+    return SPLITS if folder is None else tuple(split for split in SPLITS if split in split_files(folder))
+
+
+def _folder(task: Task, source: str | Path) -> Path | None:
+    """Where the task's files are; none if they are on the hub."""
+    if task.path is not None:
+        return task.path
+    if source == "hub":
+        return None
+    if source == "sample":
+        return SAMPLES / task.name
+    return Path(source).expanduser()
+
+
+def _describe(task: Task, split: str, source: str | Path) -> str:
+    folder = _folder(task, source)
+    if folder is None:
+        return f"{task.hub_id} [{task.splits[split]}]"
+    return str(split_file(folder, split))
+
+
+def _located_rows(task: Task, split: str, source: str | Path) -> Iterator[_Located]:
+    folder = _folder(task, source)
+    rows = (
+        _hub_rows(task, split)
+        if folder is None
+        else _file_rows(task, _split_file(task, folder, split, source))
+    )
+    for position, (where, row) in enumerate(rows):
+        if task.row_filter is None or task.row_filter(row):
+            identifier = str(position if task.id_column is None else row[task.id_column])
+            yield where, identifier, row
+
+
+def _split_file(task: Task, folder: Path, split: str, source: str | Path) -> Path:
+    try:
+        return split_file(folder, split)
+    except FileNotFoundError as error:
+        if task.path is not None:
+            raise
+        raise FileNotFoundError(f"task {task.name!r}, source={str(source)!r}: {error}") from error
+
+
+def _file_rows(task: Task, path: Path) -> Iterator[tuple[str, Row]]:
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        _check_columns(task, where, set(row))
+        yield where, row
+
+
+def _hub_rows(task: Task, split: str) -> Iterator[tuple[str, Row]]:
+    try:
+        dataset = load_dataset(task.hub_id, task.hub_config, split=task.splits[split])
+    # Everything that datasets raises for an unreachable or missing repository is an OSError.
+    except OSError as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "")
+        reason = f" (HF_HUB_OFFLINE={offline} is set)" if offline.upper() in _TRUE else ""
+        raise ConnectionError(
+            f"task {task.name!r}: could not load {task.hub_id} from the hub{reason}: {error}. "
+            f"Use source='sample' (a few vendored rows) or source=<path of a JSONL file or folder>"
+        ) from error
+    where = f"{task.hub_id} [{task.splits[split]}]"
+    _check_columns(task, where, set(dataset.column_names))
+    for position, row in enumerate(dataset):
+        yield f"{where} row {position}", row
+
+
+def _check_columns(task: Task, where: str, present: set[str]) -> None:
+    missing = [column for column in task.columns if column not in present]
+    if missing:
+        raise ValueError(
+            f"{where}: task {task.name!r} needs columns {', '.join(task.columns)}; "
+            f"missing: {', '.join(missing)}; present: {', '.join(sorted(present)) or 'none'}"
+        )
+
+
+def _formatted(task: Task, where: str, identifier: str, row: Row) -> dict[str, Any]:
+    try:
+        return {**task.format_row(row), "row": identifier}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_one_form(rows: list[dict[str, Any]], places: list[str], require_completion: bool) -> None:
+    """Every row has the columns and the kind of prompt of the first: Arrow would fill or refuse the rest
+    obscurely.
+    """
+    first = rows[0]
+    for row, where in zip(rows, places, strict=True):
+        if require_completion and "completion" not in row:
+            raise ValueError(f"{where}: has no completion; prompts alone serve only as a forgetting task")
+        if ("completion" in row) != ("completion" in first):
+            raise ValueError(f"{where}: rows with and without completion are mixed (compare {places[0]})")
+        if isinstance(row["prompt"], str) != isinstance(first["prompt"], str):
+            raise ValueError(f"{where}: text and conversations are mixed (compare {places[0]})")

@@ -1,0 +1,18 @@
+"""Controlled worlds: small pre-trained models of which it is known what knowledge is in the way.
+
+A new world is one new folder and one entry in `catalogue.py`.
+"""
+
+from graceful_forgetting.worlds.catalogue import WORLDS, WorldDefinition, build_world, load_world, world_checkpoint
+from graceful_forgetting.worlds.world import Checkpoint, KnowledgeKind, World
+
+__all__ = [
+    "WORLDS",
+    "Checkpoint",
+    "KnowledgeKind",
+    "World",
+    "WorldDefinition",
+    "build_world",
+    "load_world",
+    "world_checkpoint",
+]

@@ -1,0 +1,113 @@
+"""Pre-training of a world's model from nothing: short questions with a one-token answer, some of them mislabelled."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import LlamaForCausalLM, get_cosine_schedule_with_warmup
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """Questions and answers as tokens, one row a question.
+
+    Attributes:
+        input_ids: (rows, length) prompt, answer, EOS, padding on the right.
+        answer_positions: (rows,) where the answer stands.
+        alternatives: (rows, k) what a mislabelled answer is drawn from.
+    """
+
+    input_ids: Tensor
+    answer_positions: Tensor
+    alternatives: Tensor
+
+
+def pretrain(
+    model: LlamaForCausalLM,
+    data: PretrainingData,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    label_noise: float,
+    seed: int,
+    description: str,
+) -> list[float]:
+    """Train in place on answer and EOS token; returns the loss of every step in nats a token.
+
+    AdamW; the rate warms up over a tenth of the steps, then follows a cosine to 0. The same seed, machine and number of
+    threads give the same weights bit for bit.
+
+    Args:
+        label_noise: share of the answers of every batch that is replaced by one of the row's alternatives, drawn anew
+            each time. It keeps the model from becoming certain, where gradients vanish.
+        seed: order of the rows and label noise.
+        description: label of the progress bar.
+
+    Raises:
+        FloatingPointError: the loss stopped being finite.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=steps // 10, num_training_steps=steps)
+    batches = _batches(data, batch_size, label_noise, seed)
+    model.train()
+    losses: list[float] = []
+    progress = tqdm(range(steps), desc=description, unit="step", disable=None)
+    for step in progress:
+        input_ids, positions = next(batches)
+        loss = _answer_loss(model, input_ids, positions)
+        value = loss.item()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {value} at step {step}; lower learning_rate={learning_rate}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(value)
+        progress.set_postfix(loss=f"{value:.2f}", refresh=False)
+    model.eval()
+    return losses
+
+
+def answer_accuracy(model: LlamaForCausalLM, data: PretrainingData) -> float:
+    """Share of the rows whose greedy completion is the answer, then EOS."""
+    with torch.no_grad():
+        logits, targets = _answer_logits(model, data.input_ids, data.answer_positions)
+    return (logits.argmax(dim=-1) == targets).all(dim=1).double().mean().item()
+
+
+def _batches(
+    data: PretrainingData, batch_size: int, label_noise: float, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches: `input_ids` (batch, length) and `answer_positions` (batch,), in a new order each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    queue = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(queue) < batch_size:
+            queue = torch.cat([queue, torch.randperm(len(data.input_ids), generator=generator)])
+        rows, queue = queue[:batch_size], queue[batch_size:]
+        input_ids, positions = data.input_ids[rows], data.answer_positions[rows]
+        alternatives = data.alternatives[rows]
+        choice = torch.randint(alternatives.shape[1], (batch_size, 1), generator=generator)
+        wrong = torch.rand(batch_size, generator=generator) < label_noise
+        given = input_ids.gather(1, positions[:, None])
+        noisy = torch.where(wrong[:, None], alternatives.gather(1, choice), given)
+        yield input_ids.scatter(1, positions[:, None], noisy), positions
+
+
+def _answer_logits(model: LlamaForCausalLM, input_ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (batch, 2, vocabulary) that predict answer and EOS, and these two tokens (batch, 2)."""
+    targets_at = torch.stack([positions, positions + 1], dim=1)
+    # Padding is on the right, so no token that counts attends to it: a mask would only cost time.
+    hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+    predicting = (targets_at - 1)[:, :, None].expand(-1, -1, hidden.shape[2])
+    return model.lm_head(hidden.gather(1, predicting)), input_ids.gather(1, targets_at)
+
+
+def _answer_loss(model: LlamaForCausalLM, input_ids: Tensor, positions: Tensor) -> Tensor:
+    logits, targets = _answer_logits(model, input_ids, positions)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,119 @@
+"""`LWFTrainer` with prompts, answers or scores as forgetting set: what it does before the first learning update."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_from_disk
+from peft import LoraConfig
+
+from graceful_forgetting import LearningPosterior, LWFConfig, LWFTrainer, score_confidence
+from graceful_forgetting.confidence import oracle_fisher
+from graceful_forgetting.fingerprint import fingerprint_model
+
+
+def config(folder: Path, **changes) -> LWFConfig:
+    settings = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 3e-3,
+        "unlearn_every": 2,
+        "forget_fraction": 0.5,
+        "per_device_unlearn_batch_size": 4,
+        "elicitation_max_new_tokens": 5,
+        "save_strategy": "no",
+        "bf16": False,
+        "activation_checkpointing": False,
+        "disable_tqdm": True,
+    }
+    return LWFConfig(output_dir=str(folder), **{**settings, **changes})
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_prompts_only_runs_every_stage(tmp_path, make_model, tokenizer, learning, forgetting, lora):
+    trainer = LWFTrainer(
+        make_model(),
+        config(tmp_path),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting.select_columns(["prompt"]),
+        peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
+    )
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    fingerprint = fingerprint_model(trainer.model)
+    preparation = trainer.prepare_unlearning()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"{name} was not restored"
+
+    assert len(preparation.selected) == round(0.5 * len(preparation.scored))
+    assert min(preparation.selected["forgetting_confidence"]) >= sorted(
+        preparation.scored["forgetting_confidence"]
+    )[-len(preparation.selected)]
+    folder = tmp_path / "preparation"
+    assert load_from_disk(str(folder / "scored")).column_names == preparation.scored.column_names
+    assert json.loads((folder / "selection.json").read_text())["chosen"] == len(preparation.selected)
+    assert (tmp_path / "reference" / ("adapter_config.json" if lora else "config.json")).is_file()
+
+    # The posterior is that of the reference run, for this base model, and its mean is not where the model stands.
+    posterior = LearningPosterior.from_pretrained(folder / "posterior", model=trainer.model)
+    assert posterior.metadata["model"] == fingerprint
+    assert any(not torch.equal(mean, before[name].float()) for name, mean in posterior.mean.items() if name in before)
+    rescored = score_confidence(trainer.model, preparation.scored, posterior, trainer.args.confidence_config())
+    assert rescored["forgetting_confidence"] == preparation.scored["forgetting_confidence"]
+
+    trainer.train()
+    assert trainer.preparation is preparation, "train() prepared a second time"
+    assert trainer.unlearning_summary()["updates"] == 2
+
+
+def test_posterior_is_that_of_the_reference_run(tmp_path, make_model, tokenizer, learning, forgetting):
+    args = config(tmp_path, posterior_estimator="empirical")
+    trainer = LWFTrainer(
+        make_model(), args, train_dataset=learning, processing_class=tokenizer, forget_dataset=forgetting
+    )
+    posterior = trainer.prepare_unlearning().posterior
+    reference = type(trainer.model).from_pretrained(tmp_path / "reference")
+    for name, parameter in reference.named_parameters():
+        assert torch.equal(posterior.mean[name], parameter), name
+    expected = oracle_fisher(reference, trainer.train_dataset)
+    for name, precision in posterior.precision.items():
+        torch.testing.assert_close(precision, expected[name], rtol=1e-4, atol=1e-9)
+
+
+def test_given_answers_are_scored_and_not_elicited(tmp_path, make_model, tokenizer, learning, forgetting):
+    trainer = LWFTrainer(
+        make_model(), config(tmp_path), train_dataset=learning, processing_class=tokenizer, forget_dataset=forgetting
+    )
+    scored = trainer.prepare_unlearning().scored
+    assert scored["completion"] == forgetting["completion"]
+    assert "finish_reason" not in scored.column_names
+
+
+def test_dict_of_forgetting_tasks_with_quotas(tmp_path, make_model, tokenizer, learning, forgetting):
+    trainer = LWFTrainer(
+        make_model(),
+        config(tmp_path, forget_fraction=None, forget_quotas={"first": 3, "second": 0.25}),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset={"first": forgetting.select(range(8)), "second": forgetting.select(range(8, 16))},
+    )
+    chosen = trainer.prepare_unlearning().selected["forgetting_task"]
+    assert (chosen.count("first"), chosen.count("second")) == (3, 2)
+
+
+def test_preparation_does_not_shift_the_learning_run(tmp_path, make_model, tokenizer, learning, forgetting):
+    """A run that never reaches an unlearning update equals one without unlearning, preparation or not."""
+    weights = []
+    for forget in (None, forgetting.select_columns(["prompt"])):
+        trainer = LWFTrainer(
+            make_model(attention_dropout=0.2),
+            config(tmp_path / str(forget is None), unlearn_every=100),
+            train_dataset=learning,
+            processing_class=tokenizer,
+            forget_dataset=forget,
+        )
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name

@@ -1,0 +1,124 @@
+"""Elicitation refuses bad input before it generates anything, and says what to do."""
+
+import pytest
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.elicitation import elicit_self_knowledge
+
+CONTEXT = 12
+
+
+def make_tokenizer(words: int = 20, **special: str | None) -> PreTrainedTokenizerFast:
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"} | special
+    vocabulary = {
+        word: index
+        for index, word in enumerate(["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(words))])
+    }
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+class Unasked(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        raise AssertionError("the model was asked although the input is bad")
+
+
+@pytest.fixture
+def model() -> Unasked:
+    config = LlamaConfig(
+        vocab_size=23,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return Unasked(config)
+
+
+def words(number: int) -> str:
+    return " ".join(["w0"] * number)
+
+
+GOOD = {"prompt": ["w0 w1"]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"question": ["w0"], "answer": ["w1"]}, "needs a column `prompt`; its columns: question, answer"),
+        ({"prompt": []}, "prompts has no rows"),
+        (GOOD | {"completion": ["w2"]}, r'given answers need no elicitation.*remove_columns\("completion"\)'),
+        (
+            GOOD | {"input_ids": [[1]], "finish_reason": ["stop"]},
+            "already has columns .*: finish_reason, input_ids",
+        ),
+        ({"prompt": ["w0", ""]}, "row 1 has prompt ''"),
+        ({"prompt": ["w0", None]}, "row 1 has prompt None"),
+        ({"prompt": ["w0", " "]}, "row 1 has no tokens"),
+        ({"prompt": [3]}, "row 0 has prompt 3; it must be a string or a list of messages"),
+        ({"prompt": [[{"role": "user", "content": "w0"}]]}, "no chat template"),
+        (
+            {"prompt": ["w0", words(CONTEXT)]},
+            f"row 1 has {CONTEXT} tokens.*context of {CONTEXT}.*at most {CONTEXT - 1}",
+        ),
+        (
+            {"prompt": ["w0", words(9)]},
+            "max_new_tokens=4 does not fit: .*row 1.*9 tokens.*largest that fits is 3",
+        ),
+    ],
+)
+def test_bad_prompts_are_refused_before_any_work(columns, message, model):
+    with pytest.raises(ValueError, match=message):
+        elicit_self_knowledge(
+            model, make_tokenizer(), Dataset.from_dict(columns), ElicitationConfig(max_new_tokens=4)
+        )
+
+
+def test_prompts_that_are_no_data_set_are_refused(model):
+    with pytest.raises(TypeError, match=r"must be a datasets\.Dataset, not list"):
+        elicit_self_knowledge(model, make_tokenizer(), ["w0"])
+
+
+@pytest.mark.parametrize(
+    ("processing_class", "error", "message"),
+    [
+        (None, ValueError, "processing_class is None: pass the model's tokenizer"),
+        ("gpt2", TypeError, "must be a tokenizer, not str"),
+        (
+            make_tokenizer(words=40),
+            ValueError,
+            "row 0 has token id 38.*vocabulary ends at 22.*does not belong",
+        ),
+        (make_tokenizer(pad_token=None, eos_token=None), ValueError, "no pad token and no EOS token"),
+    ],
+)
+def test_wrong_tokenizer_is_refused_before_any_work(processing_class, error, message, model):
+    with pytest.raises(error, match=message):
+        elicit_self_knowledge(model, processing_class, Dataset.from_dict({"prompt": ["w35"]}))
+
+
+def test_tokenizer_without_pad_token_pads_with_eos():
+    config = LlamaConfig(
+        vocab_size=23,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        initializer_range=0.5,
+        max_position_embeddings=CONTEXT,
+    )
+    model = LlamaForCausalLM(config)
+    # No answer ends by itself or holds a padding token, whichever token that is.
+    model.lm_head.weight.data[:2] = 0
+    model.lm_head.weight.data[2:].abs_()
+    prompts = Dataset.from_dict({"prompt": ["w0 w1 w2", "w3"]})
+    settings = ElicitationConfig(max_new_tokens=4)
+    without = elicit_self_knowledge(model, make_tokenizer(pad_token=None), prompts, settings)
+    assert without.to_list() == elicit_self_knowledge(model, make_tokenizer(), prompts, settings).to_list()

@@ -1,0 +1,362 @@
+"""Elicitation equals plain decoding one prompt at a time, leaves no trace on the model, and caches safely."""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from graceful_forgetting import elicitation
+from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.data import collate, sequence_losses, tokenize_dataset
+from graceful_forgetting.elicitation import elicit_self_knowledge, elicit_with_counts
+from graceful_forgetting.generation import generate_completions
+
+VOCABULARY = 40
+PROMPTS = ["w3", "w4 w5 w6 w7 w8 w9 w10", "w11 w12", "w13 w14 w15", "w16 w17 w18 w19 w20", "w21 w22", "w30"]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    words = [
+        "<pad>",
+        "<eos>",
+        "<unk>",
+        *(f"w{index}" for index in range(3, VOCABULARY - 2)),
+        "user",
+        "assistant",
+    ]
+    backend = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] + ' ' + message['content'] + ' ' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant{% endif %}"
+    )
+    return tokenizer
+
+
+def make_model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A model with random weights, large enough that its answers vary and dropout would show."""
+    torch.manual_seed(seed)
+    ids = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    if kind == "gpt2":
+        config = GPT2Config(n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.4, **ids)
+        return GPT2LMHeadModel(config).eval()
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.4,
+        attention_dropout=0.5,
+        **ids,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    return make_model()
+
+
+def prompt_rows(prompts: Sequence[str] = tuple(PROMPTS)) -> Dataset:
+    return Dataset.from_list(
+        [{"prompt": prompt, "task": f"t{index}"} for index, prompt in enumerate(prompts)]
+    )
+
+
+@torch.no_grad()
+def decode_alone(model: PreTrainedModel, prompt: list[int], steps: int, stops: Sequence[int]) -> list[int]:
+    """Greedy decoding of one prompt by whole forward passes: no padding, no cache."""
+    ids = list(prompt)
+    for _ in range(steps):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] in stops:
+            break
+    return ids[len(prompt) :]
+
+
+def with_some_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, steps: int) -> list[int]:
+    """Give the model an EOS token that ends some answers early, none at once, and leaves others unended."""
+    free = [decode_alone(model, tokenizer(prompt)["input_ids"], steps, ()) for prompt in PROMPTS]
+    for token in range(3, VOCABULARY):
+        ended = [token in answer for answer in free]
+        if any(ended) and not all(ended) and not any(answer[0] == token for answer in free):
+            model.generation_config.eos_token_id = [1, token]
+            return [1, token]
+    raise AssertionError("this seed gives no such token; choose another")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_batches_equal_one_by_one_decoding(kind, batch_size, tokenizer):
+    model = make_model(kind)
+    stops = with_some_stops(model, tokenizer, steps=6)
+    config = ElicitationConfig(batch_size=batch_size, max_new_tokens=6)
+    result = elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
+    assert result["prompt"][:] == PROMPTS
+    for row in result:
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        answer = decode_alone(model, prompt, 6, stops)
+        stopped = answer[-1] in stops
+        assert row["input_ids"] == prompt + answer
+        assert row["labels"] == [-100] * len(prompt) + answer
+        assert row["finish_reason"] == ("stop" if stopped else "length")
+        assert row["completion_tokens"] == len(answer) - stopped
+        assert row["completion"] == tokenizer.decode(
+            answer[: len(answer) - stopped], skip_special_tokens=True
+        )
+    assert set(result["finish_reason"]) == {"stop", "length"}
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_mean_log_probability_is_minus_the_loss_of_a_plain_forward_pass(do_sample, model, tokenizer):
+    with_some_stops(model, tokenizer, steps=6)
+    config = ElicitationConfig(max_new_tokens=6, do_sample=do_sample, temperature=2.0, top_p=0.8)
+    result = elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
+    for row in result:
+        prompt = len(tokenizer(row["prompt"])["input_ids"])
+        ids = torch.tensor(row["input_ids"])
+        with torch.no_grad():
+            log_probabilities = model(ids[None]).logits[0].log_softmax(dim=-1)
+        terms = [log_probabilities[t - 1, ids[t]] for t in range(prompt, len(ids))]
+        assert row["mean_log_probability"] == pytest.approx(float(torch.stack(terms).mean()), rel=1e-5)
+    batch = collate(list(tokenize_dataset(result)), 0)
+    with torch.no_grad():
+        losses = sequence_losses(model(batch["input_ids"], batch["attention_mask"]).logits, batch["labels"])
+    assert losses.tolist() == pytest.approx([-value for value in result["mean_log_probability"]], rel=1e-5)
+
+
+def test_conversational_prompts_go_through_the_chat_template(model, tokenizer):
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS[:3]])
+    result = elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(max_new_tokens=4))
+    plain = prompt_rows([f"user {text} assistant" for text in PROMPTS[:3]])
+    expected = elicit_self_knowledge(model, tokenizer, plain, ElicitationConfig(max_new_tokens=4))
+    assert result["input_ids"][:] == expected["input_ids"][:]
+    assert result["completion"][:] == expected["completion"][:]
+    assert result["prompt"][:] == rows["prompt"][:]
+
+
+def test_other_columns_and_their_types_are_kept(model, tokenizer):
+    rows = prompt_rows().add_column("answer", [0, 1, 0, 1, 0, 1, 0])
+    rows = rows.cast_column("answer", ClassLabel(names=["no", "yes"]))
+    result = elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(max_new_tokens=3))
+    assert result.features["answer"] == rows.features["answer"]
+    assert result.column_names[:3] == ["prompt", "task", "answer"]
+    assert (
+        dict(zip(result["prompt"], result["task"], strict=True)).items()
+        <= dict(zip(rows["prompt"], rows["task"], strict=True)).items()
+    )
+
+
+def sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **settings) -> list[list[int]]:
+    settings = {"max_new_tokens": 5, "do_sample": True} | settings
+    return elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))["input_ids"][
+        :
+    ]
+
+
+def test_sampling_depends_on_the_seed_and_not_on_the_batch(model, tokenizer):
+    first = sampled(model, tokenizer, seed=1)
+    assert sampled(model, tokenizer, seed=1) == first
+    assert sampled(model, tokenizer, seed=1, batch_size=2) == first
+    assert sampled(model, tokenizer, seed=2) != first
+    assert sampled(model, tokenizer, do_sample=False) != first
+
+
+def test_sampling_settings_narrow_the_distribution_to_the_greedy_choice(model, tokenizer):
+    greedy = sampled(model, tokenizer, do_sample=False)
+    assert sampled(model, tokenizer, temperature=1e-4) == greedy
+    assert sampled(model, tokenizer, top_p=1e-6) == greedy
+
+
+def test_sampled_frequencies_are_the_models_probabilities(model):
+    rows = 4000
+    config = ElicitationConfig(batch_size=rows, max_new_tokens=1, do_sample=True, temperature=3.0)
+    drawn = generate_completions(model, [[3, 4]] * rows, config, pad_token_id=0, eos_token_ids=[1])
+    counts = torch.bincount(torch.tensor([c.token_ids[0] for c in drawn]), minlength=VOCABULARY).double()
+    with torch.no_grad():
+        expected = rows * (model(torch.tensor([[3, 4]])).logits[0, -1] / 3.0).softmax(-1).double()
+    # Chi-squared over VOCABULARY - 1 degrees of freedom: mean 39, standard deviation below 9.
+    assert float(((counts - expected) ** 2 / expected).sum()) < 39 + 6 * 9
+
+
+def test_model_settings_mode_and_random_state_are_restored(model, tokenizer):
+    expected = elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(max_new_tokens=5))
+    model.generation_config.update(do_sample=True, temperature=0.3, repetition_penalty=9.0, top_k=3)
+    own = model.generation_config
+    model.activation_checkpointing_enable()
+    model.config.use_cache = False
+    model.train()
+    model.model.layers[0].eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    state = torch.get_rng_state()
+
+    result = elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(max_new_tokens=5))
+
+    assert result.to_list() == expected.to_list()
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert model.generation_config is own
+    assert own.repetition_penalty == 9.0
+    assert model.config.use_cache is False
+    assert model.is_activation_checkpointing
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_state_is_restored_after_a_failure(model, tokenizer, monkeypatch):
+    own = model.generation_config
+    model.train()
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    with pytest.raises(ValueError, match="logits are not finite"):
+        elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(max_new_tokens=2))
+    assert model.training
+    assert model.generation_config is own
+
+
+# PEFT 0.21 reads the property that transformers 5.23 renamed.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_fresh_adapter_answers_as_its_base_model(model, tokenizer):
+    config = ElicitationConfig(max_new_tokens=5)
+    stops = with_some_stops(model, tokenizer, steps=5)
+    expected = elicit_self_knowledge(model, tokenizer, prompt_rows(), config).to_list()
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+    adapted.train()
+    assert elicit_self_knowledge(adapted, tokenizer, prompt_rows(), config).to_list() == expected
+    assert adapted.training
+    assert adapted.generation_config.eos_token_id == stops
+    assert adapted.get_base_model().generation_config.eos_token_id == stops
+
+
+def test_duplicates_and_empty_answers_are_counted_and_dropped(model, tokenizer, caplog):
+    first = decode_alone(model, tokenizer(PROMPTS[1])["input_ids"], 1, ())[0]
+    model.generation_config.eos_token_id = first
+    alone = [decode_alone(model, tokenizer(prompt)["input_ids"], 1, ())[0] for prompt in PROMPTS]
+    empty = sum(token in (first, 1) for token in alone)
+    assert 0 < empty < len(PROMPTS)
+    repeated = next(p for p, token in zip(PROMPTS, alone, strict=True) if token not in (first, 1))
+    rows = prompt_rows([*PROMPTS, repeated, repeated])
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        result, counts = elicit_with_counts(model, tokenizer, rows, ElicitationConfig(max_new_tokens=4))
+    assert (counts.prompts, counts.duplicates, counts.empty) == (len(PROMPTS) + 2, 2, empty)
+    assert counts.kept == len(result) == counts.prompts - counts.duplicates - counts.empty
+    assert counts.tokens >= counts.prompts
+    assert not counts.cached
+    assert "t7" not in result["task"][:]
+    assert [record.message for record in caplog.records] == [
+        f"Elicitation kept {counts.kept} of 9 completions; dropped: 2 duplicates, {empty} empty."
+    ]
+
+
+def test_nothing_but_empty_answers_is_an_error(model, tokenizer):
+    first = decode_alone(model, tokenizer(PROMPTS[1])["input_ids"], 1, ())[0]
+    model.generation_config.eos_token_id = first
+    rows = prompt_rows([PROMPTS[1]] * 2)
+    with pytest.raises(ValueError, match="all 2 completions are empty"):
+        elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(max_new_tokens=4))
+
+
+@pytest.fixture
+def generated(monkeypatch) -> list[int]:
+    """Length 1 more for each time that the model is really asked."""
+    calls: list[int] = []
+
+    def counting(*args, **kwargs):
+        calls.append(1)
+        return generate_completions(*args, **kwargs)
+
+    monkeypatch.setattr(elicitation, "generate_completions", counting)
+    return calls
+
+
+def test_cache_answers_only_the_same_question(model, tokenizer, tmp_path, generated, caplog):
+    settings = {"max_new_tokens": 4, "cache_dir": str(tmp_path)}
+    first, counts = elicit_with_counts(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))
+    assert not counts.cached
+    with caplog.at_level(logging.INFO, logger="graceful_forgetting"):
+        again, counts = elicit_with_counts(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))
+    assert again.to_list() == first.to_list()
+    assert counts.cached
+    assert "comes from the cache" in caplog.text
+    # What does not decide the answers: batch size, the seed of greedy decoding, columns beside the prompt.
+    for change in ({"batch_size": 2}, {"seed": 7}):
+        elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings | change))
+    other = elicit_self_knowledge(
+        model, tokenizer, prompt_rows().rename_column("task", "source"), ElicitationConfig(**settings)
+    )
+    assert "source" in other.column_names
+    assert len(generated) == 1
+
+    for change in ({"max_new_tokens": 3}, {"do_sample": True}, {"do_sample": True, "seed": 7}):
+        elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings | change))
+    elicit_self_knowledge(model, tokenizer, prompt_rows(PROMPTS[::-1]), ElicitationConfig(**settings))
+    with torch.no_grad():
+        model.lm_head.weight[5] += 0.01
+    elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))
+    assert len(generated) == 6
+
+
+def truncate_rows(entry):
+    file = next((entry / "completions").glob("*.arrow"))
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def exchange_rows(entry):
+    shutil.rmtree(entry / "completions")
+    rows = [{"token_ids": [3], "stopped": False, "mean_log_probability": -1.0}] * len(PROMPTS)
+    Dataset.from_list(rows).save_to_disk(str(entry / "completions"))
+
+
+DAMAGE = {
+    "header missing": lambda entry: (entry / "header.json").unlink(),
+    "header not json": lambda entry: (entry / "header.json").write_text("{"),
+    "header empty": lambda entry: (entry / "header.json").write_text(json.dumps({})),
+    "header not a dict": lambda entry: (entry / "header.json").write_text(json.dumps([])),
+    "rows missing": lambda entry: shutil.rmtree(entry / "completions"),
+    "rows truncated": truncate_rows,
+    "rows exchanged": exchange_rows,
+    "info missing": lambda entry: (entry / "completions" / "dataset_info.json").unlink(),
+    "info not json": lambda entry: (entry / "completions" / "dataset_info.json").write_text("x"),
+    "state not json": lambda entry: (entry / "completions" / "state.json").write_text(""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_cache_is_made_again_with_a_warning(damage, model, tokenizer, tmp_path, generated, caplog):
+    config = ElicitationConfig(max_new_tokens=4, cache_dir=str(tmp_path))
+    first = elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
+    (entry,) = tmp_path.iterdir()
+    DAMAGE[damage](entry)
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        again = elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
+    assert again.to_list() == first.to_list()
+    assert "are damaged" in caplog.text
+    assert len(generated) == 2
+    elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
+    assert len(generated) == 2
+    assert list(tmp_path.iterdir()) == [entry]
