@@ -1,6 +1,7 @@
 """Graceful forgetting: fine-tune a language model while it unlearns what gets in the way.
 
-The public names are imported on first use (PEP 562): importing TRL takes seconds, which `graceful --help` need not wait for.
+The public names are imported on first use (PEP 562): importing TRL takes seconds, which `graceful --help` need not
+wait for.
 """
 
 from importlib import import_module

@@ -95,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _configure_logging(verbose: bool) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
     from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging
 
@@ -186,24 +188,19 @@ def _stage(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.experiment.pipeline import Pipeline
 
     pipeline = Pipeline(run, lwf, model, announce=_announce)
-    command = options.command
-    if command == "elicit":
-        pipeline.self_knowledge()
-    elif command == "posterior":
-        pipeline.posterior()
-    elif command == "score":
-        pipeline.scores()
-    elif command == "select":
-        pipeline.selection()
-    elif command == "train":
-        for arm, seed in pipeline.arms:
-            if seed is not None:
-                pipeline.arm(arm, seed)
-    elif command == "evaluate":
-        for arm, seed in pipeline.arms:
-            pipeline.evaluation(arm, seed)
-    else:
-        _report(pipeline)
+    last = "report" if options.command == "run" else options.command
+    steps: dict[str, Callable[[], object]] = {
+        "elicit": pipeline.self_knowledge,
+        "posterior": pipeline.posterior,
+        "score": pipeline.scores,
+        "select": pipeline.selection,
+        "train": pipeline.train,
+        "evaluate": pipeline.evaluate,
+        "report": lambda: _report(pipeline),
+    }
+    # One stage asks for those that it reads and no more; the report reads all.
+    for name in steps if last == "report" else [last]:
+        steps[name]()
 
 
 def _report(pipeline: Any) -> None:

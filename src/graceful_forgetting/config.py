@@ -89,10 +89,12 @@ class ConfidenceConfig:
     )
     batch_size: int = _setting(16, "Samples per forward and backward pass; does not change the result.")
     engine: ConfidenceEngine = _setting(
-        "batched", "'batched': one backward pass a batch; 'oracle': one backward pass a sample (slow, for checks)."
+        "batched",
+        "'batched': one backward pass a batch; 'oracle': one backward pass a sample (slow, for checks).",
     )
     strict: bool = _setting(
-        False, "Refuse a model with modules that have no batched rule, instead of using the slow exact path for them."
+        False,
+        "Refuse a model with modules that have no batched rule, instead of using the slow exact path for them.",
     )
 
     def __post_init__(self) -> None:
@@ -103,10 +105,14 @@ class ConfidenceConfig:
 
 @dataclass
 class SelectionConfig:
-    """Which scored samples are unlearned (stage 4). Exactly one of `fraction`, `count`, `threshold` decides how many."""
+    """Which scored samples are unlearned (stage 4).
+
+    Exactly one of `fraction`, `count`, `threshold` and `quotas` says how many.
+    """
 
     strategy: SelectionStrategy = _setting(
-        "highest", "'highest' or 'lowest' confidence, 'random', or 'threshold' (all scores above one)."
+        "highest",
+        "'highest' or 'lowest' confidence, 'random', or 'threshold' (every score of at least forget_threshold).",
     )
     fraction: float | None = _setting(None, "Share of the scored samples that is unlearned, in (0, 1].")
     count: int | None = _setting(None, "Number of scored samples that is unlearned.")
@@ -127,16 +133,19 @@ class SelectionConfig:
                 raise ValueError(f"quotas={self.quotas!r} is not valid JSON: {error}") from error
         given = [name for name in ("fraction", "count", "threshold", "quotas") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are both set, and each decides how many samples: keep one")
+            raise ValueError(f"{', '.join(given)} are set together, and each decides how many samples: keep one")
         if (self.strategy == "threshold") != (self.threshold is not None):
             raise ValueError(
-                f"strategy={self.strategy!r} with threshold={self.threshold!r}: strategy 'threshold' needs a threshold, "
-                "and no other strategy takes one"
+                f"strategy={self.strategy!r} with threshold={self.threshold!r}: strategy 'threshold' needs a "
+                "threshold, and no other strategy takes one"
             )
         if not given:
             raise ValueError("set one of fraction, count, quotas or threshold: how many samples to unlearn")
         _require(
-            self.fraction is None or 0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]: the share of samples"
+            self.fraction is None or 0 < self.fraction <= 1,
+            "fraction",
+            self.fraction,
+            "in (0, 1]: the share of samples",
         )
         _require(self.count is None or self.count >= 1, "count", self.count, "at least 1")
 
@@ -214,7 +223,8 @@ class LWFConfig(SFTConfig):
     unlearn_gradient_accumulation_steps: int = _setting(1, "Passes that are summed to one unlearning update.")
 
     guard: bool = _setting(
-        True, "Stop unlearning for good, and say why, when the learning or held-out loss degrades past guard_margin."
+        True,
+        "Stop unlearning for good, and say why, when the learning or held-out loss degrades past guard_margin.",
     )
     guard_margin: float = _setting(
         0.5,
@@ -225,9 +235,10 @@ class LWFConfig(SFTConfig):
         names = {f.name for f in fields(SFTConfig)}
         # TRL 1.16 sets the old name by default, and transformers 5.23 warns of it unless the new one is set too.
         # Can go when TRL's default uses `activation_checkpointing`.
-        if "activation_checkpointing" in names and self.activation_checkpointing is None:
+        if "activation_checkpointing" in names and self.activation_checkpointing is None:  # type: ignore[has-type]
             self.activation_checkpointing = self.gradient_checkpointing
-        if self.bf16 is None and not self.fp16 and not self.use_cpu and not is_torch_bf16_gpu_available():
+        unset = self.bf16 is None  # type: ignore[has-type]
+        if unset and not self.fp16 and not self.use_cpu and not is_torch_bf16_gpu_available():
             self.bf16 = False
         super().__post_init__()
         self._check_unlearning()

@@ -191,8 +191,7 @@ def _data_type(columns: Sequence[str], argument: str) -> str:
         )
     if not present:
         raise ValueError(
-            f"{argument} has none of the accepted sets of columns. Needed: {_ACCEPTED}. There are: "
-            f"{_listed(columns)}"
+            f"{argument} has none of the accepted sets of columns. Needed: {_ACCEPTED}. There are: {_listed(columns)}"
         )
     return present[0]
 
@@ -227,9 +226,7 @@ def _tokenize(dataset: Dataset, kind: str, processing_class: object, argument: s
             # The completion starts where the two tokenisations part, which may be before the end of the
             # prompt: tokens can merge across the boundary, and a template may render a lone prompt otherwise.
             prompt_ids = tokenize_prompt(row, tokenizer)
-            start = sum(
-                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, ids, strict=False))
-            )
+            start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, ids, strict=False)))
         return {"input_ids": ids, "labels": [IGNORE_INDEX] * start + ids[start:]}
 
     return dataset.map(ids_and_labels, with_indices=True, desc=f"Tokenising {argument}")
@@ -265,10 +262,7 @@ def _label_tokenized(dataset: Dataset) -> Dataset:
     def labels(row: dict[str, Any]) -> dict[str, list[int]]:
         bits = zip(*(row[name] for name in masks), strict=True) if masks else ((1,) for _ in row["input_ids"])
         return {
-            "labels": [
-                token if all(kept) else IGNORE_INDEX
-                for token, kept in zip(row["input_ids"], bits, strict=True)
-            ]
+            "labels": [token if all(kept) else IGNORE_INDEX for token, kept in zip(row["input_ids"], bits, strict=True)]
         }
 
     return dataset.map(labels, remove_columns=masks, desc="Building labels")

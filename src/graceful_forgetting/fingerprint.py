@@ -48,9 +48,7 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def fingerprint_rows(
-    rows: Dataset | Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
-) -> str:
+def fingerprint_rows(rows: Dataset | Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """Hash of the values of `columns` (default: all), row by row.
 
     File path, Arrow chunking and cache history do not matter; the order of rows does, that of columns does
@@ -78,7 +76,7 @@ def fingerprint_json(obj: Any) -> str:
     return hasher.hexdigest()
 
 
-def _hasher() -> "hashlib._Hash":
+def _hasher() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 

@@ -92,18 +92,14 @@ def generate_completions(
     return [completions[i] for i in range(len(prompt_ids))]
 
 
-def stop_token_ids(
-    model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase
-) -> list[int]:
+def stop_token_ids(model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end a completion: the EOS tokens of the model's generation settings and of its tokenizer."""
     configured = model.generation_config.eos_token_id
     ids = set(configured if isinstance(configured, list) else [configured]) | {processing_class.eos_token_id}
     return sorted(ids - {None})
 
 
-def check_context(
-    prompt_ids: Sequence[Sequence[int]], model: PreTrainedModel | PeftModel, max_new_tokens: int
-) -> None:
+def check_context(prompt_ids: Sequence[Sequence[int]], model: PreTrainedModel | PeftModel, max_new_tokens: int) -> None:
     """Raise `ValueError` where a prompt and `max_new_tokens` do not fit the model's context or vocabulary."""
     text_config = model.config.get_text_config()
     largest = max(range(len(prompt_ids)), key=lambda i: max(prompt_ids[i]))
@@ -174,9 +170,7 @@ class _RowNoise(LogitsProcessor):
         return scores - torch.stack(draws).log()
 
 
-def _sampling(
-    row_numbers: Sequence[int], config: ElicitationConfig, device: torch.device
-) -> LogitsProcessorList:
+def _sampling(row_numbers: Sequence[int], config: ElicitationConfig, device: torch.device) -> LogitsProcessorList:
     processors = LogitsProcessorList()
     if config.temperature != 1:
         processors.append(TemperatureLogitsWarper(config.temperature))

@@ -50,9 +50,7 @@ class LearningPosterior:
         self, mean: Mapping[str, Tensor], precision: Mapping[str, Tensor], metadata: Mapping[str, Any]
     ) -> None:
         self.mean = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in mean.items()}
-        self.precision = {
-            name: tensor.detach().to("cpu", torch.float32) for name, tensor in precision.items()
-        }
+        self.precision = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in precision.items()}
         self.metadata = dict(metadata)
         self.check_values()
 
@@ -60,14 +58,11 @@ class LearningPosterior:
         """Raise `ValueError` where mean and precision do not fit together or hold impossible values."""
         if set(self.mean) != set(self.precision):
             odd = sorted(set(self.mean) ^ set(self.precision))
-            raise ValueError(
-                f"mean and precision must name the same parameters; only one has {', '.join(odd)}"
-            )
+            raise ValueError(f"mean and precision must name the same parameters; only one has {', '.join(odd)}")
         for name, precision in self.precision.items():
             if precision.shape != self.mean[name].shape:
                 raise ValueError(
-                    f"precision of {name} has shape {tuple(precision.shape)}, its mean "
-                    f"{tuple(self.mean[name].shape)}"
+                    f"precision of {name} has shape {tuple(precision.shape)}, its mean {tuple(self.mean[name].shape)}"
                 )
             if not bool(precision.isfinite().all()):
                 raise ValueError(f"precision of {name} is not finite; estimate the posterior again")
@@ -99,19 +94,13 @@ class LearningPosterior:
                 header = json.loads((file.metadata() or {}).get(_HEADER, "null"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); delete it and estimate the posterior again"
-            ) from error
+            raise ValueError(f"{path} is damaged ({error}); delete it and estimate the posterior again") from error
         if header is None:
             raise ValueError(f"{path} is no posterior: its header has no entry {_HEADER}")
         if header.pop("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has another format version than {FORMAT_VERSION}; estimate the posterior again"
-            )
+            raise ValueError(f"{path} has another format version than {FORMAT_VERSION}; estimate the posterior again")
         if header.pop("tensors") != fingerprint_tensors(tensors):
-            raise ValueError(
-                f"{path} is damaged (its tensors are not those that were written); estimate it again"
-            )
+            raise ValueError(f"{path} is damaged (its tensors are not those that were written); estimate it again")
         posterior = cls(_with_prefix(tensors, _MEAN), _with_prefix(tensors, _PRECISION), header)
         if model is not None:
             posterior.check_model(model)
@@ -125,8 +114,7 @@ class LearningPosterior:
             if theirs[key] != own[key]:
                 raise ValueError(
                     f"the posterior belongs to another model: {meaning} differ (model {theirs[key]}, "
-                    f"posterior {own[key]}); estimate the posterior for this model, or load the model that it "
-                    "was made for"
+                    f"posterior {own[key]}); estimate one for this model, or load the model that it is for"
                 )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -169,9 +157,7 @@ def estimate_posterior(
     # Copied: the reference model may be the base model's own module, which is then set back to θ_base.
     mean = {name: p.detach().clone() for name, p in reference_model.named_parameters() if p.requires_grad}
     if not mean:
-        raise ValueError(
-            "reference_model has no parameter that requires a gradient; unfreeze what was trained"
-        )
+        raise ValueError("reference_model has no parameter that requires a gradient; unfreeze what was trained")
     if isinstance(model, nn.Module):
         _check_parameters(model, {name: p.shape for name, p in mean.items()}, "the reference model")
         model = fingerprint_model(model)
@@ -227,9 +213,7 @@ def _fisher(model: PreTrainedModel, rows: Dataset, config: PosteriorConfig) -> t
     squares = SquaredGradients(parameters)
     with (
         PerSampleEngine(model, parameters) as engine,
-        tqdm(
-            total=len(lengths), desc="Estimating Fisher information", unit="sample", disable=None
-        ) as progress,
+        tqdm(total=len(lengths), desc="Estimating Fisher information", unit="sample", disable=None) as progress,
     ):
         for indices in batches(lengths, config.batch_size):
 
@@ -256,8 +240,8 @@ def _not_finite(model: PreTrainedModel, rows: Dataset, indices: list[int]) -> Fl
             wrong.append(str(index))
     named = ", ".join(wrong or map(str, sorted(indices)))
     return FloatingPointError(
-        f"learning: the gradient of row {named} is not finite; look for NaN in the model's weights, or load it "
-        "in float32"
+        f"learning: the gradient of row {named} is not finite; look for NaN in the model's weights, or load "
+        "it in float32"
     )
 
 

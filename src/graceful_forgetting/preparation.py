@@ -21,7 +21,7 @@ from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.reference import reference_args, train_reference
-from graceful_forgetting.selection import select_with_audit
+from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset]) -> 
         forget_dataset = concatenate_datasets(named) if named else Dataset.from_dict({})
     if not isinstance(forget_dataset, Dataset):
         raise TypeError(
-            "forget_dataset must be a datasets.Dataset or a dict of them by task, not "
-            f"{type(forget_dataset).__name__}"
+            f"forget_dataset must be a datasets.Dataset or a dict of them by task, not {type(forget_dataset).__name__}"
         )
     if len(forget_dataset) == 0:
         raise ValueError("forget_dataset has no rows: give at least one prompt, or set unlearn_every=0")
@@ -129,7 +128,8 @@ def prepare_unlearning(
         data_collator: of the learning batches, used by the reference run.
     """
     main_process = args.process_index == 0
-    posterior, reference_log = None, []
+    posterior: LearningPosterior | None = None
+    reference_log: list[dict[str, float]] = []
     if SCORE_COLUMN in forget_dataset.column_names:
         scored = tokenize_dataset(forget_dataset, processing_class, argument="forget_dataset")
     else:
@@ -153,6 +153,8 @@ def prepare_unlearning(
                 base_fingerprint, model, train_dataset, args.posterior_config(), processing_class
             )
         scored = score_confidence(model, knowledge, posterior, args.confidence_config(), processing_class)
+    if SOURCE_INDEX in scored.column_names:
+        scored = scored.remove_columns(SOURCE_INDEX)
     selected, audit = select_with_audit(scored, **asdict(args.selection_config()))
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
     if main_process:

@@ -146,9 +146,7 @@ def _pool(scored: Dataset, task_column: str, score_column: str) -> _Pool:
             scores[index] = score
     if not scores:
         reasons = ", ".join(f"{number} x {reason}" for reason, number in not_eligible.items())
-        raise ValueError(
-            f"scored: no row has a usable score in {score_column!r} ({reasons}); score the rows first"
-        )
+        raise ValueError(f"scored: no row has a usable score in {score_column!r} ({reasons}); score the rows first")
     named = task_column in scored.column_names
     tasks = [str(task) for task in plain[task_column]] if named else [""] * len(scored)
     return _Pool(scores, tasks, dict(not_eligible))
@@ -200,21 +198,15 @@ def _choose_by_task(order: Sequence[int], pool: _Pool, quotas: Mapping[str, floa
 def _number(name: str, wanted: float, available: int) -> int:
     """Rows that a count (int) or a share (float) of the available rows stands for."""
     if isinstance(wanted, bool) or not isinstance(wanted, int | float):
-        raise ValueError(
-            f"{name}={wanted!r} is not valid: it must be a share in (0, 1] or a whole number of rows"
-        )
+        raise ValueError(f"{name}={wanted!r} is not valid: it must be a share in (0, 1] or a whole number of rows")
     if available == 0:
         raise ValueError(f"{name}={wanted}: there is no row with a score to choose from")
     if isinstance(wanted, int):
         if not 1 <= wanted <= available:
-            raise ValueError(
-                f"{name}={wanted} is not valid: it must be from 1 to {available}, the rows with a score"
-            )
+            raise ValueError(f"{name}={wanted} is not valid: it must be from 1 to {available}, the rows with a score")
         return wanted
     if not 0 < wanted <= 1:
-        raise ValueError(
-            f"{name}={wanted} is not valid: a share must be in (0, 1] (a number of rows is an int)"
-        )
+        raise ValueError(f"{name}={wanted} is not valid: a share must be in (0, 1] (a number of rows is an int)")
     return max(1, round(wanted * available))
 
 

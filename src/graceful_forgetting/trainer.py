@@ -75,7 +75,8 @@ class LWFTrainer(PlainTrainer):
         "citation": textwrap.dedent("""\
             @inproceedings{jiang2025graceful,
                 title     = {{Graceful Forgetting in Generative Language Models}},
-                author    = {Jiang, Chunyang and Chan, Chi-Min and Cai, Yiyang and Liu, Yulong and Xue, Wei and Guo, Yike},
+                author    = {Jiang, Chunyang and Chan, Chi-Min and Cai, Yiyang and Liu, Yulong and Xue, Wei and
+                             Guo, Yike},
                 year      = 2025,
                 booktitle = {Proceedings of the 2025 Conference on Empirical Methods in Natural Language Processing},
             }"""),
@@ -178,9 +179,7 @@ class LWFTrainer(PlainTrainer):
         batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._updates is not None and batches[0]:
             self._observe_learning_loss()
-            if not self._updates.guard.stopped and is_unlearning_step(
-                self.state.global_step, self.args.unlearn_every
-            ):
+            if not self._updates.guard.stopped and is_unlearning_step(self.state.global_step, self.args.unlearn_every):
                 with preserved_rng(seed=self.args.seed + self._updates.count):
                     self._unlearn(self._updates)
         return batches

@@ -47,9 +47,10 @@ def test_prompts_only_runs_every_stage(tmp_path, make_model, tokenizer, learning
         assert torch.equal(tensor, before[name]), f"{name} was not restored"
 
     assert len(preparation.selected) == round(0.5 * len(preparation.scored))
-    assert min(preparation.selected["forgetting_confidence"]) >= sorted(
-        preparation.scored["forgetting_confidence"]
-    )[-len(preparation.selected)]
+    assert (
+        min(preparation.selected["forgetting_confidence"])
+        >= sorted(preparation.scored["forgetting_confidence"])[-len(preparation.selected)]
+    )
     folder = tmp_path / "preparation"
     assert load_from_disk(str(folder / "scored")).column_names == preparation.scored.column_names
     assert json.loads((folder / "selection.json").read_text())["chosen"] == len(preparation.selected)
@@ -83,7 +84,11 @@ def test_posterior_is_that_of_the_reference_run(tmp_path, make_model, tokenizer,
 
 def test_given_answers_are_scored_and_not_elicited(tmp_path, make_model, tokenizer, learning, forgetting):
     trainer = LWFTrainer(
-        make_model(), config(tmp_path), train_dataset=learning, processing_class=tokenizer, forget_dataset=forgetting
+        make_model(),
+        config(tmp_path),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting,
     )
     scored = trainer.prepare_unlearning().scored
     assert scored["completion"] == forgetting["completion"]

@@ -154,7 +154,10 @@ FAST_MODELS = {
 }
 SLOW_MODELS = {
     "unknown_module": (lambda: llama_with(lambda inner: nn.Sequential(inner, Scale(32))), ".scale"),
-    "hidden_transpose": (lambda: llama_with(lambda inner: nn.Sequential(inner, Transposed(32, 32))), ".1.weight"),
+    "hidden_transpose": (
+        lambda: llama_with(lambda inner: nn.Sequential(inner, Transposed(32, 32))),
+        ".1.weight",
+    ),
     "functional_use": (lambda: llama_with(FunctionalUse), ".inner.weight"),
     "mixture_of_experts": (mixtral, "experts.gate_up_proj"),
 }
@@ -221,9 +224,7 @@ def test_scores_equal_one_backward_pass_a_sample(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SLOW_MODELS)
-def test_modules_without_a_rule_take_the_announced_slow_path(
-    kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_modules_without_a_rule_take_the_announced_slow_path(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     make, named = SLOW_MODELS[kind]
     model = build(make)
     posterior = posterior_of(model)

@@ -67,7 +67,10 @@ class WatchedLWFTrainer(LWFTrainer):
 def test_unlearning_off_equals_sft(tmp_path, make_model, tokenizer, learning, forgetting, off):
     dropout = {"attention_dropout": 0.2}
     plain = SFTTrainer(
-        make_model(**dropout), SFTConfig(str(tmp_path), **COMMON), train_dataset=learning, processing_class=tokenizer
+        make_model(**dropout),
+        SFTConfig(str(tmp_path), **COMMON),
+        train_dataset=learning,
+        processing_class=tokenizer,
     )
     plain.train()
     forget = None if off == "no forget_dataset" else forgetting

@@ -122,9 +122,15 @@ def test_overwrite_spares_a_folder_that_is_no_text_model(tmp_path: Path) -> None
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_missing_parent_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"output_dir=.*nowhere.* does not exist; create it first"):
-        build_text_model(tmp_path / "nowhere" / "model", TEXTS, **TINY)
+def test_missing_parent_folders_are_made(tmp_path: Path) -> None:
+    output = build_text_model(tmp_path / "models" / "text", TEXTS, **{**TINY, "steps": 1})
+    assert (output / "config.json").is_file()
+
+
+def test_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"output_dir=.*model': .*file is a file, not a folder"):
+        build_text_model(tmp_path / "file" / "model", TEXTS, **TINY)
 
 
 @pytest.mark.parametrize(

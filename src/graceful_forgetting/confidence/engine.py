@@ -99,7 +99,7 @@ class PerSampleEngine:
             for parameter in self._parameters.values():
                 parameter.requires_grad_(False)
             canonical = {id(parameter): name for name, parameter in self._parameters.items()}
-            ruleless = set()
+            ruleless: set[str] = set()
             for module in self._model.modules():
                 owned = {
                     local: canonical[id(parameter)]
@@ -179,9 +179,7 @@ class PerSampleEngine:
         rule = rule_for(module)
         assert rule is not None
 
-        def note(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-        ) -> Tensor | None:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
             names = {local: name for local, name in owned.items() if name not in self._slow}
             if not self._recording or not names:
                 return None
@@ -266,11 +264,7 @@ class PerSampleEngine:
         finally:
             for parameter in parameters.values():
                 parameter.requires_grad_(False)
-        return {
-            name: gradient
-            for name, gradient in zip(parameters, gradients, strict=True)
-            if gradient is not None
-        }
+        return {name: gradient for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
     def _check_rules(self, batch: Mapping[str, Tensor]) -> None:
         """Compare every rule's result on a small batch with autograd's, and demote those that differ."""
@@ -286,9 +280,7 @@ class PerSampleEngine:
                 expected.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0))
         wrong = {
             name
-            for name, agrees in found.agreement(
-                expected, {n: self._parameters[n].dtype for n in fast}
-            ).items()
+            for name, agrees in found.agreement(expected, {n: self._parameters[n].dtype for n in fast}).items()
             if not agrees
         }
         if wrong:

@@ -65,8 +65,9 @@ def score_confidence(
         processing_class: tokenizer; may be None where the data are tokenised.
 
     Raises:
-        ValueError: a posterior of another model; packed rows; a row that exceeds the model's context; no
-            row in which a token counts; with `strict`, a model with modules that no batched rule covers.
+        ValueError: a posterior of another model; weights that are not finite; packed rows; a row that
+            exceeds the model's context; no row in which a token counts; with `strict`, a model with modules
+            that no batched rule covers.
         FloatingPointError: a sample whose loss or gradient is not finite, by row.
     """
     config = config or ConfidenceConfig()
@@ -76,6 +77,9 @@ def score_confidence(
     posterior.check_values()
 
     parameters = {name: p.detach() for name, p in model.named_parameters() if name in posterior.precision}
+    for name, parameter in parameters.items():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"model: {name} is not finite; load an undamaged checkpoint")
     precision = posterior.precision
     difference = {name: p.float().cpu() - posterior.mean[name] for name, p in parameters.items()}
     linear_weights = {name: precision[name] * difference[name] for name in precision}

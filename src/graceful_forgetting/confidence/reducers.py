@@ -57,11 +57,12 @@ class ConfidenceTerms:
         self.quadratic = torch.zeros(batch, dtype=torch.float64, device=device)
 
     def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
-        v, f = (weight[row : row + block.shape[1]].flatten() for weight in self._weights[name])
-        flat = block.flatten(1)
+        v, f = (weight[row : row + block.shape[1]] for weight in self._weights[name])
         samples = slice(sample, sample + len(block))
-        self.linear[samples] += (flat @ v).to(self.linear.device)
-        self.quadratic[samples] += (flat.square_() @ f).to(self.quadratic.device)
+        # Products are summed by torch.sum, pairwise: a matrix-vector product over so many elements accumulates
+        # naively in float32 and loses two digits.
+        self.linear[samples] += (block * v).sum(dim=(1, 2), dtype=torch.float64).to(self.linear)
+        self.quadratic[samples] += block.square_().mul_(f).sum(dim=(1, 2)).to(self.quadratic)
 
     def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
         v, f = (weight[rows] for weight in self._weights[name])
@@ -111,9 +112,7 @@ class Signature:
     def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
         u, w = self._vectors(torch.arange(row, row + block.shape[1], device=block.device), block)
         projection = (block @ w) @ u
-        self._totals(name)[sample : sample + len(block)] += self._pair(
-            block.square().sum(dim=(1, 2)), projection
-        )
+        self._totals(name)[sample : sample + len(block)] += self._pair(block.square().sum(dim=(1, 2)), projection)
 
     def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
         u, w = self._vectors(rows, values)
@@ -123,8 +122,8 @@ class Signature:
     def agreement(self, other: "Signature", dtypes: Mapping[str, torch.dtype]) -> dict[str, bool]:
         """Whether both saw the same gradient, for every parameter of `dtypes`, to the precision of its type.
 
-        A gradient that is rounding noise (0 in exact arithmetic) is judged against the largest one of its
-        sample.
+        A gradient that is rounding noise (0 in exact arithmetic) is judged against the largest one of its sample.
+        Samples whose gradient is not finite cannot be compared and are passed over.
         """
         zero = torch.zeros(self._batch, 2, dtype=torch.float64)
         norms = {name: other.values.get(name, zero)[:, 0].sqrt() for name in dtypes}
@@ -136,7 +135,7 @@ class Signature:
             allowed = relative * norms[name] + noise * largest
             same_norm = (mine[:, 0].sqrt() - norms[name]).abs() <= allowed
             same_projection = (mine[:, 1] - theirs[:, 1]).abs() <= allowed
-            result[name] = bool((same_norm & same_projection).all())
+            result[name] = bool(((same_norm & same_projection) | ~largest.isfinite()).all())
         return result
 
     def _totals(self, name: str) -> Tensor:

@@ -16,9 +16,7 @@ logger = logging.getLogger(__name__)
 _PADDING = 0
 
 
-def tokenised_rows(
-    dataset: Dataset, processing_class: PreTrainedTokenizerBase | None, *, argument: str
-) -> Dataset:
+def tokenised_rows(dataset: Dataset, processing_class: PreTrainedTokenizerBase | None, *, argument: str) -> Dataset:
     """`dataset` with `input_ids` and `labels`, and no other columns.
 
     Raises `ValueError` for a packed data set, whose rows are no single samples, and what
@@ -54,9 +52,7 @@ def usable_rows(rows: Dataset, model: PreTrainedModel, *, argument: str) -> dict
     for index, row in enumerate(rows):
         ids, labels = row["input_ids"], row["labels"]
         if len(ids) != len(labels):
-            raise ValueError(
-                f"{argument}: row {index} has {len(ids)} input_ids but {len(labels)} labels; pair them"
-            )
+            raise ValueError(f"{argument}: row {index} has {len(ids)} input_ids but {len(labels)} labels; pair them")
         if limit is not None and len(ids) > limit:
             raise ValueError(
                 f"{argument}: row {index} has {len(ids)} tokens, more than the model's context of {limit} "

@@ -53,7 +53,7 @@ class Rows:
         block.view(-1, block.shape[2]).index_add_(0, target, values[inside].float())
 
     def merged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of all G_s that are used: sample (n,) and row (n,) of each, values (n, columns) float32."""
+        """The rows of all G_s that occur: sample (n,) and row (n,) of each, values (n, columns) float32."""
         samples = torch.arange(len(self.ids), device=self.ids.device).unsqueeze(1).expand_as(self.ids)
         stride = int(self.ids.max()) + 1
         keys, inverse = torch.unique(samples * stride + self.ids, return_inverse=True)
@@ -208,14 +208,10 @@ def norm_rule(call: Call) -> tuple[Tensor, Backward]:
     own = {name: parameter.detach() for name, parameter in module.named_parameters(recurse=False)}
     dims = own["weight"].dim()
     if call.output.shape[-dims:] != own["weight"].shape:
-        raise UnsupportedUse(
-            f"a norm with weight {tuple(own['weight'].shape)}, output {tuple(call.output.shape)}"
-        )
+        raise UnsupportedUse(f"a norm with weight {tuple(own['weight'].shape)}, output {tuple(call.output.shape)}")
     call.require_samples(call.output.shape[:-dims])
     args = tuple(value.detach() if isinstance(value, Tensor) else value for value in call.args)
-    kwargs = {
-        name: value.detach() if isinstance(value, Tensor) else value for name, value in call.kwargs.items()
-    }
+    kwargs = {name: value.detach() if isinstance(value, Tensor) else value for name, value in call.kwargs.items()}
 
     def normalised() -> Tensor:
         zeros = {name: torch.zeros_like(value) for name, value in own.items()}

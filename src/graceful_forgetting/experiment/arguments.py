@@ -14,7 +14,6 @@ def _setting(default: Any, help: str) -> Any:
 class RunArguments:
     """Fields of a recipe that no stage config has. Raises `ValueError` naming the field that is missing or wrong."""
 
-    run_name: str | None = _setting(None, "Title of the report; unset: from the tasks.")
     world: str | None = _setting(
         None,
         "A world with known ground truth in place of tasks and model: " + ", ".join(WORLDS) + ".",
@@ -32,9 +31,7 @@ class RunArguments:
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
     )
     learning_limit: int | None = _setting(None, "Learning examples used, drawn by seed; unset: all.")
-    forgetting_limit: int | None = _setting(
-        None, "Prompts used of each forgetting task, drawn by seed; unset: all."
-    )
+    forgetting_limit: int | None = _setting(None, "Prompts used of each forgetting task, drawn by seed; unset: all.")
     eval_limit: int | None = _setting(None, "Test rows used of each task, drawn by seed; unset: all.")
     eval_max_new_tokens: int = _setting(256, "Longest answer generated in the evaluation, in tokens.")
     # Not `eval_batch_size`, which TrainingArguments has as a property.
@@ -52,7 +49,8 @@ class RunArguments:
                     raise ValueError(f"{name} is not set: name a task or a path (or set world)")
         elif self.learning_task or self.forgetting_tasks or self.never_knew_model:
             raise ValueError(
-                f"world={self.world!r} brings its own learning_task, forgetting_tasks and never_knew_model: remove these"
+                f"world={self.world!r} brings its own learning_task, forgetting_tasks and never_knew_model: "
+                "remove these"
             )
         for name in ("learning_limit", "forgetting_limit", "eval_limit"):
             value = getattr(self, name)

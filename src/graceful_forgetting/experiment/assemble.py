@@ -37,7 +37,7 @@ def assemble_result(pipeline: Pipeline) -> tuple[RunResult, Dataset]:
     scored = _samples(pipeline)
     model, data, posterior = pipeline.fingerprints()
     result = RunResult(
-        name=pipeline.run.run_name or _title(pipeline),
+        name=pipeline.lwf.run_name or _title(pipeline),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=pipeline.recipe(),
         provenance=collect_provenance(
@@ -101,15 +101,11 @@ def _samples(pipeline: Pipeline) -> Dataset:
 
 def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
     selection = pipeline.lwf.selection_config()
-    chosen_scores = [
-        score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen
-    ]
+    chosen_scores = [score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen]
     single_cut = selection.quotas is None and selection.strategy in ("highest", "threshold")
     tasks: dict[str, TaskSelection] = {}
     for name, source in pipeline.sources.forgetting.items():
-        rows = [
-            chosen for task, chosen in zip(scored[TASK_COLUMN], scored["chosen"], strict=True) if task == name
-        ]
+        rows = [chosen for task, chosen in zip(scored[TASK_COLUMN], scored["chosen"], strict=True) if task == name]
         tasks[name] = TaskSelection(total=len(rows), chosen=sum(rows), kind=source.kind)
     crossovers = sorted(value for value in scored[CROSSOVER_COLUMN] if value is not None)
     return SelectionResult(
@@ -118,8 +114,6 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
         chosen=len(chosen_scores),
         cut=min(chosen_scores) if single_cut else None,
         step_size=pipeline.lwf.confidence_step_size,
-        crossover_quantiles={
-            str(q): crossovers[round(q * (len(crossovers) - 1))] for q in _QUANTILES if crossovers
-        },
+        crossover_quantiles={str(q): crossovers[round(q * (len(crossovers) - 1))] for q in _QUANTILES if crossovers},
         tasks=tasks,
     )

@@ -78,8 +78,8 @@ class Pipeline:
         self.announce = announce
         if lwf.packing:
             raise ValueError(
-                "packing=True cannot be used with `graceful run`: the Fisher information is a mean over single learning "
-                "examples, and packing joins several in a row. Set packing=False"
+                "packing=True cannot be used with `graceful run`: the Fisher information is a mean over single "
+                "learning examples, and packing joins several in a row. Set packing=False"
             )
         if lwf.unlearn_every == 0:
             raise ValueError(
@@ -115,21 +115,15 @@ class Pipeline:
     def _check_context(self, longest: int) -> None:
         context = self.base_config.max_position_embeddings
         if longest > context:
-            raise ValueError(
-                f"a learning example has {longest} tokens, and the model's context holds {context}"
-            )
+            raise ValueError(f"a learning example has {longest} tokens, and the model's context holds {context}")
 
     @cached_property
     def base_config(self) -> Any:
-        return AutoConfig.from_pretrained(
-            self.sources.model, revision=self.model.model_revision
-        ).get_text_config()
+        return AutoConfig.from_pretrained(self.sources.model, revision=self.model.model_revision).get_text_config()
 
     @cached_property
     def forgetting_prompts(self) -> Dataset:
-        return combine_forget_datasets(
-            {name: source.prompts for name, source in self.sources.forgetting.items()}
-        )
+        return combine_forget_datasets({name: source.prompts for name, source in self.sources.forgetting.items()})
 
     @cached_property
     def base_fingerprint(self) -> dict[str, Any]:
@@ -137,11 +131,7 @@ class Pipeline:
 
     @cached_property
     def never_knew_fingerprint(self) -> dict[str, Any] | None:
-        return (
-            None
-            if self.sources.never_knew is None
-            else fingerprint_model(self.loader.base(self.sources.never_knew))
-        )
+        return None if self.sources.never_knew is None else fingerprint_model(self.loader.base(self.sources.never_knew))
 
     @cached_property
     def data_fingerprints(self) -> dict[str, str]:
@@ -182,8 +172,10 @@ class Pipeline:
 
     def never_knew(self, seed: int) -> Stage:
         """Plain fine-tuning of the model that never knew what gets in the way."""
-        assert self.sources.never_knew is not None and self.never_knew_fingerprint is not None
-        return self._plain_arm("never_knew", self.sources.never_knew, self.never_knew_fingerprint, seed)
+        model, fingerprint = self.sources.never_knew, self.never_knew_fingerprint
+        assert model is not None
+        assert fingerprint is not None
+        return self._plain_arm("never_knew", model, fingerprint, seed)
 
     def _plain_arm(self, arm: str, model: str, fingerprint: dict[str, Any], seed: int) -> Stage:
         name = f"{arm}/seed-{seed}"
@@ -216,9 +208,7 @@ class Pipeline:
             "fingerprint": self.base_fingerprint,
             "data": self.data_fingerprints["forgetting_prompts"],
         }
-        return self._once(
-            "self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build)
-        )
+        return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
 
     def posterior(self) -> Stage:
         """θ*_L from the first plain run and the diagonal Fisher information there."""
@@ -227,16 +217,12 @@ class Pipeline:
         def build(folder: Path, _: str) -> dict[str, Any]:
             base = self.loader.trainable(self.sources.model, self.seeds[0])
             model = self.loader.finished(self.sources.model, reference.path, trainable=True)
-            posterior = estimate_posterior(
-                base, model, self.learning_rows, self.lwf.posterior_config(), self.tokenizer
-            )
+            posterior = estimate_posterior(base, model, self.learning_rows, self.lwf.posterior_config(), self.tokenizer)
             posterior.save_pretrained(folder / "posterior")
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
 
         settings = {**self._settings("posterior_"), "seed": self.lwf.seed}
-        return self._once(
-            "posterior", lambda: self.directory.stage("posterior", settings, [reference], build)
-        )
+        return self._once("posterior", lambda: self.directory.stage("posterior", settings, [reference], build))
 
     def scores(self) -> Stage:
         """Forgetting confidence of every piece of self-knowledge."""
@@ -255,9 +241,7 @@ class Pipeline:
             return {"scored": len(scored)}
 
         settings = self._settings("confidence_")
-        return self._once(
-            "scores", lambda: self.directory.stage("scores", settings, [knowledge, posterior], build)
-        )
+        return self._once("scores", lambda: self.directory.stage("scores", settings, [knowledge, posterior], build))
 
     def selection(self) -> Stage:
         """The samples to unlearn."""
@@ -341,9 +325,7 @@ class Pipeline:
                     max_new_tokens=self.run.eval_max_new_tokens,
                     description=f"{name}: {task_name}",
                 )
-            write_json(
-                folder / "metrics.json", {task_name: asdict(metric) for task_name, metric in metrics.items()}
-            )
+            write_json(folder / "metrics.json", {task_name: asdict(metric) for task_name, metric in metrics.items()})
             return {f"{task_name}_correct": f"{m.correct}/{m.total}" for task_name, m in metrics.items()}
 
         settings = {
@@ -357,6 +339,17 @@ class Pipeline:
     def arm(self, arm: str, seed: int) -> Stage:
         """The trained model of an arm."""
         return {"plain": self.plain, "lwf": self.lwf_run, "never_knew": self.never_knew}[arm](seed)
+
+    def train(self) -> None:
+        """Every training run of every arm."""
+        for arm, seed in self.arms:
+            if seed is not None:
+                self.arm(arm, seed)
+
+    def evaluate(self) -> None:
+        """The evaluation of every model of the run."""
+        for arm, seed in self.arms:
+            self.evaluation(arm, seed)
 
     @cached_property
     def arms(self) -> list[tuple[str, int | None]]:

@@ -63,9 +63,7 @@ def peak_memory() -> PeakMemory:
     """Highest resident memory of this process and highest memory allocated on CUDA devices."""
     device_bytes = None
     if torch.cuda.is_available():
-        device_bytes = sum(
-            torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())
-        )
+        device_bytes = sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
     return PeakMemory(_process_peak_bytes(), device_bytes)
 
 
@@ -173,8 +171,7 @@ def _hide_secrets(arguments: Sequence[str]) -> list[str]:
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON values: credentials hidden, enums by value, other objects as text."""
     return {
-        name: _HIDDEN if name in _SECRETS and value is not None else _plain(value)
-        for name, value in settings.items()
+        name: _HIDDEN if name in _SECRETS and value is not None else _plain(value) for name, value in settings.items()
     }
 
 

@@ -58,8 +58,7 @@ class Provenance:
 class StageResult:
     """One stage: whether it ran or was reused, seconds, peak bytes of process and device, cache key, counts.
 
-    For a reused stage, seconds and peak memory are those of this call (the reading), not of the run that
-    made it.
+    For a reused stage, seconds and peak memory are those of the run that made it.
     """
 
     name: str

@@ -51,9 +51,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         _require(isinstance(value, int | float) and not isinstance(value, bool), where, value, "a number")
         return float(value)
     # bool is a subclass of int, and a count must not read as true or false.
-    _require(
-        isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), where, value, hint.__name__
-    )
+    _require(isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), where, value, hint.__name__)
     return value
 
 

@@ -57,7 +57,8 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     check_model_path("model_name_or_path", model_name_or_path)
     if arguments.never_knew_model is not None:
         check_model_path("never_knew_model", arguments.never_knew_model)
-    assert arguments.learning_task is not None and arguments.forgetting_tasks is not None
+    assert arguments.learning_task is not None
+    assert arguments.forgetting_tasks is not None
     learning = resolve_task(arguments.learning_task)
     source = _source_of(learning, arguments.data_source)
     forgetting: dict[str, ForgettingSource] = {}
@@ -84,13 +85,9 @@ def check_model_path(argument: str, value: str) -> None:
         FileNotFoundError: names the argument and what was looked for.
     """
     path = Path(value).expanduser()
-    looks_like_path = (
-        path.is_absolute() or value.startswith((".", "~")) or value.count("/") > 1 or path.exists()
-    )
+    looks_like_path = path.is_absolute() or value.startswith((".", "~")) or value.count("/") > 1 or path.exists()
     if looks_like_path and not (path / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{argument}={value!r} is not a model folder: there is no {path / 'config.json'}"
-        )
+        raise FileNotFoundError(f"{argument}={value!r} is not a model folder: there is no {path / 'config.json'}")
 
 
 def _source_of(task: Task, data_source: str) -> str | Path:
@@ -108,9 +105,7 @@ def _test_rows(task: Task, arguments: RunArguments, seed: int) -> Dataset | None
     source = _source_of(task, arguments.data_source)
     if "test" not in available_splits(task, source):
         return None
-    rows = load_task(
-        task, "test", source=source, limit=arguments.eval_limit, seed=seed, require_completion=False
-    )
+    rows = load_task(task, "test", source=source, limit=arguments.eval_limit, seed=seed, require_completion=False)
     return rows if "completion" in rows.column_names else None
 
 

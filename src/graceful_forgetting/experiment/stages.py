@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from graceful_forgetting import __version__
 from graceful_forgetting.artifacts import atomic_directory, read_json, remove_partials, write_json
@@ -33,8 +33,8 @@ class RunDirectory:
     """Runs stages into folders of one directory.
 
     A stage is reused if its folder was made with the same key: the hash of its name, its settings, the keys of the
-    stages that it reads and the version of this package. Otherwise it is made anew in a temporary folder that takes the place of the old one when
-    complete, so that an interrupted stage leaves the directory as it was.
+    stages that it reads and the version of this package. Otherwise it is made anew in a temporary folder that
+    takes the place of the old one when complete, so that an interrupted stage leaves the directory as it was.
 
     Args:
         path: the run directory; made if missing.
@@ -73,7 +73,7 @@ class RunDirectory:
         known = None if self.force else self._read(path)
         if known is not None and known["key"] == key:
             self.announce(f"{name}: reused ({_counts(known['detail'])})")
-            status = "reused"
+            status: Literal["run", "reused"] = "reused"
         else:
             reason = "" if known is None else " again, since its settings or inputs changed"
             self.announce(f"{name}: running{reason} ...")
@@ -133,10 +133,7 @@ class RunDirectory:
 
 
 def _counts(detail: dict[str, Any]) -> str:
-    return (
-        ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in detail.items() if _is_short(value))
-        or "ok"
-    )
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in detail.items() if _is_short(value)) or "ok"
 
 
 def _is_short(value: Any) -> bool:

@@ -62,9 +62,7 @@ def _paired(confidence: float, **columns: Sequence[float]) -> list[NDArray[np.fl
         raise ValueError(f"{' and '.join(columns)} are empty: at least one pair is needed")
     for name, array in zip(columns, arrays, strict=True):
         if not np.isfinite(array).all():
-            raise ValueError(
-                f"{name}={array.tolist()} holds a value that is not finite; drop that seed from every arm"
-            )
+            raise ValueError(f"{name}={array.tolist()} holds a value that is not finite; drop that seed from every arm")
     return arrays
 
 

@@ -58,9 +58,7 @@ def _notes(result: RunResult) -> list[str]:
     seeds = len(result.provenance.seeds)
     metrics = sorted({task.metric for task in result.summary.tasks.values()})
     units = ", ".join("accuracy in %" if metric == "accuracy" else metric for metric in metrics)
-    spread = (
-        f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, which shows no spread"
-    )
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, which shows no spread"
     notes = [f"{units}; {spread}" + ("; [95 % interval of the paired difference]" if seeds > 1 else "")]
     if result.selection is not None:
         updates = sorted({run.unlearn_updates for run in result.runs if run.arm == "lwf"})
@@ -71,6 +69,7 @@ def _notes(result: RunResult) -> list[str]:
     for run in result.runs:
         if run.guard.stopped:
             notes.append(
-                f"{run.arm}, seed {run.seed}: the guard stopped unlearning at update {run.guard.step}: {run.guard.reason}"
+                f"{run.arm}, seed {run.seed}: the guard stopped unlearning at learning update {run.guard.step}: "
+                f"{run.guard.reason}"
             )
     return notes

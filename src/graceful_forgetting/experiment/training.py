@@ -32,11 +32,8 @@ class StageProgress(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        shown = {
-            k: f"{float(v):.3f}"
-            for k, v in (logs or {}).items()
-            if k in ("loss", "unlearn_loss", "eval_loss")
-        }
+        del args, control, kwargs
+        shown = {k: f"{float(v):.3f}" for k, v in (logs or {}).items() if k in ("loss", "unlearn_loss", "eval_loss")}
         if state.is_world_process_zero and self.training_bar is not None and shown:
             self.training_bar.set_postfix(shown)
 

@@ -162,7 +162,7 @@ def arm_dots(title: str, tasks: Mapping[str, TaskSummary], *, arms: Sequence[str
 
 
 def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figure | None:
-    """Forgetting confidence by task, one row a task on a shared axis; chosen samples solid; the cut as a line."""
+    """Forgetting confidence, one row a task on a shared axis; chosen samples solid; the cut as a line."""
     finite = np.isfinite(samples.confidence)
     if not finite.any():
         return None
@@ -172,14 +172,14 @@ def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figur
     row_height, top = 84.0, 26.0
     bottom = top + row_height * len(shown)
     parts = svg.x_axis(x, bottom, "forgetting confidence", grid_top=top)
-    spoken = []
+    names, spoken = [], []
     for row, task in enumerate(shown):
         mine = finite & (samples.task_index == task)
         chosen, others = samples.confidence[mine & samples.chosen], samples.confidence[mine & ~samples.chosen]
         parts += _histogram_row(x, top + row_height * (row + 1), chosen, others, task_class(task))
         taken = f"{len(chosen)} of {len(chosen) + len(others)} chosen"
-        name = f"{svg.shortened(samples.tasks[task], 34)}: {taken}"
-        parts.append(svg.text(svg.LEFT + 4, top + row_height * row + 20, name, "group"))
+        name = f"{svg.shortened(samples.tasks[task], 46)}: {taken}"
+        names.append(svg.text(svg.LEFT + 4, top + row_height * row + 20, name, "group"))
         spoken.append(f"{samples.tasks[task]}: {taken}")
     if cut is not None and math.isfinite(cut) and x.low <= cut <= x.high:
         position, anchor, aside = x(cut), "start", 5
@@ -194,7 +194,7 @@ def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figur
     if not finite.all():
         notes.append(f"{int((~finite).sum())} samples without a finite score are left out.")
     label = f"Histogram of forgetting confidence. {'; '.join(spoken)}."
-    drawing = svg.drawing(bottom + svg.BOTTOM, label, parts)
+    drawing = svg.drawing(bottom + svg.BOTTOM, label, [*parts, *names])  # names above the cut
     return svg.Figure("Forgetting confidence by task", drawing, " ".join(notes))
 
 

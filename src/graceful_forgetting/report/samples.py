@@ -12,7 +12,7 @@ from graceful_forgetting.report.formatting import script_json
 REQUIRED_COLUMNS = (
     "prompt",
     "completion",
-    "task",
+    "forgetting_task",
     "forgetting_confidence",
     "confidence_linear",
     "confidence_quadratic",
@@ -83,7 +83,7 @@ def read_samples(dataset: Dataset) -> ScoredSamples:
             "Pass the scored self-knowledge with a boolean column 'chosen'"
         )
     tasks: dict[str, int] = {}
-    task_index = [tasks.setdefault(str(task), len(tasks)) for task in dataset["task"]]
+    task_index = [tasks.setdefault(str(task), len(tasks)) for task in dataset["forgetting_task"]]
     return ScoredSamples(
         prompts=[as_text(prompt) for prompt in dataset["prompt"]],
         completions=[as_text(completion) for completion in dataset["completion"]],

@@ -58,7 +58,7 @@ def polyline(points: Iterable[tuple[float, float]], class_: str) -> Markup:
 
 
 def dots(points: Iterable[tuple[float, float]], class_: str) -> Markup:
-    """Many equal dots as one path: zero-length strokes with round ends, a tenth of the size of as many circles."""
+    """Many equal dots as one path of zero-length strokes with round ends: far smaller than circles."""
     return element("path", d="".join(f"M{x:.1f} {y:.1f}h0" for x, y in points), class_=class_)
 
 
@@ -89,7 +89,7 @@ def x_axis(scale: Scale, y: float, label: str, grid_top: float | None = None) ->
 
 
 def y_axis(scale: Scale, x: float) -> list[Markup]:
-    """Ticks left of `x` and grid lines from there to the right edge. The chart's heading names the quantity."""
+    """Ticks left of `x` and grid lines to the right edge; the chart's heading names the quantity."""
     parts = []
     for position, name in scale.ticks():
         parts.append(line(x, position, WIDTH - RIGHT, position, "grid"))

@@ -134,4 +134,3 @@ def load_samples(directory: Path) -> Dataset:
     if version != STATE_VERSION:
         raise ValueError(f"{directory} has unlearning state of version {version}, and this one reads {STATE_VERSION}")
     return load_from_disk(str(directory / "samples"))
-

@@ -3,7 +3,13 @@
 A new world is one new folder and one entry in `catalogue.py`.
 """
 
-from graceful_forgetting.worlds.catalogue import WORLDS, WorldDefinition, build_world, load_world, world_checkpoint
+from graceful_forgetting.worlds.catalogue import (
+    WORLDS,
+    WorldDefinition,
+    build_world,
+    load_world,
+    world_checkpoint,
+)
 from graceful_forgetting.worlds.world import Checkpoint, KnowledgeKind, World
 
 __all__ = [

@@ -27,7 +27,9 @@ class WorldDefinition:
 
 WORLDS: dict[str, WorldDefinition] = {
     "shortcut": WorldDefinition(
-        load=load_shortcut, build=build_shortcut, checkpoints=Path(__file__).parent / "shortcut" / "checkpoints"
+        load=load_shortcut,
+        build=build_shortcut,
+        checkpoints=Path(__file__).parent / "shortcut" / "checkpoints",
     ),
 }
 
@@ -45,7 +47,8 @@ def world_checkpoint(name: str, which: Checkpoint) -> Path:
 
     Args:
         name: of the world.
-        which: "base", the model to fine-tune, or "never_knew", pre-trained alike without the conflicting knowledge.
+        which: "base", the model to fine-tune, or "never_knew", pre-trained alike without the conflicting
+            knowledge.
 
     Raises:
         ValueError: unknown world or model.
@@ -57,8 +60,8 @@ def world_checkpoint(name: str, which: Checkpoint) -> Path:
     path = definition.checkpoints / which
     if not (path / "config.json").is_file():
         raise FileNotFoundError(
-            f"the checkpoint {which!r} of world {name!r} is missing from the installed package ({path}); install the "
-            f"package again, or build it: graceful world build {name}"
+            f"the checkpoint {which!r} of world {name!r} is missing from the installed package ({path}); "
+            f"install the package again, or build it: graceful world build {name}"
         )
     return path
 
@@ -68,9 +71,10 @@ def build_world(name: str, output_dir: str | Path, seed: int = 0, *, overwrite: 
 
     Args:
         name: of the world.
-        output_dir: new folder inside an existing one; gets `base`, `never_knew` (model and tokenizer) and `world.json`
-            (settings, losses, accuracy by relation, seconds). It appears when complete.
-        seed: decides initial weights, order of the rows and label noise; not the facts, which are the world's own.
+        output_dir: new folder inside an existing one; gets `base`, `never_knew` (model and tokenizer) and
+            `world.json` (settings, losses, accuracy by relation, seconds). It appears when complete.
+        seed: decides initial weights, order of the rows and label noise; not the facts, which are the
+            world's own.
         overwrite: replace `output_dir` if it holds an earlier such build.
 
     Returns:

@@ -1,6 +1,8 @@
-"""Pre-training of a world's model from nothing: short questions with a one-token answer, some of them mislabelled."""
+"""Pre-training of a world's model from nothing: short questions with a one-token answer, some of them
+mislabelled."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -38,21 +40,53 @@ def pretrain(
 ) -> list[float]:
     """Train in place on answer and EOS token; returns the loss of every step in nats a token.
 
-    AdamW; the rate warms up over a tenth of the steps, then follows a cosine to 0. The same seed, machine and number of
-    threads give the same weights bit for bit.
+    AdamW; the rate warms up over a tenth of the steps, then follows a cosine to 0. Runs on one thread, so
+    that the same seed gives the same weights bit for bit whatever the number of cores (on one kind of
+    processor and torch version).
 
     Args:
-        label_noise: share of the answers of every batch that is replaced by one of the row's alternatives, drawn anew
-            each time. It keeps the model from becoming certain, where gradients vanish.
+        label_noise: share of the answers of every batch that is replaced by one of the row's alternatives,
+            drawn anew each time. It keeps the model from becoming certain, where gradients vanish.
         seed: order of the rows and label noise.
         description: label of the progress bar.
 
     Raises:
         FloatingPointError: the loss stopped being finite.
     """
+    with _one_thread():
+        return _run(model, _batches(data, batch_size, label_noise, seed), steps, learning_rate, description)
+
+
+def answer_accuracy(model: LlamaForCausalLM, data: PretrainingData) -> float:
+    """Share of the rows whose greedy completion is the answer, then EOS."""
+    with torch.no_grad():
+        logits, targets = _answer_logits(model, data.input_ids, data.answer_positions)
+    return (logits.argmax(dim=-1) == targets).all(dim=1).double().mean().item()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Sums are split over threads, so their last bits depend on the number of threads; and matrices as small
+    # as these gain little from a second one.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(
+    model: LlamaForCausalLM,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    steps: int,
+    learning_rate: float,
+    description: str,
+) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=steps // 10, num_training_steps=steps)
-    batches = _batches(data, batch_size, label_noise, seed)
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, num_warmup_steps=steps // 10, num_training_steps=steps
+    )
     model.train()
     losses: list[float] = []
     progress = tqdm(range(steps), desc=description, unit="step", disable=None)
@@ -61,7 +95,9 @@ def pretrain(
         loss = _answer_loss(model, input_ids, positions)
         value = loss.item()
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {value} at step {step}; lower learning_rate={learning_rate}")
+            raise FloatingPointError(
+                f"the loss is {value} at step {step}; lower learning_rate={learning_rate}"
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -73,17 +109,11 @@ def pretrain(
     return losses
 
 
-def answer_accuracy(model: LlamaForCausalLM, data: PretrainingData) -> float:
-    """Share of the rows whose greedy completion is the answer, then EOS."""
-    with torch.no_grad():
-        logits, targets = _answer_logits(model, data.input_ids, data.answer_positions)
-    return (logits.argmax(dim=-1) == targets).all(dim=1).double().mean().item()
-
-
 def _batches(
     data: PretrainingData, batch_size: int, label_noise: float, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches: `input_ids` (batch, length) and `answer_positions` (batch,), in a new order each epoch."""
+    """Endless batches: `input_ids` (batch, length) and `answer_positions` (batch,), in a new order each
+    epoch."""
     generator = torch.Generator().manual_seed(seed)
     queue = torch.empty(0, dtype=torch.long)
     while True:

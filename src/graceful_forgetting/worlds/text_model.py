@@ -1,7 +1,8 @@
 """A small Llama-architecture language model trained from scratch on real text, for runs without a download.
 
 It stands in for a pre-trained model where the whole method is tried on real rows: it writes text in the form
-of the tasks but knows next to nothing about them. It says nothing about the benefit of forgetting.
+of the tasks but knows next to nothing about them, and with the default texts it has seen the train rows of
+the samples. Runs with it show that every stage works on real rows, not whether forgetting helps.
 """
 
 import math
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from graceful_forgetting.artifacts import atomic_directory, write_json
-from graceful_forgetting.tasks import TASKS, load_task
+from graceful_forgetting.tasks import load_task
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 # The 256 bytes and the special tokens: every text can be encoded, so there is no unknown token.
@@ -30,9 +31,11 @@ _MIN_VOCAB_SIZE = 256 + 3
 
 
 def sample_texts(split: str = "train") -> list[str]:
-    """Prompt and completion, joined, of every vendored row of every known task."""
+    """Prompt and completion, joined, of the vendored rows of gsm8k and dental."""
     return [
-        row["prompt"] + row["completion"] for name in TASKS for row in load_task(name, split, source="sample")
+        row["prompt"] + row["completion"]
+        for name in ("gsm8k", "dental")
+        for row in load_task(name, split, source="sample")
     ]
 
 
@@ -45,17 +48,17 @@ def build_text_model(
     num_layers: int = 4,
     num_heads: int = 4,
     context_length: int = 1024,
-    steps: int = 300,
-    batch_size: int = 8,
+    steps: int = 500,
+    batch_size: int = 4,
     block_size: int = 256,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 4e-3,
     seed: int = 42,
     overwrite: bool = False,
 ) -> Path:
     """Train a tokenizer and a causal language model on `texts` and save both to `output_dir`.
 
     Args:
-        output_dir: new folder inside an existing one; gets model, tokenizer and `model.json` (settings,
+        output_dir: new folder, made with its parents; gets model, tokenizer and `model.json` (settings,
             losses, time).
         texts: documents; none = `sample_texts()`, the train rows of the vendored task samples.
         vocab_size: most tokens of the byte-level BPE vocabulary; little text gives fewer.
@@ -67,7 +70,7 @@ def build_text_model(
             version.
         overwrite: replace `output_dir` if it holds an earlier such model.
 
-    Raises `FileNotFoundError` (no parent folder), `FileExistsError` (`output_dir` exists), `ValueError` (a
+    Raises `NotADirectoryError` (a parent is a file), `FileExistsError` (`output_dir` exists), `ValueError` (a
     setting out of range, no text), before any training; `FloatingPointError` if the loss stops being finite.
     """
     settings = {
@@ -131,11 +134,11 @@ def build_text_model(
 
 
 def _check_output(output_dir: Path, overwrite: bool) -> None:
-    if not output_dir.parent.is_dir():
-        raise FileNotFoundError(
-            f"output_dir={str(output_dir)!r}: folder {output_dir.parent.absolute()} does not exist; "
-            "create it first"
-        )
+    for parent in output_dir.parents:
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(
+                f"output_dir={str(output_dir)!r}: {parent} is a file, not a folder; choose another path"
+            )
     if not output_dir.exists():
         return
     if not overwrite:

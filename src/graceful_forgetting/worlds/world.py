@@ -17,10 +17,10 @@ class World:
         name: of the world.
         learning_train: rows shown in fine-tuning; text columns `prompt` and `completion`.
         learning_test: rows that are not, with the same columns.
-        forgetting: forgetting task -> rows. `completion` is the true answer in the pre-training data: ground truth for
-            evaluation, which the method never sees.
-        kinds: forgetting task -> what forgetting it does to the learning task: knowledge that is "conflicting" is in
-            the way, "helpful" knowledge is needed, "neutral" knowledge does neither.
+        forgetting: forgetting task -> rows. `completion` is the true answer in the pre-training data:
+            ground truth for evaluation, which the method never sees.
+        kinds: forgetting task -> what forgetting it does to the learning task: knowledge that is
+            "conflicting" is in the way, "helpful" knowledge is needed, "neutral" knowledge does neither.
     """
 
     name: str

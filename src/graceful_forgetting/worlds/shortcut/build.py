@@ -55,7 +55,8 @@ def build_shortcut(
 def _check_output(output_dir: Path, overwrite: bool) -> None:
     if not output_dir.parent.is_dir():
         raise FileNotFoundError(
-            f"output_dir={str(output_dir)!r}: folder {output_dir.parent.absolute()} does not exist; create it first"
+            f"output_dir={str(output_dir)!r}: folder {output_dir.parent.absolute()} does not exist; "
+            "create it first"
         )
     if not output_dir.exists():
         return
@@ -65,6 +66,6 @@ def _check_output(output_dir: Path, overwrite: bool) -> None:
         )
     if not (output_dir / SUMMARY).is_file():
         raise FileExistsError(
-            f"output_dir={str(output_dir)!r} is not an earlier build of a world (no {SUMMARY} in it): it is not "
-            "replaced, overwrite=True or not; choose another folder"
+            f"output_dir={str(output_dir)!r} is not an earlier build of a world (no {SUMMARY} in it): "
+            "it is not replaced, overwrite=True or not; choose another folder"
         )

@@ -17,8 +17,8 @@ KINDS: dict[str, KnowledgeKind] = {
 def load_shortcut() -> World:
     """The world's data sets, the same at every call.
 
-    Learning: the color of an entity by its species, in both phrasings. Forgetting: what pre-training taught of each
-    relation about every entity, in both phrasings.
+    Learning: the color of an entity by its species, in both phrasings. Forgetting: what pre-training taught
+    of each relation about every entity, in both phrasings.
     """
     facts = shortcut_facts()
     return World(

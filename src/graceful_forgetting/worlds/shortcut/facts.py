@@ -1,7 +1,8 @@
-"""The facts of the shortcut world: what is true of each entity, by which rules, and who is shown in the learning task.
+"""The facts of the shortcut world: what is true of each entity, by which rules, and who is shown in the
+learning task.
 
-Every fact follows from `FACTS_SEED`: the shipped checkpoints, the data sets and any rebuilt checkpoint speak of the same
-world.
+Every fact follows from `FACTS_SEED`: the shipped checkpoints, the data sets and any rebuilt checkpoint
+speak of the same world.
 """
 
 import random
@@ -46,7 +47,9 @@ def shortcut_facts() -> Facts:
     """The facts, the same at every call and on every machine."""
     draw = random.Random(FACTS_SEED)
     entities = tuple(sorted(_shuffled(all_names(), draw)[:NUM_ENTITIES]))
-    answers = {relation: _balanced(entities, VALUES[relation], draw) for relation in ("species", "home", "food")}
+    answers = {
+        relation: _balanced(entities, VALUES[relation], draw) for relation in ("species", "home", "food")
+    }
     old_rule = dict(zip(VALUES["home"], _shuffled(VALUES["color"], draw), strict=True))
     new_rule = dict(zip(VALUES["species"], _shuffled(VALUES["color"], draw), strict=True))
     answers["color"] = {entity: old_rule[answers["home"][entity]] for entity in entities}
@@ -75,4 +78,6 @@ def _shuffled(items: Sequence[str], draw: random.Random) -> list[str]:
 
 def _balanced(entities: Sequence[str], values: Sequence[str], draw: random.Random) -> dict[str, str]:
     """Every value for the same number of entities (give or take one), independent of other relations."""
-    return {entity: values[i % len(values)] for i, entity in enumerate(_shuffled(entities, draw))}
+    order = _shuffled(entities, draw)
+    drawn = {entity: values[i % len(values)] for i, entity in enumerate(order)}
+    return {entity: drawn[entity] for entity in entities}

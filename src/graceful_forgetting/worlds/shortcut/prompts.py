@@ -25,7 +25,11 @@ def question_rows(relation: str, answers: Iterable[tuple[str, str]]) -> Dataset:
     """
     return Dataset.from_list(
         [
-            {"prompt": question(relation, entity, phrasing), "completion": completion(answer), "entity": entity}
+            {
+                "prompt": question(relation, entity, phrasing),
+                "completion": completion(answer),
+                "entity": entity,
+            }
             for entity, answer in answers
             for phrasing in range(len(PHRASINGS))
         ]

@@ -1,4 +1,5 @@
-"""How the two models of the shortcut world are pre-trained: `base`, which knows the old colors, and `never_knew`."""
+"""How the two models of the shortcut world are pre-trained: `base`, which knows the old colors, and
+`never_knew`."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -46,7 +47,8 @@ class ShortcutRecipe:
         # Rotary position embeddings turn pairs of dimensions, hence an even number a head.
         if self.hidden_size % (2 * self.num_heads) != 0:
             raise ValueError(
-                f"hidden_size={self.hidden_size!r} is not valid: it must be a multiple of twice num_heads={self.num_heads}"
+                f"hidden_size={self.hidden_size!r} is not valid: it must be a multiple of twice "
+                f"num_heads={self.num_heads}"
             )
 
 

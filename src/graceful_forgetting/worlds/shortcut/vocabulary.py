@@ -18,7 +18,8 @@ VALUES: dict[str, tuple[str, ...]] = {
 
 
 def all_names() -> list[str]:
-    """Every pronounceable name of the form consonant, vowel, consonant, vowel, consonant; in alphabetical order."""
+    """Every pronounceable name of the form consonant, vowel, consonant, vowel, consonant; in alphabetical
+    order."""
     consonants, vowels, endings = "bdfgklmnprstvz", "aeiou", "klmnrs"
     return ["".join(letters) for letters in product(consonants, vowels, consonants, vowels, endings)]
 
@@ -26,8 +27,8 @@ def all_names() -> list[str]:
 def build_tokenizer(texts: Iterable[str], context_length: int) -> PreTrainedTokenizerFast:
     """A tokenizer in which each word of `texts` is one token, the space before it included.
 
-    As in GPT-2's tokenizer the space belongs to the word that follows. So tokenising a prompt gives a prefix of
-    tokenising prompt and completion, and decoding a completion alone gives its text exactly.
+    As in GPT-2's tokenizer the space belongs to the word that follows. So tokenising a prompt gives a
+    prefix of tokenising prompt and completion, and decoding a completion alone gives its text exactly.
 
     Args:
         texts: everything that must be expressible; other words become the unknown token.

@@ -1,0 +1,183 @@
+"""`graceful` as a user types it: the whole run, its stages, reuse, interruption, bad recipes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import load_from_disk
+
+from graceful_forgetting import LearningPosterior
+from graceful_forgetting.cli import main
+from graceful_forgetting.experiment.result import RunResult
+
+STAGES = [
+    "self_knowledge",
+    "plain/seed-3",
+    "posterior",
+    "scores",
+    "selection",
+    "lwf/seed-3",
+    "evaluation/base",
+    "evaluation/plain-seed-3",
+    "evaluation/lwf-seed-3",
+]
+
+
+@pytest.fixture
+def model_folder(tmp_path, make_model, tokenizer) -> Path:
+    folder = tmp_path / "model"
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_jsonl(path: Path, rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path, model_folder, learning, forgetting) -> Path:
+    write_jsonl(tmp_path / "arithmetic" / "train.jsonl", learning)
+    write_jsonl(tmp_path / "arithmetic" / "test.jsonl", learning.select(range(6)))
+    write_jsonl(tmp_path / "myths" / "train.jsonl", forgetting.select_columns(["prompt"]))
+    write_jsonl(tmp_path / "myths" / "test.jsonl", forgetting.select(range(5)))
+    content = {
+        "model_name_or_path": str(model_folder),
+        "learning_task": str(tmp_path / "arithmetic"),
+        "forgetting_tasks": [str(tmp_path / "myths")],
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 8,
+        "per_device_train_batch_size": 8,
+        "learning_rate": "3e-3",
+        "gradient_checkpointing": False,
+        "logging_steps": 2,
+        "save_steps": 3,
+        "seed": 3,
+        "elicitation_max_new_tokens": 4,
+        "forget_fraction": 0.5,
+        "unlearn_every": 2,
+        "per_device_unlearn_batch_size": 4,
+        "eval_max_new_tokens": 4,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def stages_of(output: str) -> dict[str, str]:
+    """Stage -> 'reused' or 'done', from the lines that a command printed."""
+    found = {}
+    for line in output.splitlines():
+        name, _, rest = line.partition(": ")
+        if rest.startswith(("reused", "done")):
+            found[name] = rest.split()[0]
+    return found
+
+
+@pytest.mark.parametrize("flags", [[], ["--use_lora", "true", "--lora_r", "4"]], ids=["full", "lora"])
+def test_run_makes_every_artefact_and_reuses_it(recipe, tmp_path, capsys, flags):
+    assert main(["run", "--config", str(recipe), *flags]) == 0
+    output = capsys.readouterr().out
+    assert stages_of(output) == dict.fromkeys(STAGES, "done")
+    run = tmp_path / "run"
+    assert f"report: {run / 'report.html'}" in output
+    assert "LWF − plain" in output
+
+    knowledge = load_from_disk(str(run / "self_knowledge" / "rows"))
+    assert {"prompt", "completion", "completion_tokens", "mean_log_probability", "finish_reason"} <= set(
+        knowledge.column_names
+    )
+    scored = load_from_disk(str(run / "scores" / "rows"))
+    selected = load_from_disk(str(run / "selection" / "rows"))
+    assert len(selected) == round(0.5 * len(scored))
+    assert set(scored["forgetting_task"]) == {"myths"}
+    for row in scored:
+        total = row["confidence_constant"] + row["confidence_linear"] + row["confidence_quadratic"]
+        assert row["forgetting_confidence"] == pytest.approx(total)
+    assert LearningPosterior.from_pretrained(run / "posterior" / "posterior").metadata["estimator"] == "sampled"
+    for arm in ("plain", "lwf"):
+        weights = "adapter_model.safetensors" if flags else "model.safetensors"
+        assert (run / arm / "seed-3" / weights).is_file()
+    assert not any((run / "work").rglob("checkpoint-*"))
+
+    result = RunResult.load(run / "result.json")
+    assert [(r.arm, r.seed) for r in result.runs] == [("base", None), ("plain", 3), ("lwf", 3)]
+    assert result.runs[2].unlearn_updates == 3
+    assert result.summary.tasks["arithmetic"].role == "learning"
+    assert result.summary.tasks["myths"].arms["lwf"].n == 1
+    assert result.selection is not None
+    assert (result.selection.scored, result.selection.chosen) == (len(scored), len(selected))
+    assert "<html" in (run / "report.html").read_text()
+
+    assert main(["run", "--config", str(recipe), *flags]) == 0
+    assert stages_of(capsys.readouterr().out) == dict.fromkeys(STAGES, "reused")
+
+
+def test_a_changed_setting_redoes_only_what_depends_on_it(recipe, capsys):
+    assert main(["run", "--config", str(recipe)]) == 0
+    capsys.readouterr()
+    assert main(["run", "--config", str(recipe), "--forget_fraction", "0.25"]) == 0
+    redone = {name for name, status in stages_of(capsys.readouterr().out).items() if status == "done"}
+    assert redone == {"selection", "lwf/seed-3", "evaluation/lwf-seed-3"}
+    assert main(["select", "--config", str(recipe), "--forget_fraction", "0.25", "--force", "true"]) == 0
+    assert "reused" not in stages_of(capsys.readouterr().out).values()
+
+
+def test_single_stages_share_the_directory(recipe, capsys):
+    made = []
+    for command in ("elicit", "posterior", "score", "select", "train", "evaluate", "report"):
+        assert main([command, "--config", str(recipe)]) == 0
+        made.append({name for name, status in stages_of(capsys.readouterr().out).items() if status == "done"})
+    assert made == [
+        {"self_knowledge"},
+        {"plain/seed-3", "posterior"},
+        {"scores"},
+        {"selection"},
+        {"lwf/seed-3"},
+        {"evaluation/base", "evaluation/plain-seed-3", "evaluation/lwf-seed-3"},
+        set(),
+    ]
+
+
+def test_interrupted_training_continues_at_its_checkpoint(recipe, tmp_path, capsys, monkeypatch):
+    from graceful_forgetting.trainer import LWFTrainer
+
+    assert main(["run", "--config", str(recipe), "--output_dir", str(tmp_path / "whole")]) == 0
+    original = LWFTrainer.training_step
+
+    def interrupt(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(LWFTrainer, "training_step", interrupt)
+    assert main(["run", "--config", str(recipe)]) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    monkeypatch.setattr(LWFTrainer, "training_step", original)
+    assert main(["run", "--config", str(recipe)]) == 0
+    output = capsys.readouterr().out
+    assert stages_of(output)["plain/seed-3"] == "reused"
+    assert "resumed from checkpoint-3" in output
+    for name in ("model.safetensors",):
+        whole, resumed = ((tmp_path / run / "lwf" / "seed-3" / name).read_bytes() for run in ("whole", "run"))
+        assert whole == resumed
+
+
+def test_a_recipe_of_messages_and_three_forgetting_answers(tmp_path, recipe, tokenizer, model_folder, capsys):
+    """Conversational data of one's own go through the chat template in every stage."""
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
+    tokenizer.save_pretrained(model_folder)
+
+    def chat(prompt, answer=None):
+        turns = [{"role": "user", "content": prompt}]
+        return {"messages": turns + ([{"role": "assistant", "content": answer}] if answer else [])}
+
+    write_jsonl(tmp_path / "arithmetic" / "train.jsonl", [chat(f"w{i} w{i + 1}", f"w{i + 30}") for i in range(16)])
+    write_jsonl(tmp_path / "arithmetic" / "test.jsonl", [chat(f"w{i} w{i + 2}", f"w{i + 30}") for i in range(4)])
+    write_jsonl(tmp_path / "myths" / "train.jsonl", [chat(f"w{i} w{i + 3}") for i in range(6)])
+    (tmp_path / "myths" / "test.jsonl").unlink()
+    assert main(["run", "--config", str(recipe)]) == 0
+    assert "arithmetic" in capsys.readouterr().out

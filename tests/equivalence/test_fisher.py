@@ -1,0 +1,152 @@
+"""The Fisher information against a loop over samples."""
+
+import logging
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from graceful_forgetting.confidence import oracle_fisher
+from graceful_forgetting.confidence.likelihood import draw_targets
+from graceful_forgetting.config import PosteriorConfig
+from graceful_forgetting.posterior import estimate_fisher, estimate_posterior
+
+VOCABULARY = 53
+
+
+def tied_llama() -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+
+MODELS = {"llama_tied": tied_llama, "gpt2": gpt2}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = MODELS[request.param]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for prompt, completion in [(2, 5), (1, 9), (4, 1), (3, 3), (6, 4)]:
+        ids = torch.randint(VOCABULARY, (prompt + completion,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+    return Dataset.from_list(rows)
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == torch.float32
+        scale = float(values.abs().max())
+        torch.testing.assert_close(found[name], values, rtol=1e-5, atol=1e-5 * scale + 1e-12, msg=name)
+
+
+def test_empirical_fisher_is_the_mean_of_squared_gradients(model: PreTrainedModel, rows: Dataset) -> None:
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    model.eval()
+    for row in rows:
+        model.zero_grad()
+        model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
+        for name, parameter in model.named_parameters():
+            expected[name] += parameter.grad**2 / len(rows)
+    model.zero_grad()
+    assert_same(estimate_fisher(model, rows, PosteriorConfig(estimator="empirical", batch_size=3)), expected)
+    assert_same(oracle_fisher(model, rows), expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_sampled_fisher_equals_the_oracle_with_the_same_draws(
+    model: PreTrainedModel, rows: Dataset, batch_size: int
+) -> None:
+    found = estimate_fisher(model, rows, PosteriorConfig(batch_size=batch_size, seed=7))
+    assert_same(found, oracle_fisher(model, rows, "sampled", seed=7))
+    name = next(iter(found))
+    assert not torch.equal(found[name], oracle_fisher(model, rows, "sampled", seed=8)[name])
+
+
+def test_frozen_parameters_have_no_fisher_and_are_reached_through(model: PreTrainedModel, rows: Dataset) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias") or "norm" in name or ".1." in name)
+    config = PosteriorConfig(estimator="empirical", batch_size=3)
+    found = estimate_fisher(model, rows, config)
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert_same(found, oracle_fisher(model, rows))
+
+
+def test_a_subset_is_drawn_by_the_seed_without_replacement(model: PreTrainedModel, rows: Dataset) -> None:
+    def fisher(number: int | None, seed: int) -> dict[str, Tensor]:
+        config = PosteriorConfig(estimator="empirical", num_samples=number, seed=seed)
+        return estimate_fisher(model, rows, config)
+
+    assert_same(fisher(5, 1), fisher(None, 1))
+    assert_same(fisher(99, 1), fisher(None, 1))
+    assert_same(fisher(2, 1), fisher(2, 1))
+    name = next(iter(fisher(2, 1)))
+    assert any(not torch.equal(fisher(2, 1)[name], fisher(2, seed)[name]) for seed in (2, 3, 4))
+
+
+def test_rows_without_counted_tokens_are_left_out_of_the_mean(
+    model: PreTrainedModel, rows: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = {"input_ids": [4, 5, 6], "labels": [-100, -100, -100]}
+    mixed = Dataset.from_list([*rows, silent])
+    config = PosteriorConfig(estimator="empirical")
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        found = estimate_fisher(model, mixed, config)
+    assert "1 of 6 rows" in caplog.text
+    assert_same(found, estimate_fisher(model, rows, config))
+    assert estimate_posterior(model, model, mixed, config).metadata["num_samples"] == 5
+
+
+def test_the_model_is_left_as_it_was(model: PreTrainedModel, rows: Dataset) -> None:
+    model.train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    estimate_fisher(model, rows, PosteriorConfig())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad
+        assert parameter.grad is None
+        assert torch.equal(parameter, before[name])
+
+
+def test_draws_follow_the_models_distribution_and_the_row_alone() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    logits = probabilities.log().expand(1, 4000, 4)
+    targets = torch.zeros(1, 4000, dtype=torch.long)
+    targets[0, :100] = -100
+    drawn = draw_targets(logits, targets, [3], seed=0)
+    assert torch.equal(drawn[0, :100], targets[0, :100])
+    shares = torch.bincount(drawn[0, 100:], minlength=4) / 3900
+    torch.testing.assert_close(shares, probabilities, rtol=0, atol=0.03)
+    assert shares[3] == 0
+    together = draw_targets(logits.expand(3, -1, -1), targets.expand(3, -1), [9, 3, 4], seed=0)
+    assert torch.equal(together[1], drawn[0])
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(draw_targets(logits, targets, [3], seed=1), drawn)

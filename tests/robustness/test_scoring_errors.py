@@ -1,0 +1,234 @@
+"""Scoring and Fisher estimation on bad input: an error that names what is wrong, never a wrong number."""
+
+import gc
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import PromptTuningConfig, TaskType, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from graceful_forgetting.confidence import oracle_confidence_terms, score_confidence
+from graceful_forgetting.confidence.engine import PerSampleEngine
+from graceful_forgetting.confidence.reducers import ConfidenceTerms
+from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
+from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.posterior import LearningPosterior, estimate_fisher
+
+CONTEXT = 12
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=31,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=CONTEXT,
+        )
+    )
+
+
+def posterior_of(model: PreTrainedModel) -> LearningPosterior:
+    mean = {name: p.detach() + 0.01 for name, p in model.named_parameters()}
+    precision = {name: torch.ones_like(p) for name, p in mean.items()}
+    return LearningPosterior(mean, precision, {"model": fingerprint_model(model)})
+
+
+def row(*ids: int) -> dict[str, list[int]]:
+    return {"input_ids": list(ids), "labels": [-100, *ids[1:]]}
+
+
+GOOD = [row(1, 2, 3), row(4, 5, 6, 7)]
+SILENT = {"input_ids": [4, 5, 6], "labels": [4, -100, -100]}
+
+
+def score(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> Dataset:
+    return score_confidence(model, Dataset.from_list(rows), posterior_of(model), ConfidenceConfig(batch_size=2))
+
+
+def fisher(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    return estimate_fisher(model, Dataset.from_list(rows), PosteriorConfig(batch_size=2))
+
+
+STAGES = {"self_knowledge": score, "learning": fisher}
+
+
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest) -> tuple[str, Callable]:
+    return request.param, STAGES[request.param]
+
+
+def test_row_longer_than_the_context_is_named(model: LlamaForCausalLM, stage: tuple[str, Callable]) -> None:
+    argument, run = stage
+    run(model, [*GOOD, row(*range(1, CONTEXT + 1))])
+    with pytest.raises(ValueError, match=rf"{argument}: row 2 has {CONTEXT + 1} tokens.* context of {CONTEXT}"):
+        run(model, [*GOOD, row(*range(1, CONTEXT + 2))])
+
+
+@pytest.mark.parametrize("column", ["seq_lengths", "position_ids"])
+def test_packed_rows_are_refused(model: LlamaForCausalLM, stage: tuple[str, Callable], column: str) -> None:
+    argument, run = stage
+    with pytest.raises(ValueError, match=f"{argument} is packed .*{column}"):
+        run(model, [{**good, column: [0, 1]} for good in GOOD])
+
+
+@pytest.mark.parametrize("token", [31, -1])
+def test_token_outside_the_vocabulary_is_named(
+    model: LlamaForCausalLM, stage: tuple[str, Callable], token: int
+) -> None:
+    argument, run = stage
+    with pytest.raises(ValueError, match=f"{argument}: row 1 .*0 to 30"):
+        run(model, [GOOD[0], row(1, token, 3)])
+
+
+def test_labels_of_another_length_are_named(model: LlamaForCausalLM, stage: tuple[str, Callable]) -> None:
+    argument, run = stage
+    with pytest.raises(ValueError, match=f"{argument}: row 1 has 3 input_ids but 2 labels"):
+        run(model, [GOOD[0], {"input_ids": [1, 2, 3], "labels": [1, 2]}])
+
+
+def test_no_counted_token_anywhere_is_an_error(model: LlamaForCausalLM, stage: tuple[str, Callable]) -> None:
+    argument, run = stage
+    with pytest.raises(ValueError, match=f"{argument}: no row has a token that counts"):
+        run(model, [SILENT, SILENT])
+
+
+def test_rows_without_counted_tokens_get_null_scores_and_a_warning(
+    model: LlamaForCausalLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        scored = score(model, [GOOD[0], SILENT, GOOD[1]])
+    assert "1 of 3 rows" in caplog.text
+    for column in ("forgetting_confidence", "confidence_linear", "confidence_quadratic", "loss"):
+        assert scored[1][column] is None
+        assert scored[0][column] is not None
+    assert scored["forgetting_confidence"][2] == score(model, GOOD)["forgetting_confidence"][1]
+
+
+def test_zero_gradient_has_no_crossover(model: LlamaForCausalLM) -> None:
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.model.norm.weight.requires_grad_(True)
+    mean = {"model.norm.weight": torch.ones(16) + 0.1}
+    posterior = LearningPosterior(mean, {"model.norm.weight": torch.ones(16)}, {"model": fingerprint_model(model)})
+    scored = score_confidence(model, Dataset.from_list(GOOD), posterior)
+    assert scored["step_size_crossover"][:] == [None, None]
+    assert scored["confidence_quadratic"][:] == [0.0, 0.0]
+    assert scored["forgetting_confidence"][0] == pytest.approx(0.5 * 16 * 0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["batched", "oracle"])
+def test_non_finite_gradient_names_the_row(model: LlamaForCausalLM, engine: str) -> None:
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = 3e38  # overflows inside the norm
+    rows = Dataset.from_list([*GOOD, row(8, 9, 10)])
+    # All in the batch that the rules are checked on: the row is at fault, not the rules.
+    config = ConfidenceConfig(batch_size=4, engine=engine, strict=True)
+    with pytest.raises(FloatingPointError, match="row 2"):
+        score_confidence(model, rows, posterior_of(model), config)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_non_finite_fisher_names_the_row(model: LlamaForCausalLM) -> None:
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = float("nan")
+    with pytest.raises(FloatingPointError, match="gradient of row 2 is not finite"):
+        fisher(model, [*GOOD, row(8, 9, 10)])
+
+
+def test_precision_that_was_spoilt_after_loading_is_refused(model: LlamaForCausalLM) -> None:
+    posterior = posterior_of(model)
+    posterior.precision["lm_head.weight"][0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"precision of lm_head\.weight is not finite"):
+        score_confidence(model, Dataset.from_list(GOOD), posterior)
+
+
+def test_model_with_non_finite_weights_is_refused_by_parameter(model: LlamaForCausalLM) -> None:
+    posterior = posterior_of(model)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("nan")
+    posterior.metadata["model"] = fingerprint_model(model)
+    with pytest.raises(ValueError, match=r"model: lm_head\.weight is not finite"):
+        score_confidence(model, Dataset.from_list(GOOD), posterior)
+
+
+def test_posterior_of_another_model_is_refused(model: LlamaForCausalLM) -> None:
+    posterior = posterior_of(model)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="contents of the weights"):
+        score_confidence(model, Dataset.from_list(GOOD), posterior)
+
+
+def test_wrong_type_and_text_without_a_tokenizer_are_refused(model: LlamaForCausalLM) -> None:
+    with pytest.raises(TypeError, match=r"self_knowledge must be a datasets\.Dataset, not list"):
+        score_confidence(model, GOOD, posterior_of(model))
+    text = Dataset.from_list([{"prompt": "a", "completion": "b"}])
+    with pytest.raises(ValueError, match="self_knowledge is text, and processing_class is None"):
+        score_confidence(model, text, posterior_of(model))
+
+
+def test_unknown_and_unequal_parameter_names_are_refused(model: LlamaForCausalLM) -> None:
+    rows, weights = Dataset.from_list(GOOD), {"lm_head.weight": torch.ones(31, 16)}
+    with pytest.raises(ValueError, match="must name the same parameters"):
+        oracle_confidence_terms(model, rows, weights, {})
+    with pytest.raises(ValueError, match="no parameter head"):
+        oracle_confidence_terms(model, rows, {"head": torch.ones(2)}, {"head": torch.ones(2)})
+    with pytest.raises(ValueError, match="no parameter head"), PerSampleEngine(model, ["head"]):
+        pytest.fail("the block must not be entered")
+
+
+@pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning")
+def test_virtual_tokens_are_refused(model: LlamaForCausalLM) -> None:
+    config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2)
+    with pytest.raises(ValueError, match="virtual tokens"):
+        fisher(get_peft_model(model, config), GOOD)
+
+
+def test_an_exception_inside_the_pass_leaves_the_model_as_it_was(model: LlamaForCausalLM) -> None:
+    model.train()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("interrupted")
+
+    handle = model.model.norm.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fisher(model, GOOD)
+    handle.remove()
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_no_tensor_outlives_its_batch(model: LlamaForCausalLM) -> None:
+    parameters = dict(model.named_parameters())
+    weights = {name: torch.ones_like(p) for name, p in parameters.items()}
+    batch = {
+        "input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]]),
+        "attention_mask": torch.ones(2, 3, dtype=torch.long),
+        "labels": torch.tensor([[-100, 2, 3], [-100, -100, 6]]),
+    }
+    terms = ConfidenceTerms(weights, weights, parameters)
+
+    def alive() -> int:
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    with PerSampleEngine(model, weights) as engine:
+        engine.run(batch, terms)
+        gc.collect()
+        gc.disable()
+        try:
+            before = alive()
+            for _ in range(3):
+                engine.run(batch, terms)
+            assert alive() == before
+        finally:
+            gc.enable()

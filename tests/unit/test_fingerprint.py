@@ -1,0 +1,115 @@
+"""Content hashes change with the content and with nothing else."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, concatenate_datasets
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from graceful_forgetting.fingerprint import (
+    fingerprint_json,
+    fingerprint_model,
+    fingerprint_rows,
+    fingerprint_tensors,
+)
+
+
+def tiny_llama(**overrides: object) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, "num_attention_heads": 2, **overrides}))
+
+
+def test_model_fingerprint_survives_saving_and_follows_one_weight(tmp_path: Path) -> None:
+    model = tiny_llama()
+    fingerprint = fingerprint_model(model)
+    assert fingerprint["class"] == "LlamaForCausalLM"
+    assert fingerprint["model_type"] == "llama"
+    assert fingerprint["num_parameters"] == sum(p.numel() for p in model.parameters())
+    model.save_pretrained(tmp_path)
+    assert fingerprint_model(LlamaForCausalLM.from_pretrained(tmp_path)) == fingerprint
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[3, 4] += 1e-6
+    changed = fingerprint_model(model)
+    assert changed["weights"] != fingerprint["weights"]
+    assert changed["structure"] == fingerprint["structure"]
+
+
+@pytest.mark.parametrize("other", [{"intermediate_size": 32}, {"tie_word_embeddings": True}])
+def test_model_structure_counts_names_and_shapes(other: dict[str, object]) -> None:
+    assert fingerprint_model(tiny_llama(**other))["structure"] != fingerprint_model(tiny_llama())["structure"]
+
+
+def test_model_type_counts_bfloat16_too() -> None:
+    model = tiny_llama().to(torch.bfloat16)
+    fingerprint = fingerprint_model(model)
+    assert fingerprint == fingerprint_model(copy.deepcopy(model))
+    assert fingerprint["structure"] != fingerprint_model(tiny_llama())["structure"]
+
+
+@pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning")
+def test_adapters_and_the_frozen_base_both_count() -> None:
+    def adapted() -> nn.Module:
+        return get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+
+    model, fingerprint = adapted(), fingerprint_model(adapted())
+    assert fingerprint_model(model)["structure"] == fingerprint["structure"]
+    for part in ("lora_B", "embed_tokens"):
+        model = adapted()
+        before = fingerprint_model(model)["weights"]
+        with torch.no_grad():
+            next(p for name, p in model.named_parameters() if part in name).add_(1.0)
+        assert fingerprint_model(model)["weights"] != before
+
+
+def test_rows_hash_by_value_not_by_storage(tmp_path: Path) -> None:
+    rows = [{"ids": [index, 2], "text": f"é {index}", "extra": index} for index in range(5)]
+    dataset = Dataset.from_list(rows)
+    expected = fingerprint_rows(dataset, ["ids", "text"])
+    chunked = concatenate_datasets([dataset.select([0, 1]), dataset.select([2, 3, 4])])
+    dataset.save_to_disk(tmp_path / "moved")
+    same = [
+        chunked,
+        Dataset.load_from_disk(str(tmp_path / "moved")),
+        dataset.remove_columns("extra"),
+        dataset.with_format("torch", columns=["ids"]),
+    ]
+    for other in same:
+        assert fingerprint_rows(other, ["text", "ids"]) == expected
+    assert fingerprint_rows(rows, ["ids", "text"]) == expected
+    assert fingerprint_rows(rows) == fingerprint_rows(dataset) != expected
+
+
+def test_rows_hash_follows_every_value_and_the_order() -> None:
+    dataset = Dataset.from_list([{"ids": [1, 2]}, {"ids": [3]}])
+    others = [
+        [{"ids": [1, 2]}, {"ids": [4]}],
+        [{"ids": [3]}, {"ids": [1, 2]}],
+        [{"ids": [1]}, {"ids": [2, 3]}],
+    ]
+    hashes = {fingerprint_rows(dataset), *(fingerprint_rows(other) for other in others)}
+    assert len(hashes) == 4
+
+
+def test_missing_column_is_named() -> None:
+    with pytest.raises(KeyError, match="labels"):
+        fingerprint_rows(Dataset.from_list([{"ids": [1]}]), ["labels"])
+
+
+def test_json_hash_ignores_key_order_only() -> None:
+    assert fingerprint_json({"a": 1, "b": [1, 2]}) == fingerprint_json({"b": [1, 2], "a": 1})
+    assert fingerprint_json({"a": [2, 1]}) != fingerprint_json({"a": [1, 2]})
+    with pytest.raises(TypeError):
+        fingerprint_json({"a": object()})
+
+
+def test_tensor_hash_counts_type_shape_and_bytes_not_strides() -> None:
+    values = torch.arange(6.0).view(2, 3)
+    expected = fingerprint_tensors({"a": values, "b": torch.ones(())})
+    assert fingerprint_tensors({"b": torch.ones(()), "a": values.t().contiguous().t()}) == expected
+    others = [values.view(3, 2), values.to(torch.bfloat16), values + 1]
+    assert all(fingerprint_tensors({"a": other, "b": torch.ones(())}) != expected for other in others)

@@ -1,0 +1,170 @@
+"""A posterior on disk: what is written is read, and nothing that does not fit is accepted."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from graceful_forgetting.config import PosteriorConfig
+from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.posterior import POSTERIOR_FILE, LearningPosterior, estimate_posterior
+
+ROWS = Dataset.from_list(
+    [
+        {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]},
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
+    ]
+)
+
+
+def tiny_llama(seed: int = 0, **overrides: object) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, "num_attention_heads": 2, **overrides}))
+
+
+@pytest.fixture
+def posterior() -> LearningPosterior:
+    return estimate_posterior(tiny_llama(), tiny_llama(seed=1), ROWS, PosteriorConfig(seed=3))
+
+
+def test_estimate_takes_the_mean_from_the_reference_and_names_its_sources(
+    posterior: LearningPosterior,
+) -> None:
+    reference = dict(tiny_llama(seed=1).named_parameters())
+    assert posterior.mean.keys() == reference.keys()
+    assert all(torch.equal(tensor, reference[name]) for name, tensor in posterior.mean.items())
+    assert posterior.metadata["model"] == fingerprint_model(tiny_llama())
+    assert posterior.metadata["estimator"] == "sampled"
+    assert posterior.metadata["seed"] == 3
+    assert posterior.metadata["num_samples"] == 2
+    assert posterior.metadata["versions"]["torch"] == torch.__version__
+    json.dumps(posterior.metadata)
+
+
+def test_mean_is_a_snapshot_of_the_reference_model() -> None:
+    reference = tiny_llama(seed=1)
+    posterior = estimate_posterior(tiny_llama(), reference, ROWS)
+    before = posterior.mean["lm_head.weight"].clone()
+    with torch.no_grad():
+        reference.lm_head.weight.zero_()
+    assert torch.equal(posterior.mean["lm_head.weight"], before)
+
+
+def test_a_fingerprint_stands_for_a_model_that_has_been_trained_in_place(
+    posterior: LearningPosterior,
+) -> None:
+    model = tiny_llama()
+    base = fingerprint_model(model)
+    model.load_state_dict(tiny_llama(seed=1).state_dict())
+    in_place = estimate_posterior(base, model, ROWS, PosteriorConfig(seed=3))
+    assert in_place.metadata == posterior.metadata
+    assert all(torch.equal(in_place.precision[name], tensor) for name, tensor in posterior.precision.items())
+
+
+@pytest.mark.parametrize("overrides", [{}, {"tie_word_embeddings": True}])
+def test_round_trip_is_exact_and_fits_its_model(tmp_path: Path, overrides: dict[str, object]) -> None:
+    model = tiny_llama(**overrides)
+    posterior = estimate_posterior(model, tiny_llama(seed=1, **overrides), ROWS)
+    posterior.save_pretrained(tmp_path / "a" / "posterior")
+    loaded = LearningPosterior.from_pretrained(tmp_path / "a" / "posterior", model=model)
+    assert loaded.metadata == posterior.metadata
+    for name in posterior.mean:
+        assert torch.equal(loaded.mean[name], posterior.mean[name])
+        assert torch.equal(loaded.precision[name], posterior.precision[name])
+    assert ("lm_head.weight" in loaded.mean) == (not overrides)
+    assert [path.name for path in (tmp_path / "a" / "posterior").iterdir()] == [POSTERIOR_FILE]
+
+
+def test_saving_over_an_older_one_keeps_other_files(tmp_path: Path, posterior: LearningPosterior) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    posterior.save_pretrained(tmp_path)
+    posterior.precision["lm_head.weight"] += 1
+    posterior.save_pretrained(tmp_path)
+    loaded = LearningPosterior.from_pretrained(tmp_path)
+    assert torch.equal(loaded.precision["lm_head.weight"], posterior.precision["lm_head.weight"])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_another_model_is_refused_by_what_differs(posterior: LearningPosterior) -> None:
+    posterior.check_model(tiny_llama())
+    with pytest.raises(ValueError, match="contents of the weights"):
+        posterior.check_model(tiny_llama(seed=9))
+    with pytest.raises(ValueError, match=r"gate_proj\.weight has shape \(40, 16\) in the model, \(24, 16\)"):
+        posterior.check_model(tiny_llama(intermediate_size=40))
+    with pytest.raises(ValueError, match=r"no parameter lm_head\.weight"):
+        posterior.check_model(tiny_llama(tie_word_embeddings=True))
+    with pytest.raises(ValueError, match=r"trains parameter model\.layers\.0\.self_attn\.k_proj\.bias \(and 3 more\)"):
+        posterior.check_model(tiny_llama(attention_bias=True))
+    with pytest.raises(ValueError, match="the names, shapes or types of parameters differ"):
+        posterior.check_model(tiny_llama().to(torch.bfloat16))
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match=r"no parameter lm_head\.weight"):
+        posterior.check_model(gpt2)
+    own = {name: p.detach() for name, p in gpt2.named_parameters()}
+    claimed = LearningPosterior(own, {name: p**2 for name, p in own.items()}, posterior.metadata)
+    with pytest.raises(ValueError, match="GPT2LMHeadModel"):
+        claimed.check_model(gpt2)
+
+
+def test_from_pretrained_checks_the_model_it_is_given(tmp_path: Path, posterior: LearningPosterior) -> None:
+    posterior.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="contents of the weights"):
+        LearningPosterior.from_pretrained(tmp_path, model=tiny_llama(seed=9))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / POSTERIOR_FILE)):
+        LearningPosterior.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "foreign", "newer"])
+def test_damaged_file_is_refused(tmp_path: Path, posterior: LearningPosterior, damage: str) -> None:
+    posterior.save_pretrained(tmp_path)
+    path = tmp_path / POSTERIOR_FILE
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[-3] ^= 1
+        path.write_bytes(content)
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    elif damage == "foreign":
+        save_file(load_file(path), path)
+    else:
+        header = json.dumps({"format_version": 99, "tensors": ""})
+        save_file(load_file(path), path, metadata={"graceful_forgetting": header})
+    with pytest.raises(ValueError, match=str(path)):
+        LearningPosterior.from_pretrained(tmp_path)
+
+
+def test_impossible_values_are_refused_by_parameter() -> None:
+    one = {"a": torch.ones(2), "b": torch.ones(3)}
+
+    def build(mean: dict[str, torch.Tensor], precision: dict[str, torch.Tensor]) -> LearningPosterior:
+        return LearningPosterior(mean, precision, {})
+
+    assert build(one, {**one, "b": torch.zeros(3)}).precision["b"].sum() == 0
+    with pytest.raises(ValueError, match="precision of b has negative"):
+        build(one, {**one, "b": torch.tensor([1.0, -1e-9, 0.0])})
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="precision of b is not finite"):
+            build(one, {**one, "b": torch.tensor([1.0, value, 0.0])})
+        with pytest.raises(ValueError, match="mean of a is not finite"):
+            build({**one, "a": torch.tensor([1.0, value])}, one)
+    with pytest.raises(ValueError, match="only one has b"):
+        build(one, {"a": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"precision of a has shape \(3,\)"):
+        build(one, {**one, "a": torch.ones(3)})
+
+
+def test_models_that_train_different_parameters_are_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match=r"in the model, .* in the reference model"):
+        estimate_posterior(tiny_llama(), tiny_llama(intermediate_size=40), ROWS)
+    with pytest.raises(ValueError, match="reference_model has no parameter that requires a gradient"):
+        estimate_posterior(tiny_llama(), tiny_llama().requires_grad_(False), ROWS)

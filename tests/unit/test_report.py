@@ -1,0 +1,407 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graceful_forgetting.experiment.provenance import collect_provenance
+from graceful_forgetting.experiment.result import (
+    GuardResult,
+    LogEntry,
+    RunResult,
+    SelectionResult,
+    StageResult,
+    TaskMetrics,
+    TaskSelection,
+    TrainingRunResult,
+)
+from graceful_forgetting.experiment.summary import summarise
+from graceful_forgetting.report import render_report
+from graceful_forgetting.report.formatting import duration, number, script_json, signed, size
+from graceful_forgetting.report.headline import headline
+from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
+from graceful_forgetting.report.scales import scale_for
+
+HOSTILE = "</script><script>alert(1)</script><!-- \"quoted\" 'single' & <b>bold</b> \u2028\u2029 {{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for; fails where elements are not closed in the order of opening."""
+
+    VOID = frozenset({"meta", "link", "br", "input", "hr", "img"})
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.text, self.ids = [], [], [], []
+        self.scripts = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts.setdefault(self.elements[-1][1].get("id", "code"), data)
+        elif self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).replace("\u00a0", " ").split())
+
+
+def training_run(arm, seed, learning, forgetting=None, *, stopped=False):
+    tasks = {"new rule": TaskMetrics("learning", learning, None, 100, unparsable=5)}
+    for name, value in (forgetting or {}).items():
+        tasks[name] = TaskMetrics("forgetting", value, None, 100)
+    log = []
+    if seed is not None:
+        unlearning = (3.0, 2.0, 1) if arm == "lwf" else (None, None, None)
+        log = [LogEntry(step, 2.0 / step, 1e-3, 1.0, *unlearning) for step in (1, 2, 3)]
+    guard = GuardResult(stopped, "loss too high" if stopped else None, 3 if stopped else None)
+    return TrainingRunResult(arm, seed, log, tasks, 3, guard)
+
+
+def result_of(runs, *, name="An experiment", config=None, selection=None, stages=()):
+    return RunResult(
+        name=name,
+        created="2025-01-01T00:00:00+00:00",
+        config=config or {"learning_rate": 1e-4},
+        provenance=collect_provenance(
+            model_fingerprint="model-print",
+            data_fingerprints={"learning": "data-print"},
+            posterior_fingerprint=None,
+            seeds=[1],
+            command_line=["graceful", "run"],
+        ),
+        stages=list(stages),
+        runs=runs,
+        selection=selection,
+        summary=summarise(runs),
+    )
+
+
+def samples_of(count, *, tasks=("old", "older"), prompt="prompt", completion="completion", seed=0):
+    generator = np.random.default_rng(seed)
+    confidence = generator.lognormal(0, 2, count)
+    return Dataset.from_dict(
+        {
+            "prompt": [f"{prompt} {row}" for row in range(count)],
+            "completion": [completion] * count,
+            "forgetting_task": [tasks[row % len(tasks)] for row in range(count)],
+            "forgetting_confidence": confidence,
+            "confidence_linear": generator.normal(0, 1, count),
+            "confidence_quadratic": confidence / 2,
+            "loss": generator.uniform(0, 3, count),
+            "chosen": (confidence > 1).tolist(),
+        }
+    )
+
+
+def page_of(result, samples, tmp_path):
+    return Page(render_report(result, samples, tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+PLAIN, LWF, REFERENCE = (0.60, 0.61, 0.62), (0.70, 0.72, 0.71), (0.80, 0.80, 0.83)
+
+
+@pytest.fixture
+def three_seeds():
+    runs = [training_run("base", None, 0.2, {"old": 0.9})]
+    for arm, values in (("plain", PLAIN), ("lwf", LWF), ("never_knew", REFERENCE)):
+        runs += [
+            training_run(arm, seed, value, {"old": value - 0.1}, stopped=(arm, seed) == ("lwf", 2))
+            for seed, value in enumerate(values)
+        ]
+    return result_of(
+        runs,
+        selection=SelectionResult(
+            "highest", 60, 20, 1.0, 2.0, {"0.5": 0.3}, {"old": TaskSelection(30, 15, "conflicting")}
+        ),
+        stages=[
+            StageResult("elicit", "reused", 75.0, 3 * 2**29, None, "0123456789abcdef", {"samples": 60}),
+            StageResult("train", "run", 0.5, 2**20, 2**31, "fedcba", {}),
+        ],
+    )
+
+
+def test_report_holds_every_section(three_seeds, tmp_path):
+    page = page_of(three_seeds, samples_of(60), tmp_path)
+    for words in (
+        "LWF is better than plain fine-tuning: LWF − plain = +0.100, 95 % interval",
+        "Learning loss",
+        "Unlearning loss",
+        "Gradient norm, unlearning",
+        "cut 1",
+        "Terms of the confidence",
+        "Effect on the forgotten tasks",
+        "All 60 scored samples.",
+        "LWF, seed 2, step 3: loss too high",
+        "conflicting",
+        "1 min 15 s",
+        "1.50 GiB",
+        "reused",
+        "0123456789ab",
+        "model-print",
+        "learning_rate",
+    ):
+        assert words in page.words
+    assert len(set(page.ids)) == len(page.ids)
+
+
+def test_page_works_alone_and_lets_nothing_else_run(three_seeds, tmp_path):
+    text = render_report(three_seeds, samples_of(60), tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:,")), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+    assert "url(" not in text
+    assert "@import" not in text
+    policy = next(attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none';")
+    assert re.search(r"script-src 'sha256-[\w+/]{43}='", policy)
+    assert "unsafe" not in policy
+
+
+def test_policy_hash_is_that_of_the_script_in_the_page(three_seeds, tmp_path):
+    from base64 import b64encode
+    from hashlib import sha256
+
+    text = render_report(three_seeds, None, tmp_path / "report.html").read_text(encoding="utf-8")
+    for tag in ("script", "style"):
+        inside = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL).group(1)
+        assert b64encode(sha256(inside.encode()).digest()).decode() in text
+
+
+def test_hostile_text_stays_text(tmp_path):
+    runs = [
+        training_run(arm, seed, value, {f"old {HOSTILE}": value})
+        for arm, value in (("plain", 0.5), ("lwf", 0.6))
+        for seed in (1, 2)
+    ]
+    runs[-1].guard = GuardResult(True, HOSTILE, 1)
+    result = result_of(
+        runs,
+        name=HOSTILE,
+        config={HOSTILE: HOSTILE, "list": [HOSTILE]},
+        selection=SelectionResult(HOSTILE, 9, 3, 1.0, 1.0, {}, {HOSTILE: TaskSelection(9, 3, HOSTILE)}),
+        stages=[StageResult(HOSTILE, "run", 1.0, None, None, HOSTILE, {HOSTILE: HOSTILE})],
+    )
+    harmless = page_of(result_of(runs[:0]), None, tmp_path)
+    page = page_of(result, samples_of(9, tasks=(HOSTILE,), prompt=HOSTILE, completion=HOSTILE), tmp_path)
+    scripts = [attributes for tag, attributes in page.elements if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "sample-data"}, {}]
+    assert page.scripts["code"] == harmless.scripts["code"]
+    data = json.loads(page.scripts["sample-data"])
+    assert data["tasks"] == [HOSTILE]
+    assert data["columns"]["completion"] == [HOSTILE] * 9
+    assert "alert(1)" in page.words
+    assert {tag for tag, _ in page.elements} & {"iframe", "object", "img"} == set()
+    assert "49" not in page.words.split()
+
+
+@given(st.text(max_size=30))
+def test_script_json_survives_any_text_and_cannot_end_the_script(text):
+    written = script_json({"text": text})
+    assert json.loads(written) == {"text": text}
+    assert not re.search("[<>&\u2028\u2029]", written)
+
+
+def test_text_without_utf8_form_does_not_stop_the_report(tmp_path):
+    page = page_of(result_of([], config={"broken": "\ud800"}), None, tmp_path)
+    assert "broken" in page.words
+
+
+def test_ten_thousand_samples_stay_below_six_megabytes(three_seeds, tmp_path):
+    samples = samples_of(10_000, prompt="<question>" * 30, completion="日本語の答え" * 60)
+    path = render_report(three_seeds, samples, tmp_path / "report.html")
+    assert path.stat().st_size < 6_000_000
+    page = Page(path.read_text(encoding="utf-8"))
+    data = json.loads(page.scripts["sample-data"])
+    assert len(data["columns"]["prompt"]) == 10_000
+    assert "Texts are cut after" in page.words
+
+
+def test_texts_are_whole_when_they_fit():
+    table = sample_table(read_samples(samples_of(10, completion="x" * 5000)))
+    assert table.text_limit is None
+    assert json.loads(table.payload)["columns"]["completion"] == ["x" * 5000] * 10
+
+
+def test_too_many_samples_are_thinned_evenly_by_rank():
+    kept = thin_out(read_samples(samples_of(1000)), limit=101)
+    everything = np.sort(read_samples(samples_of(1000)).confidence)[::-1]
+    assert len(kept) == 101
+    assert kept.confidence[0] == everything[0]
+    assert kept.confidence[-1] == everything[-1]
+    assert kept.confidence[50] == pytest.approx(np.median(everything), rel=0.02)
+
+
+def test_missing_sample_column_names_it_and_those_there(three_seeds, tmp_path):
+    samples = samples_of(5).remove_columns(["chosen", "forgetting_task"])
+    with pytest.raises(ValueError, match=r"task, chosen; it has prompt, completion.*'chosen'"):
+        render_report(three_seeds, samples, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_loss_column_is_optional_and_scores_may_be_missing(three_seeds, tmp_path):
+    samples = samples_of(20).remove_columns("loss").to_dict()
+    samples["forgetting_confidence"][3] = None
+    samples["confidence_linear"][4] = float("nan")
+    page = page_of(three_seeds, Dataset.from_dict(samples), tmp_path)
+    columns = json.loads(page.scripts["sample-data"])["columns"]
+    assert "loss" not in columns
+    assert columns["forgetting_confidence"][-1] is None
+    assert "1 samples without a finite score" in page.words
+
+
+def test_conversational_samples_are_shown_with_their_roles():
+    rows = samples_of(1).to_dict()
+    rows["prompt"] = [[{"role": "user", "content": "Why?"}]]
+    rows["completion"] = [[{"role": "assistant", "content": "So."}]]
+    samples = read_samples(Dataset.from_dict(rows))
+    assert (samples.prompts, samples.completions) == (["user: Why?"], ["assistant: So."])
+
+
+@pytest.mark.parametrize("confidence", [[0.0] * 4, [2.5] * 4, [1e-9, 1.0, 1e9, 5.0], [0.0, 1.0, 1e6, 2.0]])
+def test_extreme_scores_are_drawn(three_seeds, tmp_path, confidence):
+    rows = samples_of(4).to_dict() | {"forgetting_confidence": confidence, "confidence_quadratic": confidence}
+    page = page_of(three_seeds, Dataset.from_dict(rows), tmp_path)
+    bars = [
+        attributes
+        for tag, attributes in page.elements
+        if tag == "rect" and "task-" in attributes.get("class", "")
+    ]
+    assert bars
+    assert all(np.isfinite(float(bar[side])) for bar in bars for side in ("x", "y", "width", "height"))
+
+
+def test_report_of_nothing_says_so(tmp_path):
+    page = page_of(
+        result_of([]), Dataset.from_dict({name: [] for name in samples_of(1).column_names}), tmp_path
+    )
+    assert "No learning task was evaluated." in page.words
+    assert "All 0 scored samples." in page.words
+
+
+def statement(plain, lwf, reference=()):
+    runs = []
+    for arm, values in (("plain", plain), ("lwf", lwf), ("never_knew", reference)):
+        runs += [training_run(arm, seed, value) for seed, value in enumerate(values)]
+    found = headline("new rule", summarise(runs).tasks["new rule"])
+    return found.verdict, found.sentence.replace("\u00a0", " "), " ".join(found.notes).replace("\u00a0", " ")
+
+
+def test_headline_of_one_seed_claims_nothing():
+    verdict, sentence, notes = statement([0.6], [0.9], [0.8])
+    assert verdict == "one_seed"
+    assert sentence.startswith("One seed shows nothing: LWF − plain is +0.300")
+    assert "better" not in sentence + notes
+
+
+def test_headline_of_an_interval_with_zero_shows_no_difference():
+    verdict, sentence, notes = statement([0.6, 0.7, 0.8], [0.7, 0.6, 0.9])
+    assert verdict == "no_difference"
+    assert sentence.startswith("No difference shown: LWF − plain = +0.033, 95 % interval −0.2")
+    assert "includes 0" in notes
+
+
+def test_headline_above_and_below_zero():
+    verdict, sentence, notes = statement(PLAIN, LWF, REFERENCE)
+    assert verdict == "better"
+    assert sentence.startswith(
+        "LWF is better than plain fine-tuning: LWF − plain = +0.100, 95 % interval +0.07"
+    )
+    assert "over 3 paired seeds" in sentence
+    assert "first indication, not a claim" in notes
+    assert "recovers: 50 % (bootstrap 95 % interval" in notes
+    verdict, sentence, notes = statement(LWF, PLAIN)
+    assert verdict == "worse"
+    assert sentence.startswith("LWF is worse than plain fine-tuning: LWF − plain = −0.100")
+
+
+def test_headline_of_ten_seeds_has_no_warning_about_their_number():
+    plain = [0.6 + 0.01 * (seed % 3) for seed in range(10)]
+    lwf = [0.7 + 0.01 * (seed % 4) for seed in range(10)]
+    assert statement(plain[:9], lwf[:9])[2] != ""
+    assert statement(plain, lwf)[2] == ""
+
+
+def test_headline_without_gap_and_without_comparison():
+    assert "no gap to recover" in statement(PLAIN, LWF, (0.5, 0.5, 0.5))[2]
+    verdict, sentence, _ = statement(PLAIN, [])
+    assert (verdict, sentence[:13]) == ("no_comparison", "No comparison")
+
+
+def test_headline_of_a_metric_where_less_is_better():
+    runs = []
+    for arm, values in (("plain", (1.0, 1.1, 1.2)), ("lwf", (0.8, 0.91, 1.0))):
+        for seed, value in enumerate(values):
+            metrics = {"new": TaskMetrics("learning", None, None, 9, bits_per_byte=value)}
+            runs.append(TrainingRunResult(arm, seed, [], metrics, 0, GuardResult(False, None, None)))
+    found = headline("new", summarise(runs).tasks["new"])
+    assert found.verdict == "better"
+    assert "−0.197" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds", "kind"),
+    [
+        ([1.0, 2.0, 3.0], ("log", "symlog"), "linear"),
+        ([0.001, 1.0, 1000.0], ("log", "symlog"), "log"),
+        ([-300.0, 1.0, -1.0, 2.0, 500.0], ("log", "symlog"), "symlog"),
+        ([0.001, 1.0, 1000.0], ("linear",), "linear"),
+        ([7.0], ("log",), "linear"),
+        ([0.0], ("log", "symlog"), "linear"),
+    ],
+)
+def test_scales_keep_values_and_ticks_inside(values, kinds, kind):
+    scale = scale_for(values, 50.0, 400.0, kinds=kinds)
+    assert scale.kind == kind
+    positions = [scale(value) for value in sorted(values)]
+    assert positions == sorted(positions)
+    assert min(positions) >= 50
+    assert max(positions) <= 400
+    ticks = scale.ticks()
+    assert 2 <= len(ticks) <= 8
+    assert all(49.9 <= position <= 400.1 for position, _ in ticks)
+    assert len({label for _, label in ticks}) == len(ticks)
+    edges = scale.edges(10)
+    assert edges == sorted(edges)
+    assert (edges[0], edges[-1]) == (scale.low, scale.high)
+
+
+def test_numbers_as_text():
+    assert [number(value) for value in (None, float("nan"), 0.0, -12, 1234567.0, 0.00001234, 3.14159)] == [
+        "–",
+        "–",
+        "0",
+        "−12",
+        "1.235e6",
+        "1.234e-5".replace("-", "−"),
+        "3.142",
+    ]
+    assert [signed(0.05), signed(-0.0501), signed(None)] == ["+0.050", "−0.050", "–"]
+    assert [duration(0.123), duration(59.7), duration(185), duration(7620)] == [
+        "0.12 s",
+        "1 min 00 s",
+        "3 min 05 s",
+        "2 h 07 min",
+    ]
+    assert [size(None), size(0), size(1536), size(5 * 2**30)] == ["–", "0 B", "2 KiB", "5.00 GiB"]
