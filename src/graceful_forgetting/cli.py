@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _say(f"graceful {options.command}: error: {error}")
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, ArithmeticError) as error:
         if options.verbose:
             traceback.print_exc()
         _say(f"graceful {options.command}: failed: {error}")

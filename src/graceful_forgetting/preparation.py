@@ -136,7 +136,12 @@ def prepare_unlearning(
         if needs_elicitation(forget_dataset):
             knowledge = elicit_self_knowledge(model, processing_class, forget_dataset, args.elicitation_config())
         else:
-            knowledge = tokenize_dataset(forget_dataset, processing_class, argument="forget_dataset")
+            knowledge = tokenize_dataset(
+                forget_dataset,
+                processing_class,
+                max_length=model.config.get_text_config().max_position_embeddings,
+                argument="forget_dataset",
+            )
         base_fingerprint = fingerprint_model(model)
         logger.info("Reference run: plain fine-tuning on the learning task")
         with _restored_weights(model):

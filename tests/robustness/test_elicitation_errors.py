@@ -14,8 +14,7 @@ CONTEXT = 12
 def make_tokenizer(words: int = 20, **special: str | None) -> PreTrainedTokenizerFast:
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"} | special
     vocabulary = {
-        word: index
-        for index, word in enumerate(["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(words))])
+        word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(words))])
     }
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -76,9 +75,7 @@ GOOD = {"prompt": ["w0 w1"]}
 )
 def test_bad_prompts_are_refused_before_any_work(columns, message, model):
     with pytest.raises(ValueError, match=message):
-        elicit_self_knowledge(
-            model, make_tokenizer(), Dataset.from_dict(columns), ElicitationConfig(max_new_tokens=4)
-        )
+        elicit_self_knowledge(model, make_tokenizer(), Dataset.from_dict(columns), ElicitationConfig(max_new_tokens=4))
 
 
 def test_prompts_that_are_no_data_set_are_refused(model):

@@ -28,16 +28,12 @@ def write(path: Path, *lines: str | dict) -> Path:
 
 
 def test_unknown_task_suggests_the_nearest() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown task 'gsm8': did you mean 'gsm8k'\?.*Known tasks: dental, gsm8k"
-    ):
+    with pytest.raises(ValueError, match=r"unknown task 'gsm8': did you mean 'gsm8k'\?.*Known tasks: dental, gsm8k"):
         load_task("gsm8")
 
 
 def test_unknown_task_unlike_any_lists_the_known() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown task 'zzzz': Known tasks: dental, gsm8k; or give the path"
-    ):
+    with pytest.raises(ValueError, match=r"unknown task 'zzzz': Known tasks: dental, gsm8k; or give the path"):
         resolve_task("zzzz")
 
 
@@ -92,9 +88,7 @@ def test_wrong_columns_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "graceful_forgetting.tasks.loading.load_dataset", lambda *_, **__: Dataset.from_list([{"text": "t"}])
     )
-    with pytest.raises(
-        ValueError, match=r"openai/gsm8k \[train\]: .*missing: question, answer; present: text"
-    ):
+    with pytest.raises(ValueError, match=r"openai/gsm8k \[train\]: .*missing: question, answer; present: text"):
         load_task("gsm8k")
 
 
@@ -141,9 +135,7 @@ def test_no_row_left_after_the_filter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", [-1, 4, "B", None, True])
 def test_option_number_out_of_range(option: object, tmp_path: Path) -> None:
     path = write(tmp_path / "train.jsonl", DENTAL_ROW, {**DENTAL_ROW, "cop": option})
-    with pytest.raises(
-        ValueError, match=rf"train\.jsonl:2: cop={option!r} is not an option number from 0 to 3"
-    ):
+    with pytest.raises(ValueError, match=rf"train\.jsonl:2: cop={option!r} is not an option number from 0 to 3"):
         load_task("dental", source=path)
 
 
@@ -206,9 +198,7 @@ def test_unreachable_hub_offers_the_sample(offline: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("graceful_forgetting.tasks.loading.load_dataset", unreachable)
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
-    with pytest.raises(
-        ConnectionError, match=r"could not load openai/gsm8k.*source='sample'.*source=<path"
-    ) as caught:
+    with pytest.raises(ConnectionError, match=r"could not load openai/gsm8k.*source='sample'.*source=<path") as caught:
         load_task("gsm8k")
     assert ("HF_HUB_OFFLINE=1 is set" in str(caught.value)) == (offline == "1")
 

@@ -75,11 +75,7 @@ DATASETS = {
     "text": [{"text": "the cat sat"}, {"text": "the dog ran on <eos>"}],
     "messages": [{"messages": row["prompt"] + row["completion"]} for row in CONVERSATIONAL],
     "conversations": [
-        {
-            "conversations": [
-                {"from": m["role"], "value": m["content"]} for m in row["prompt"] + row["completion"]
-            ]
-        }
+        {"conversations": [{"from": m["role"], "value": m["content"]} for m in row["prompt"] + row["completion"]]}
         for row in CONVERSATIONAL
     ],
     "assistant_masks": [
@@ -110,9 +106,7 @@ def trl_rows(rows: list[dict], tokenizer: PreTrainedTokenizerFast, tmp_path: Pat
     args = SFTConfig(
         output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False
     )
-    trainer = SFTTrainer(
-        model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    )
+    trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     return trainer.train_dataset.select_columns(["input_ids", "labels"]).to_list()
 
 
@@ -133,9 +127,7 @@ def test_merged_boundary_is_cut_where_sft_trainer_cuts_it(tokenizer, tmp_path):
 
 
 def test_completion_mask_decides_the_labels(tokenizer):
-    rows = [
-        {"input_ids": [3, 4, 5, 6], "completion_mask": [0, 0, 1, 1], "assistant_masks": [1, 1, 1, 0], "k": 7}
-    ]
+    rows = [{"input_ids": [3, 4, 5, 6], "completion_mask": [0, 0, 1, 1], "assistant_masks": [1, 1, 1, 0], "k": 7}]
     result = tokenize_dataset(Dataset.from_list(rows))
     assert result.to_list() == [{"input_ids": [3, 4, 5, 6], "k": 7, "labels": [-100, -100, 5, -100]}]
 

@@ -38,9 +38,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         "user",
         "assistant",
     ]
-    backend = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
-    )
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
@@ -84,9 +82,7 @@ def model() -> PreTrainedModel:
 
 
 def prompt_rows(prompts: Sequence[str] = tuple(PROMPTS)) -> Dataset:
-    return Dataset.from_list(
-        [{"prompt": prompt, "task": f"t{index}"} for index, prompt in enumerate(prompts)]
-    )
+    return Dataset.from_list([{"prompt": prompt, "task": f"t{index}"} for index, prompt in enumerate(prompts)])
 
 
 @torch.no_grad()
@@ -127,9 +123,7 @@ def test_batches_equal_one_by_one_decoding(kind, batch_size, tokenizer):
         assert row["labels"] == [-100] * len(prompt) + answer
         assert row["finish_reason"] == ("stop" if stopped else "length")
         assert row["completion_tokens"] == len(answer) - stopped
-        assert row["completion"] == tokenizer.decode(
-            answer[: len(answer) - stopped], skip_special_tokens=True
-        )
+        assert row["completion"] == tokenizer.decode(answer[: len(answer) - stopped], skip_special_tokens=True)
     assert set(result["finish_reason"]) == {"stop", "length"}
 
 
@@ -175,9 +169,7 @@ def test_other_columns_and_their_types_are_kept(model, tokenizer):
 
 def sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **settings) -> list[list[int]]:
     settings = {"max_new_tokens": 5, "do_sample": True} | settings
-    return elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))["input_ids"][
-        :
-    ]
+    return elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))["input_ids"][:]
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(model, tokenizer):

@@ -283,19 +283,13 @@ def test_conversational_samples_are_shown_with_their_roles():
 def test_extreme_scores_are_drawn(three_seeds, tmp_path, confidence):
     rows = samples_of(4).to_dict() | {"forgetting_confidence": confidence, "confidence_quadratic": confidence}
     page = page_of(three_seeds, Dataset.from_dict(rows), tmp_path)
-    bars = [
-        attributes
-        for tag, attributes in page.elements
-        if tag == "rect" and "task-" in attributes.get("class", "")
-    ]
+    bars = [attributes for tag, attributes in page.elements if tag == "rect" and "task-" in attributes.get("class", "")]
     assert bars
     assert all(np.isfinite(float(bar[side])) for bar in bars for side in ("x", "y", "width", "height"))
 
 
 def test_report_of_nothing_says_so(tmp_path):
-    page = page_of(
-        result_of([]), Dataset.from_dict({name: [] for name in samples_of(1).column_names}), tmp_path
-    )
+    page = page_of(result_of([]), Dataset.from_dict({name: [] for name in samples_of(1).column_names}), tmp_path)
     assert "No learning task was evaluated." in page.words
     assert "All 0 scored samples." in page.words
 
@@ -325,9 +319,7 @@ def test_headline_of_an_interval_with_zero_shows_no_difference():
 def test_headline_above_and_below_zero():
     verdict, sentence, notes = statement(PLAIN, LWF, REFERENCE)
     assert verdict == "better"
-    assert sentence.startswith(
-        "LWF is better than plain fine-tuning: LWF − plain = +0.100, 95 % interval +0.07"
-    )
+    assert sentence.startswith("LWF is better than plain fine-tuning: LWF − plain = +0.100, 95 % interval +0.07")
     assert "over 3 paired seeds" in sentence
     assert "first indication, not a claim" in notes
     assert "recovers: 50 % (bootstrap 95 % interval" in notes

@@ -52,9 +52,7 @@ def result(runs):
         ),
         stages=[StageResult("elicit", "reused", 1.5, 10, None, "key", {"samples": 3})],
         runs=runs,
-        selection=SelectionResult(
-            "highest", 4, 1, 0.5, 1.0, {"0.5": 2.0}, {"old": TaskSelection(4, 1, None)}
-        ),
+        selection=SelectionResult("highest", 4, 1, 0.5, 1.0, {"0.5": 2.0}, {"old": TaskSelection(4, 1, None)}),
         summary=summarise(runs),
     )
 
@@ -88,9 +86,7 @@ def test_file_round_trip(complete, tmp_path):
 @pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, "1", None])
 def test_other_schema_version_is_refused_by_name(complete, version):
     content = complete.to_json() | {"schema_version": version}
-    with pytest.raises(
-        ValueError, match=rf"schema_version={version!r}.*reads schema version {SCHEMA_VERSION}"
-    ):
+    with pytest.raises(ValueError, match=rf"schema_version={version!r}.*reads schema version {SCHEMA_VERSION}"):
         RunResult.from_json(content)
 
 

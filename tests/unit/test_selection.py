@@ -54,9 +54,7 @@ def test_chosen_rows_and_their_order(arguments, chosen):
 
 def test_random_choice_depends_on_the_seed_alone():
     scores = [float(i) for i in range(50)]
-    first = select_for_unlearning(scored_rows(scores, None), count=20, strategy="random", seed=1)[
-        "source_index"
-    ][:]
+    first = select_for_unlearning(scored_rows(scores, None), count=20, strategy="random", seed=1)["source_index"][:]
     backwards = scored_rows(scores[::-1], None)
     assert select_for_unlearning(backwards, count=20, strategy="random", seed=1)["source_index"][:] == first
     assert select_for_unlearning(backwards, count=20, strategy="random", seed=2)["source_index"][:] != first
@@ -113,9 +111,7 @@ def test_reason_and_cut_of_each_strategy(arguments, reason, cut):
 
 def test_audit_without_tasks_and_terms():
     rows = scored_rows(tasks=None).remove_columns(["confidence_linear", "confidence_quadratic"])
-    audit = select_with_audit(
-        rows.rename_column("forgetting_confidence", "loss"), count=1, score_column="loss"
-    )[1]
+    audit = select_with_audit(rows.rename_column("forgetting_confidence", "loss"), count=1, score_column="loss")[1]
     assert audit["tasks"] == {}
     assert audit["rows"][0]["task"] is audit["rows"][0]["linear"] is audit["rows"][0]["quadratic"] is None
 
@@ -174,9 +170,9 @@ def test_bad_data_are_refused():
 
 
 finite = st.floats(-1e6, 1e6)
-pools = st.lists(
-    st.tuples(st.one_of(finite, st.none()), st.sampled_from("abc")), min_size=1, max_size=25
-).filter(lambda rows: any(score is not None for score, _ in rows))
+pools = st.lists(st.tuples(st.one_of(finite, st.none()), st.sampled_from("abc")), min_size=1, max_size=25).filter(
+    lambda rows: any(score is not None for score, _ in rows)
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -203,8 +199,7 @@ def test_quotas_choose_as_if_each_task_stood_alone(rows, data):
     scores, tasks = [score for score, _ in rows], [task for _, task in rows]
     available = Counter(task for score, task in rows if score is not None)
     quotas = {
-        task: data.draw(st.one_of(st.integers(1, number), st.floats(0.01, 1.0)))
-        for task, number in available.items()
+        task: data.draw(st.one_of(st.integers(1, number), st.floats(0.01, 1.0))) for task, number in available.items()
     }
     scored = scored_rows(scores, tasks)
     chosen = select_for_unlearning(scored, quotas=quotas)["source_index"][:]
@@ -213,9 +208,7 @@ def test_quotas_choose_as_if_each_task_stood_alone(rows, data):
         how_many = {"count": quota} if isinstance(quota, int) else {"fraction": quota}
         expected = select_for_unlearning(scored.select(alone), **how_many)["source_index"][:]
         assert [i for i in chosen if tasks[i] == task] == [alone[i] for i in expected]
-    assert len(chosen) == sum(
-        row["chosen"] for row in select_with_audit(scored, quotas=quotas)[1]["tasks"].values()
-    )
+    assert len(chosen) == sum(row["chosen"] for row in select_with_audit(scored, quotas=quotas)[1]["tasks"].values())
 
 
 @settings(max_examples=60, deadline=None)

@@ -35,9 +35,7 @@ def test_bootstrap_interval_has_the_bounds_of_all_equally_likely_resamples():
 def test_one_pair_has_no_interval():
     interval = paired_interval([0.8], [0.7])
     assert interval.difference == pytest.approx(0.1)
-    assert [interval.sd, interval.low, interval.high, interval.bootstrap_low, interval.bootstrap_high] == [
-        None
-    ] * 5
+    assert [interval.sd, interval.low, interval.high, interval.bootstrap_low, interval.bootstrap_high] == [None] * 5
 
 
 def test_identical_differences_have_an_interval_without_width():

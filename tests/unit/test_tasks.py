@@ -182,9 +182,7 @@ def test_hub_source_asks_for_the_labelled_split(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_local_prompt_and_completion(tmp_path: Path) -> None:
-    path = write_rows(
-        tmp_path / "capitals.jsonl", [{"prompt": "France?", "completion": " Paris\n", "tag": 1}]
-    )
+    path = write_rows(tmp_path / "capitals.jsonl", [{"prompt": "France?", "completion": " Paris\n", "tag": 1}])
     task = resolve_task(path)
     assert (task.name, task.metric) == ("capitals", "exact_match")
     assert load_task(task)[0] == {
@@ -198,9 +196,7 @@ def test_local_prompt_and_completion(tmp_path: Path) -> None:
 
 
 def test_local_prompts_only(tmp_path: Path) -> None:
-    path = write_rows(
-        tmp_path / "prompts.jsonl", [{"prompt": "France?"}, {"prompt": "Peru?", "completion": None}]
-    )
+    path = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "France?"}, {"prompt": "Peru?", "completion": None}])
     dataset = load_local(path, require_completion=False)
     assert dataset.column_names == ["prompt", "row"]
     assert list(dataset["prompt"]) == ["France?", "Peru?"]
@@ -238,9 +234,7 @@ def test_known_name_wins_over_a_folder_of_that_name(tmp_path: Path, monkeypatch:
 
 def test_blank_lines_and_byte_order_mark_are_read(tmp_path: Path) -> None:
     path = tmp_path / "bom.jsonl"
-    path.write_bytes(
-        b'\xef\xbb\xbf{"prompt": "p", "completion": "c"}\n\n{"prompt": "q", "completion": "d"}\n'
-    )
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "p", "completion": "c"}\n\n{"prompt": "q", "completion": "d"}\n')
     assert list(load_local(path)["prompt"]) == ["p", "q"]
 
 

@@ -78,9 +78,7 @@ def test_prompt_tokens_begin_the_tokens_of_prompt_and_completion(name: str, buil
         assert whole[: len(prompt)] == prompt
 
 
-def test_same_seed_gives_the_same_weights_and_leaves_the_global_generator(
-    tmp_path: Path, built: Path
-) -> None:
+def test_same_seed_gives_the_same_weights_and_leaves_the_global_generator(tmp_path: Path, built: Path) -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)

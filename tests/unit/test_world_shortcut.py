@@ -111,9 +111,7 @@ def test_kinds_name_one_conflict_and_one_help(world: World) -> None:
     assert world.kinds["food"] == "neutral"
 
 
-def test_tokens_of_a_prompt_are_a_prefix_and_text_survives(
-    world: World, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_tokens_of_a_prompt_are_a_prefix_and_text_survives(world: World, tokenizer: PreTrainedTokenizerFast) -> None:
     for rows in every_data_set(world).values():
         for row in rows:
             prompt = tokenizer(row["prompt"])["input_ids"]
@@ -126,9 +124,7 @@ def test_tokens_of_a_prompt_are_a_prefix_and_text_survives(
             assert tokenizer.decode(whole[len(prompt) :], skip_special_tokens=True) == row["completion"]
 
 
-def test_saved_tokenizer_is_an_ordinary_fast_tokenizer(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_saved_tokenizer_is_an_ordinary_fast_tokenizer(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert isinstance(loaded, PreTrainedTokenizerFast)
@@ -174,9 +170,7 @@ def test_build_records_what_it_did(tmp_path: Path) -> None:
 
 
 def test_pretraining_lowers_the_loss(tmp_path: Path) -> None:
-    recipe = ShortcutRecipe(
-        hidden_size=32, intermediate_size=32, num_layers=1, num_heads=2, steps=40, batch_size=32
-    )
+    recipe = ShortcutRecipe(hidden_size=32, intermediate_size=32, num_layers=1, num_heads=2, steps=40, batch_size=32)
     folder = build_shortcut(tmp_path / "world", recipe=recipe)
     losses = json.loads((folder / "world.json").read_text())["models"]["base"]["losses"]
     # A uniform guess over the vocabulary costs log(446) = 6.1 nats.

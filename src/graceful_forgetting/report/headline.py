@@ -57,12 +57,9 @@ def headline(task: str, summary: TaskSummary) -> Headline:
             f"One seed shows nothing: LWF − plain is {signed(difference.difference)}, "
             "and without a second seed nobody knows how much of that is chance."
         )
-        return Headline(
-            task, verdict, sentence, ["Run more seeds to get an interval.", *_gap_notes(summary.gap)]
-        )
+        return Headline(task, verdict, sentence, ["Run more seeds to get an interval.", *_gap_notes(summary.gap)])
     numbers = (
-        f"LWF − plain = {signed(difference.difference)}, {interval_text(difference)}, "
-        f"over {difference.n} paired seeds."
+        f"LWF − plain = {signed(difference.difference)}, {interval_text(difference)}, over {difference.n} paired seeds."
     )
     if verdict == "no_difference":
         sentence = f"No difference shown: {numbers}"
@@ -79,9 +76,7 @@ def _gap_notes(gap: GapRecovered | None) -> list[str]:
     if gap is None:
         return []
     if gap.fraction is None:
-        return [
-            "The never-knew reference is no better than plain fine-tuning here: there is no gap to recover."
-        ]
+        return ["The never-knew reference is no better than plain fine-tuning here: there is no gap to recover."]
     note = (
         f"Share of the gap between plain and the never-knew reference ({fixed(gap.gap)}) that LWF recovers: "
         f"{percent(gap.fraction)}"
@@ -89,9 +84,5 @@ def _gap_notes(gap: GapRecovered | None) -> list[str]:
     if gap.n == 1:
         return [f"{note} (one seed)."]
     if gap.low is None:
-        return [
-            f"{note}. The gap itself is not above 0 throughout these seeds, so its share has no interval."
-        ]
-    return [
-        f"{note} (bootstrap {percent(gap.confidence)} interval {percent(gap.low)} to {percent(gap.high)})."
-    ]
+        return [f"{note}. The gap itself is not above 0 throughout these seeds, so its share has no interval."]
+    return [f"{note} (bootstrap {percent(gap.confidence)} interval {percent(gap.low)} to {percent(gap.high)})."]

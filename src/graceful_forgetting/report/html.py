@@ -99,9 +99,7 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         "sample_tasks": [] if samples is None else samples.tasks,
         "arm_names": plots.ARM_NAMES,
         "forgetting_arms": [
-            arm
-            for arm in plots.ARM_NAMES
-            if any(arm in summary.arms for summary in by_role["forgetting"].values())
+            arm for arm in plots.ARM_NAMES if any(arm in summary.arms for summary in by_role["forgetting"].values())
         ],
         "metric_names": plots.METRIC_NAMES,
         "interval_text": interval_text,
@@ -133,9 +131,7 @@ def _curve_figures(result: RunResult) -> list[Figure]:
             caption="Loss on the samples being unlearned: it rises as they are forgotten.",
         ),
         plots.curves("Gradient norm, learning", runs, lambda entry: entry.grad_norm, wide_range=True),
-        plots.curves(
-            "Gradient norm, unlearning", runs, lambda entry: entry.unlearn_grad_norm, wide_range=True
-        ),
+        plots.curves("Gradient norm, unlearning", runs, lambda entry: entry.unlearn_grad_norm, wide_range=True),
     ]
     return [figure for figure in drawn if figure]
 

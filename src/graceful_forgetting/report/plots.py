@@ -87,9 +87,7 @@ def curves(
         ],
     }
     notes = [caption] if caption else []
-    notes += (
-        ["Thick: mean over seeds; thin: single seeds."] if any(len(f) > 1 for f in by_arm.values()) else []
-    )
+    notes += ["Thick: mean over seeds; thin: single seeds."] if any(len(f) > 1 for f in by_arm.values()) else []
     notes += ["Logarithmic scale."] if y.kind != "linear" else []
     return svg.Figure(
         title=title,
@@ -128,10 +126,7 @@ def arm_dots(title: str, tasks: Mapping[str, TaskSummary], *, arms: Sequence[str
 
     All tasks must share one metric.
     """
-    shown = {
-        task: [(arm, summary.arms[arm]) for arm in arms if arm in summary.arms]
-        for task, summary in tasks.items()
-    }
+    shown = {task: [(arm, summary.arms[arm]) for arm in arms if arm in summary.arms] for task, summary in tasks.items()}
     values = [value for rows in shown.values() for _, arm in rows for value in arm.values]
     if not values:
         return None
@@ -198,9 +193,7 @@ def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figur
     return svg.Figure("Forgetting confidence by task", drawing, " ".join(notes))
 
 
-def _histogram_row(
-    x: Scale, base: float, chosen: np.ndarray, others: np.ndarray, colour_class: str
-) -> list[Markup]:
+def _histogram_row(x: Scale, base: float, chosen: np.ndarray, others: np.ndarray, colour_class: str) -> list[Markup]:
     """Stacked bars standing on the line at height `base`, the chosen samples at the bottom."""
     tallest = 54.0
     edges = x.edges(_BINS)

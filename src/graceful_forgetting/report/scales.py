@@ -78,9 +78,7 @@ def scale_for(
         knee = float(np.median(np.abs(array)))
         if knee > 0 and max(abs(low), abs(high)) / knee > _WIDE_RATIO:
             room = 1.1
-            return Scale(
-                "symlog", min(low * room, low / room), max(high * room, high / room), start, end, knee
-            )
+            return Scale("symlog", min(low * room, low / room), max(high * room, high / room), start, end, knee)
     room = 0.04 * (high - low)
     if room <= 1e-9 * max(abs(low), abs(high)):  # one value only
         room = 0.05 * abs(high) or 1.0
@@ -112,8 +110,6 @@ def _symlog_ticks(low: float, high: float, knee: float, about: int) -> list[floa
     for sign, bound in ((-1, -low), (1, high)):
         exponents = range(first, math.floor(math.log10(bound)) + 1) if bound > knee else range(0)
         stride = max(1, math.ceil(2 * len(exponents) / about))
-        sides += [
-            sign * 10.0**exponent for exponent in reversed(exponents[::-stride] if exponents else exponents)
-        ]
+        sides += [sign * 10.0**exponent for exponent in reversed(exponents[::-stride] if exponents else exponents)]
     zero = [0.0] if low <= 0 <= high else []
     return sorted(sides + zero)

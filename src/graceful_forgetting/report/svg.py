@@ -29,8 +29,7 @@ class Figure:
 def element(name: str, *children: Markup | str, **attributes: str | float) -> Markup:
     """An SVG element, text and attribute values escaped; `class_`, `stroke_width` stand for the SVG names."""
     written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
-        for key, value in attributes.items()
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value)) for key, value in attributes.items()
     )
     inner = Markup("").join(escape(child) for child in children)
     return Markup("<{0}{1}>{2}</{0}>").format(name, written, inner)

@@ -17,9 +17,7 @@ def split_files(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {"test" if path.name == "test.jsonl" else "train": path}
     if not path.exists():
-        raise FileNotFoundError(
-            f"no file or folder at {path.absolute()}; give a JSONL file or a folder of them"
-        )
+        raise FileNotFoundError(f"no file or folder at {path.absolute()}; give a JSONL file or a folder of them")
     candidates = {split: path / f"{split}.jsonl" for split in SPLITS}
     found = {split: file for split, file in candidates.items() if file.is_file()}
     if not found:
@@ -38,8 +36,7 @@ def split_file(path: Path, split: str) -> Path:
             f"split. Put both splits into one folder as train.jsonl and test.jsonl and give that folder"
         )
     raise FileNotFoundError(
-        f"split {split!r} is not in folder {path.absolute()}: tried {split}.jsonl; "
-        f"there is {_names(files.values())}"
+        f"split {split!r} is not in folder {path.absolute()}: tried {split}.jsonl; there is {_names(files.values())}"
     )
 
 
@@ -70,9 +67,7 @@ def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{number} is not valid JSON ({error}); each line must be one JSON object"
-        ) from error
+        raise ValueError(f"{path}:{number} is not valid JSON ({error}); each line must be one JSON object") from error
     if not isinstance(row, dict):
         raise ValueError(f"{path}:{number} is a JSON {type(row).__name__}; each line must be one JSON object")
     return row

@@ -110,11 +110,7 @@ def _describe(task: Task, split: str, source: str | Path) -> str:
 
 def _located_rows(task: Task, split: str, source: str | Path) -> Iterator[_Located]:
     folder = _folder(task, source)
-    rows = (
-        _hub_rows(task, split)
-        if folder is None
-        else _file_rows(task, _split_file(task, folder, split, source))
-    )
+    rows = _hub_rows(task, split) if folder is None else _file_rows(task, _split_file(task, folder, split, source))
     for position, (where, row) in enumerate(rows):
         if task.row_filter is None or task.row_filter(row):
             identifier = str(position if task.id_column is None else row[task.id_column])

@@ -23,9 +23,7 @@ def _is_conversation(value: Any) -> bool:
         isinstance(value, list)
         and len(value) > 0
         and all(
-            isinstance(turn, dict)
-            and isinstance(turn.get("role"), str)
-            and isinstance(turn.get("content"), str)
+            isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
             for turn in value
         )
     )
@@ -59,9 +57,7 @@ def _format(row: Row) -> dict[str, Any]:
         if completion is None:
             return {"prompt": _turns(prompt)}
         if not _is_conversation(completion):
-            raise ValueError(
-                f"completion={completion!r} is not a list of turns, but prompt is one; use one form"
-            )
+            raise ValueError(f"completion={completion!r} is not a list of turns, but prompt is one; use one form")
         answer = completion[-1]["content"].strip()
         return {"prompt": _turns(prompt), "completion": _turns(completion), "answer": answer}
     if not isinstance(prompt, str) or not prompt:

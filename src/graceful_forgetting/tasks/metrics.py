@@ -17,8 +17,7 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
     """
     if len(completions) != len(answers):
         raise ValueError(
-            f"completions has {len(completions)} items and answers {len(answers)}; "
-            "each completion needs its answer"
+            f"completions has {len(completions)} items and answers {len(answers)}; each completion needs its answer"
         )
     if not completions:
         raise ValueError(f"completions is empty: there is nothing to score for task {task.name!r}")

@@ -84,9 +84,7 @@ def _run(
     description: str,
 ) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(
-        optimizer, num_warmup_steps=steps // 10, num_training_steps=steps
-    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=steps // 10, num_training_steps=steps)
     model.train()
     losses: list[float] = []
     progress = tqdm(range(steps), desc=description, unit="step", disable=None)
@@ -95,9 +93,7 @@ def _run(
         loss = _answer_loss(model, input_ids, positions)
         value = loss.item()
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {value} at step {step}; lower learning_rate={learning_rate}"
-            )
+            raise FloatingPointError(f"the loss is {value} at step {step}; lower learning_rate={learning_rate}")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -109,9 +105,7 @@ def _run(
     return losses
 
 
-def _batches(
-    data: PretrainingData, batch_size: int, label_noise: float, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: PretrainingData, batch_size: int, label_noise: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches: `input_ids` (batch, length) and `answer_positions` (batch,), in a new order each
     epoch."""
     generator = torch.Generator().manual_seed(seed)

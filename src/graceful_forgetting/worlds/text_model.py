@@ -215,14 +215,10 @@ def _blocks(tokens: list[list[int]], batch_size: int, block_size: int, seed: int
         yield torch.tensor(batch).view(batch_size, block_size)
 
 
-def _train(
-    model: LlamaForCausalLM, batches: Iterator[torch.Tensor], steps: int, learning_rate: float
-) -> list[float]:
+def _train(model: LlamaForCausalLM, batches: Iterator[torch.Tensor], steps: int, learning_rate: float) -> list[float]:
     """Train in place; returns the loss of every step in nats a token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = get_cosine_schedule_with_warmup(
-        optimizer, num_warmup_steps=steps // 10, num_training_steps=steps
-    )
+    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=steps // 10, num_training_steps=steps)
     model.train()
     losses: list[float] = []
     progress = tqdm(range(steps), desc="pre-training", unit="step")
@@ -231,9 +227,7 @@ def _train(
         loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         value = loss.item()
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {step}; lower learning_rate={learning_rate}"
-            )
+            raise FloatingPointError(f"the loss is {value} at step {step}; lower learning_rate={learning_rate}")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

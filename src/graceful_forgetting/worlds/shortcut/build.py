@@ -55,8 +55,7 @@ def build_shortcut(
 def _check_output(output_dir: Path, overwrite: bool) -> None:
     if not output_dir.parent.is_dir():
         raise FileNotFoundError(
-            f"output_dir={str(output_dir)!r}: folder {output_dir.parent.absolute()} does not exist; "
-            "create it first"
+            f"output_dir={str(output_dir)!r}: folder {output_dir.parent.absolute()} does not exist; create it first"
         )
     if not output_dir.exists():
         return

@@ -47,9 +47,7 @@ def shortcut_facts() -> Facts:
     """The facts, the same at every call and on every machine."""
     draw = random.Random(FACTS_SEED)
     entities = tuple(sorted(_shuffled(all_names(), draw)[:NUM_ENTITIES]))
-    answers = {
-        relation: _balanced(entities, VALUES[relation], draw) for relation in ("species", "home", "food")
-    }
+    answers = {relation: _balanced(entities, VALUES[relation], draw) for relation in ("species", "home", "food")}
     old_rule = dict(zip(VALUES["home"], _shuffled(VALUES["color"], draw), strict=True))
     new_rule = dict(zip(VALUES["species"], _shuffled(VALUES["color"], draw), strict=True))
     answers["color"] = {entity: old_rule[answers["home"][entity]] for entity in entities}

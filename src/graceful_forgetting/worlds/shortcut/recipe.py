@@ -63,9 +63,7 @@ def shortcut_tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(texts, CONTEXT_LENGTH)
 
 
-def pretrain_shortcut(
-    which: Checkpoint, recipe: ShortcutRecipe, seed: int
-) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+def pretrain_shortcut(which: Checkpoint, recipe: ShortcutRecipe, seed: int) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     """One model, and what is worth knowing of its pre-training (losses, accuracy of each relation, seconds).
 
     Both models of a seed start from the same weights.

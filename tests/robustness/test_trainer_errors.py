@@ -1,0 +1,164 @@
+"""What `LWFTrainer` and `LWFConfig` refuse, before a model is trained, and what stops a run."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from trl import SFTConfig
+
+from graceful_forgetting import LWFConfig, LWFTrainer, NonFiniteLossError
+
+QUIET = {"bf16": False, "activation_checkpointing": False, "disable_tqdm": True, "save_strategy": "no", "max_steps": 4}
+
+
+def config(folder, **changes) -> LWFConfig:
+    return LWFConfig(output_dir=str(folder), **{**QUIET, **changes})
+
+
+@pytest.fixture
+def build(tmp_path, make_model, tokenizer, learning, forgetting):
+    def make(args=None, **changes) -> LWFTrainer:
+        settings = {"train_dataset": learning, "processing_class": tokenizer, "forget_dataset": forgetting}
+        return LWFTrainer(make_model(), args or config(tmp_path), **{**settings, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("forget_fraction", 0.0, r"fraction=0.0 .*\(0, 1\]"),
+        ("forget_fraction", 1.01, r"fraction=1.01 .*\(0, 1\]"),
+        ("forget_count", 0, "count=0 .*at least 1"),
+        ("forget_strategy", "best", "forget_strategy='best' .*highest, lowest, random, threshold"),
+        ("forget_threshold", 0.5, "needs a threshold, and no other strategy takes one"),
+        ("forget_quotas", "{", "not valid JSON"),
+        ("unlearn_every", -1, "unlearn_every=-1"),
+        ("unlearn_objective", "npo", "unlearn_objective='npo' .*bounded_ascent, gradient_ascent"),
+        ("unlearn_lr_scheduler", "cosine", "unlearn_lr_scheduler='cosine' .*follow, constant"),
+        ("unlearn_learning_rate", 0.0, "unlearn_learning_rate=0.0 .*above 0"),
+        ("unlearn_loss_cap", 0.0, "unlearn_loss_cap=0.0 .*above 0"),
+        ("guard_margin", -1.0, "guard_margin=-1.0 .*above 0"),
+        ("unlearn_max_grad_norm", -1.0, "unlearn_max_grad_norm=-1.0"),
+        ("per_device_unlearn_batch_size", 0, "per_device_unlearn_batch_size=0 .*at least 1"),
+        ("unlearn_gradient_accumulation_steps", 0, "unlearn_gradient_accumulation_steps=0 .*at least 1"),
+        ("confidence_step_size", 0.0, "step_size=0.0 .*above 0"),
+        ("confidence_step_size", float("inf"), "step_size=inf .*above 0"),
+        ("posterior_estimator", "exact", "estimator='exact' .*sampled, empirical"),
+        ("posterior_num_samples", 0, "num_samples=0 .*at least 1"),
+        ("elicitation_top_p", 0.0, r"top_p=0.0 .*\(0, 1\]"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(tmp_path, field, value, expected):
+    with pytest.raises(ValueError, match=expected):
+        config(tmp_path, **{field: value})
+
+
+def test_two_settings_that_both_decide_how_many(tmp_path):
+    with pytest.raises(ValueError, match="fraction, count are set together"):
+        config(tmp_path, forget_fraction=0.5, forget_count=3)
+
+
+def test_args_of_another_class(tmp_path, build):
+    with pytest.raises(TypeError, match="args must be an LWFConfig"):
+        build(SFTConfig(str(tmp_path), **QUIET))
+
+
+def test_empty_forgetting_set(build, forgetting):
+    with pytest.raises(ValueError, match="forget_dataset has no rows"):
+        build(forget_dataset=forgetting.select([]))
+    with pytest.raises(ValueError, match="forget_dataset has no rows"):
+        build(forget_dataset={})
+
+
+def test_forgetting_set_of_another_type(build, forgetting):
+    with pytest.raises(TypeError, match="not list"):
+        build(forget_dataset=list(forgetting))
+    with pytest.raises(TypeError, match=r"forget_dataset\['a'\] must be .* not list"):
+        build(forget_dataset={"a": list(forgetting)})
+
+
+def test_wrong_columns_are_listed(build):
+    with pytest.raises(ValueError, match="needs a column `prompt`.*it has question, forgetting_task"):
+        build(forget_dataset=Dataset.from_dict({"question": ["w1"]}))
+
+
+def test_parts_with_different_columns(build, forgetting):
+    with pytest.raises(ValueError, match="must have the same columns"):
+        build(forget_dataset={"a": forgetting, "b": forgetting.select_columns(["prompt"])})
+
+
+def test_packing_with_scoring(tmp_path, build):
+    with pytest.raises(ValueError, match="packing=True cannot be used while forget_dataset is to be scored"):
+        build(config(tmp_path, packing=True))
+
+
+def test_streaming_learning_set_with_scoring(build, learning):
+    stream = IterableDataset.from_generator(lambda: iter(learning.to_list()))
+    with pytest.raises(ValueError, match="streaming train_dataset"):
+        build(train_dataset=stream)
+
+
+def test_fp16(tmp_path):
+    with pytest.raises(ValueError, match="fp16=True is not supported"):
+        LWFConfig(output_dir=str(tmp_path), fp16=True, use_cpu=False)
+
+
+def test_tokenizer_without_pad_token_falls_back_to_eos(build, tokenizer):
+    tokenizer.pad_token = None
+    trainer = build()
+    trainer.train()
+    assert tokenizer.pad_token == "<eos>"
+    assert trainer.state.global_step == 4
+
+
+def test_prompt_longer_than_the_context(build):
+    trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1 " * 70]}))
+    with pytest.raises(ValueError, match=r"row 0 .*70.*64"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_answer_longer_than_the_context_is_refused_before_the_reference_run(build, tmp_path):
+    trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1"], "completion": [" w2" * 70]}))
+    with pytest.raises(ValueError, match=r"forget_dataset.*row 0.*64"):
+        trainer.train()
+    assert not (tmp_path / "reference").exists()
+
+
+def test_non_finite_loss_stops_names_the_step_and_keeps_the_checkpoint(tmp_path, build, forgetting):
+    scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
+    trainer = build(config(tmp_path, save_strategy="steps", save_steps=1, unlearn_every=3), forget_dataset=scored)
+    original = trainer.compute_loss
+
+    def broken(*args, **kwargs):
+        loss = original(*args, **kwargs)
+        return loss * float("nan") if trainer.state.global_step == 2 else loss
+
+    trainer.compute_loss = broken
+    with pytest.raises(NonFiniteLossError, match="learning loss is nan at learning update 3"):
+        trainer.train()
+    state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+    resumed = build(config(tmp_path, save_strategy="no", unlearn_every=3), forget_dataset=scored)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == 4
+
+
+def test_non_finite_unlearning_loss(tmp_path, build, forgetting):
+    scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
+    trainer = build(config(tmp_path, unlearn_every=2), forget_dataset=scored)
+    trainer._sample_losses = lambda model, rows: torch.full((len(rows),), float("nan"), requires_grad=True)
+    with pytest.raises(
+        NonFiniteLossError, match=r"unlearning loss is nan before learning update 3 \(unlearning update 1"
+    ):
+        trainer.train()
+
+
+def test_checkpoint_of_a_plain_run_is_not_resumed_with_unlearning(tmp_path, build):
+    build(config(tmp_path, save_strategy="steps", save_steps=2), forget_dataset=None).train()
+    trainer = build(config(tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds no unlearning state"):
+        trainer.train(resume_from_checkpoint=True)
