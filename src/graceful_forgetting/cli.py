@@ -69,15 +69,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="graceful",
         description="Learning With Forgetting: fine-tune a language model while it unlearns what gets in the way.",
-        epilog="Fields of a recipe can be set by flag: graceful run --config recipe.yaml --unlearn_every 10. "
-        "`graceful fields` lists them.",
+        epilog="graceful run --config recipe.yaml --unlearn_every 10",
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--verbose", action="store_true", help="show log messages, and tracebacks of errors")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def add(name: str, action: Callable[[argparse.Namespace, list[str]], None], help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help, parents=[shared], allow_abbrev=False)
+        epilog = "Every field of a recipe is a flag as well (--unlearn_every 10); `graceful fields` lists them."
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            parents=[shared],
+            allow_abbrev=False,
+            epilog=epilog if name in {*STAGES, "demo"} else None,
+        )
         command.set_defaults(action=action)
         return command
 

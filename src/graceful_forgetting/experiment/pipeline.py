@@ -47,6 +47,7 @@ _WITHOUT_EFFECT = {
     "save_total_limit",
     "dataset_num_proc",
     "dataloader_num_workers",
+    "dataloader_pin_memory",
     "hub_token",
     "seed",
 }

@@ -44,6 +44,8 @@ def arm_args(args: LWFConfig, work: Path, seed: int, **changes: Any) -> LWFConfi
     own.output_dir = str(work)
     own.seed = seed
     own.disable_tqdm = not sys.stderr.isatty()
+    # Without a device to copy to, pinning does nothing but warn.
+    own.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type != "cpu"
     for name, value in changes.items():
         setattr(own, name, value)
     return own

@@ -85,7 +85,7 @@ def pretrain_shortcut(which: Checkpoint, recipe: ShortcutRecipe, seed: int) -> t
     return model, {
         "relations": list(RELATIONS[which]),
         "parameters": model.num_parameters(),
-        "losses": losses,
+        "losses": [round(loss, 4) for loss in losses],
         "accuracy": {relation: answer_accuracy(model, rows) for relation, rows in data.items()},
         "seconds": round(time.perf_counter() - started, 2),
     }
