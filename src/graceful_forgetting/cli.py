@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("name", help="shortcut, or text (a small model of plain text)")
     world.add_argument("--output_dir", required=True)
     world.add_argument("--seed", type=int, default=0)
+    world.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
     add("env", _env, "versions and devices, for a bug report")
     return parser
 
@@ -231,11 +233,8 @@ def _world(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.worlds import build_world
     from graceful_forgetting.worlds.text_model import build_text_model
 
-    build = build_text_model if options.name == "text" else None
-    if build is None:
-        path = build_world(options.name, options.output_dir, seed=options.seed)
-    else:
-        path = build(options.output_dir, seed=options.seed)
+    build = build_text_model if options.name == "text" else partial(build_world, options.name)
+    path = build(options.output_dir, seed=options.seed, overwrite=options.overwrite)
     print(f"written: {path}")
 
 

@@ -16,7 +16,7 @@ from transformers import DataCollator, PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.artifacts import atomic_directory, write_json
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
@@ -139,7 +139,7 @@ def prepare_unlearning(
             knowledge = tokenize_dataset(
                 forget_dataset,
                 processing_class,
-                max_length=model.config.get_text_config().max_position_embeddings,
+                max_length=context_length(model.config),
                 argument="forget_dataset",
             )
         base_fingerprint = fingerprint_model(model)
