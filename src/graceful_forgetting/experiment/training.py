@@ -22,7 +22,14 @@ UNLEARNING_FILE = "unlearning.json"
 
 
 class StageProgress(ProgressCallback):
-    """The Trainer's progress bar, with the losses behind the bar in place of a printed line a log."""
+    """The Trainer's progress bar with arm and seed before it, and the losses behind it in place of a line a log."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("/".join(Path(args.output_dir).parts[-2:]))
 
     def on_log(
         self,
