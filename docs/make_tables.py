@@ -47,7 +47,7 @@ def variants() -> str:
         best = best or arm.values
         rival = paired_interval(best, arm.values)
         behind = _percent(rival.difference, signed=True) + _interval(rival.low, rival.high)
-        share = "" if gap.fraction is None else f"{100 * gap.fraction:.0f} %"
+        share = "" if gap.fraction is None else f"{100 * gap.fraction:.0f} %".replace("-", "−")
         rows.append(
             f"| {label} | {_percent(arm.mean)} ± {_percent(arm.sd or 0)} "
             f"| {_percent(difference.difference, signed=True)}{_interval(difference.low, difference.high)} | {share} "

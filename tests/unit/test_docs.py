@@ -1,0 +1,69 @@
+"""The documentation says what the result files and the code say."""
+
+import dataclasses
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from trl import SFTConfig
+
+import graceful_forgetting
+from graceful_forgetting import config
+from graceful_forgetting.experiment.arguments import RunArguments
+from graceful_forgetting.experiment.models import ModelArguments
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_tables_are_those_of_the_result_files():
+    tables = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
+    for path in tables["FILES"]:
+        text = path.read_text(encoding="utf-8")
+        assert "<!-- table: " in text
+        assert tables["filled"](text) == text, f"{path.name} is out of date: python docs/make_tables.py"
+
+
+@pytest.mark.parametrize(
+    "cls", [config.LWFConfig, config.ElicitationConfig, config.PosteriorConfig, config.ConfidenceConfig,
+            config.SelectionConfig, RunArguments, ModelArguments],
+)  # fmt: skip
+def test_every_field_of_ours_has_a_help_text(cls):
+    inherited = {field.name for field in dataclasses.fields(SFTConfig)}
+    for field in dataclasses.fields(cls):
+        if field.name not in inherited:
+            assert field.metadata.get("help", "").endswith("."), f"{cls.__name__}.{field.name}"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "cls"),
+    [
+        ("elicitation_", config.ElicitationConfig),
+        ("posterior_", config.PosteriorConfig),
+        ("confidence_", config.ConfidenceConfig),
+        ("forget_", config.SelectionConfig),
+    ],
+)
+def test_every_stage_field_can_be_set_through_lwf_config(prefix, cls):
+    ours = {field.name for field in dataclasses.fields(config.LWFConfig)}
+    for field in dataclasses.fields(cls):
+        assert field.name == "seed" or f"{prefix}{field.name}" in ours, field.name
+
+
+def test_public_names_are_importable_and_documented():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in graceful_forgetting.__all__:
+        assert getattr(graceful_forgetting, name).__doc__, name
+    for name in ("LWFConfig", "LWFTrainer", "elicit_self_knowledge", "estimate_posterior", "score_confidence"):
+        assert name in readme
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = graceful_forgetting.nothing
+
+
+def test_files_named_in_the_readme_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    tree = readme.split("```text")[1].split("```")[0]
+    for name in re.findall(r"^  ([a-z_]+(?:\.py|/))", tree, flags=re.MULTILINE):
+        assert (ROOT / "src" / "graceful_forgetting" / name).exists(), name
