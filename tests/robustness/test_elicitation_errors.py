@@ -1,6 +1,7 @@
 """Elicitation refuses bad input before it generates anything, and says what to do."""
 
 import pytest
+import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -111,6 +112,7 @@ def test_tokenizer_without_pad_token_pads_with_eos():
         initializer_range=0.5,
         max_position_embeddings=CONTEXT,
     )
+    torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     # No answer ends by itself or holds a padding token, whichever token that is.
     model.lm_head.weight.data[:2] = 0

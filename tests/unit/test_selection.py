@@ -126,7 +126,7 @@ def test_audit_without_tasks_and_terms():
         ({"count": 0}, "count=0"),
         ({"count": 6}, "count=6 is not valid: it must be from 1 to 5"),
         ({}, "set one of fraction, count"),
-        ({"fraction": 0.5, "count": 2}, "fraction and count"),
+        ({"fraction": 0.5, "count": 2}, "fraction, count are set together"),
         ({"strategy": "threshold"}, "needs a threshold"),
         ({"threshold": 1.0}, "needs a threshold, and no other strategy takes one"),
         (
