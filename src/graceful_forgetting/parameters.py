@@ -74,7 +74,9 @@ def matching_names(names: Iterable[str], pattern: str | None = None, last_blocks
     list_name = max(blocks, key=lambda name: len(blocks[name]))
     indices = sorted(blocks[list_name])
     if last_blocks > len(indices):
-        raise ValueError(f"last_blocks={last_blocks} is not valid: {list_name} has {len(indices)} blocks with parameters")
+        raise ValueError(
+            f"last_blocks={last_blocks} is not valid: {list_name} has {len(indices)} blocks with parameters"
+        )
     wanted = set(indices[-last_blocks:])
     in_blocks = []
     for name in kept:

@@ -39,6 +39,8 @@ def _non_finite_gradients(
         parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if n in names}
         positions, targets = counted_targets(batch)
         loss = mean_nll(counted_logits(model, batch, positions), targets)[0]
+        if not parameters:
+            return float(loss), []
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     wrong = [
         name

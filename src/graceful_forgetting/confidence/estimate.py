@@ -64,9 +64,7 @@ def forward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size:
     return batch_size * len(positions) * vocabulary * (model.dtype.itemsize + 2 * _FLOAT32)
 
 
-def backward_bytes(
-    model: PreTrainedModel, row: Mapping[str, Tensor], batch_size: int, names: Collection[str]
-) -> int:
+def backward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size: int, names: Collection[str]) -> int:
     """What a forward and backward pass needs for a batch of rows like `row`, measured by a forward pass of it.
 
     Everything that autograd keeps, the parameters aside, and the gradient of the logits.
@@ -116,5 +114,3 @@ def _unchanged(saved: Any) -> Any:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
-
-

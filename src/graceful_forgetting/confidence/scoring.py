@@ -182,9 +182,7 @@ def _memory(
     )
 
 
-def _key(
-    model: PreTrainedModel, rows: Dataset, posterior: "LearningPosterior | None", config: ConfidenceConfig
-) -> str:
+def _key(model: PreTrainedModel, rows: Dataset, posterior: "LearningPosterior | None", config: ConfidenceConfig) -> str:
     """Hash of what measured values depend on; of the scorer, only what it has measured."""
     settings = [config.step_size_rule, config.batch_size, config.shard_size, config.engine, config.weights_dtype]
     return fingerprint_json(

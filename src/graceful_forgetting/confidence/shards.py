@@ -111,7 +111,9 @@ def measure_rows(
     own, error = {}, None
     try:
         with measurement:
-            own = _measure_shards(measurement, plan, pending[process_index() :: process_count()], store, check, announce)
+            own = _measure_shards(
+                measurement, plan, pending[process_index() :: process_count()], store, check, announce
+            )
     except Exception as raised:
         error = raised
     raise_together(error)
@@ -158,9 +160,7 @@ def _measure_shards(
     return done
 
 
-def _pilot(
-    measured: Callable[[int], Tensor], plan: Plan, numbers: list[int]
-) -> tuple[dict[int, Tensor], float | None]:
+def _pilot(measured: Callable[[int], Tensor], plan: Plan, numbers: list[int]) -> tuple[dict[int, Tensor], float | None]:
     """The shortest, the longest and a middling batch, and from the time of the last two that of all."""
     if len(numbers) < _PILOT_BATCHES:
         return {}, None
