@@ -25,9 +25,9 @@ from graceful_forgetting.confidence.rows import load_batch
 from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.confidence.weights import ConfidenceWeights
 
-# Multiples of Polyak's step L/‖g‖² that are tried. A convex L with minimum 0 lies above its linear model, so that its
-# best step is rarely much longer than Polyak's; along a curved valley it is far shorter.
-GRID = tuple(2.0**exponent for exponent in range(-9, 3))
+# Multiples of Polyak's step L/‖g‖² that are tried: on a plateau of L, as in a model at random weights, the best step is
+# several times as long, in a curved valley far shorter.
+GRID = tuple(2.0**exponent for exponent in range(-6, 6))
 
 
 class LineSearchMeasurement:
