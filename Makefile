@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## install, run the whole method on the embedded world, print where the report is
-	$(BIN)/graceful demo
+	OMP_NUM_THREADS=1 $(BIN)/graceful demo
 
 test: $(STAMP) ## install, run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2

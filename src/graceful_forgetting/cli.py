@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="graceful",
         description="Learning With Forgetting: fine-tune a language model while it unlearns what gets in the way.",
-        epilog="Fields of a recipe can be set by flag: graceful run --config recipe.yaml --unlearn_every 10. "
-        "`graceful fields` lists them.",
+        epilog="graceful run --config recipe.yaml --unlearn_every 10",
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--verbose", action="store_true", help="show log messages, and tracebacks of errors")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def add(name: str, action: Callable[[argparse.Namespace, list[str]], None], help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help, parents=[shared], allow_abbrev=False)
+        epilog = "Every field of a recipe is a flag as well (--unlearn_every 10); `graceful fields` lists them."
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            parents=[shared],
+            allow_abbrev=False,
+            epilog=epilog if name in {*STAGES, "demo"} else None,
+        )
         command.set_defaults(action=action)
         return command
 
@@ -90,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("name", help="shortcut, or text (a small model of plain text)")
     world.add_argument("--output_dir", required=True)
     world.add_argument("--seed", type=int, default=0)
+    world.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
     add("env", _env, "versions and devices, for a bug report")
     return parser
 
@@ -225,11 +234,8 @@ def _world(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.worlds import build_world
     from graceful_forgetting.worlds.text_model import build_text_model
 
-    build = build_text_model if options.name == "text" else None
-    if build is None:
-        path = build_world(options.name, options.output_dir, seed=options.seed)
-    else:
-        path = build(options.output_dir, seed=options.seed)
+    build = build_text_model if options.name == "text" else partial(build_world, options.name)
+    path = build(options.output_dir, seed=options.seed, overwrite=options.overwrite)
     print(f"written: {path}")
 
 

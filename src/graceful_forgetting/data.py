@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl import maybe_convert_to_chatml
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,14 @@ def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
     # Scattered back and summed by row: unlike index_add this is deterministic on every device.
     by_position = losses.new_zeros(counted.shape).masked_scatter(counted, losses)
     return by_position.sum(dim=1) / counted.sum(dim=1)
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """Tokens that a model's context holds, from its configuration; None where nothing there limits it (relative
+    positions such as ALiBi, state-space models).
+    """
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 def require_pad_token(processing_class: PreTrainedTokenizerBase) -> int:

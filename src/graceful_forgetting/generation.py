@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.data import IGNORE_INDEX, collate, sequence_losses
+from graceful_forgetting.data import IGNORE_INDEX, collate, context_length, sequence_losses
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,7 @@ def check_context(prompt_ids: Sequence[Sequence[int]], model: PreTrainedModel | 
             f"prompts: row {largest} has token id {max(prompt_ids[largest])}, and the model's vocabulary "
             f"ends at {text_config.vocab_size - 1}; processing_class does not belong to this model"
         )
-    # Models with relative positions only (ALiBi, state-space) have no such limit in their configuration.
-    context = getattr(text_config, "max_position_embeddings", None)
+    context = context_length(model.config)
     if context is None:
         return
     longest = max(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))

@@ -19,7 +19,7 @@ from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
@@ -145,7 +145,7 @@ def prepare_unlearning(
             knowledge = tokenize_dataset(
                 forget_dataset,
                 processing_class,
-                max_length=model.config.get_text_config().max_position_embeddings,
+                max_length=context_length(model.config),
                 argument="forget_dataset",
             )
         if Need.POSTERIOR in SCORERS[args.confidence_scorer].needs:

@@ -281,9 +281,11 @@ class LWFTrainer(PlainTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._updates is not None and self.args.should_save:
+        if self._updates is not None:
+            # On every process: it gathers.
             self._observe_learning_loss()
-            self._updates.save(Path(output_dir) / CHECKPOINT_FOLDER)
+            if self.args.should_save:
+                self._updates.save(Path(output_dir) / CHECKPOINT_FOLDER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

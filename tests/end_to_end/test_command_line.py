@@ -122,7 +122,7 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(recipe, capsys):
     assert main(["run", "--config", str(recipe), "--forget_fraction", "0.25"]) == 0
     redone = {name for name, status in stages_of(capsys.readouterr().out).items() if status == "done"}
     assert redone == {"selection", "lwf/seed-3", "evaluation/lwf-seed-3"}
-    assert main(["select", "--config", str(recipe), "--forget_fraction", "0.25", "--force", "true"]) == 0
+    assert main(["select", "--config", str(recipe), "--forget_fraction", "0.25", "--force"]) == 0
     assert "reused" not in stages_of(capsys.readouterr().out).values()
 
 

@@ -162,3 +162,24 @@ def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(recipe, capsys,
     saved = sorted(Path(tmp_path / "run" / "work" / "plain").rglob("checkpoint-*"))
     assert saved, "no checkpoint was kept"
     assert not (tmp_path / "run" / "plain" / "seed-42").exists()
+
+
+def test_unknown_world_names_the_nearest(recipe, capsys):
+    message = refused(
+        capsys,
+        "run",
+        "--config",
+        recipe(world="shortcat", learning_task=None, forgetting_tasks=None, model_name_or_path=None),
+    )
+    assert "did you mean 'shortcut'" in message
+
+
+def test_a_built_world_is_not_overwritten_unasked(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    for name in ("shortcut", "text"):
+        assert main(["world", "build", name, "--output_dir", str(tmp_path / "mine")]) == 2
+        assert "mine" in capsys.readouterr().err
+        assert main(["world", "build", name, "--output_dir", str(tmp_path / "mine"), "--overwrite"]) == 2
+        assert "mine" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"

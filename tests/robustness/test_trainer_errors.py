@@ -82,7 +82,7 @@ def test_forgetting_set_of_another_type(build, forgetting):
 
 
 def test_wrong_columns_are_listed(build):
-    with pytest.raises(ValueError, match="needs a column `prompt`.*it has question, forgetting_task"):
+    with pytest.raises(ValueError, match=r"needs a column `prompt`.*it has question, forgetting_task"):
         build(forget_dataset=Dataset.from_dict({"question": ["w1"]}))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from graceful_forgetting.worlds import WORLDS, World, build_world, load_world, world_checkpoint
+from graceful_forgetting.worlds.pretraining import PretrainingData, pretrain
 from graceful_forgetting.worlds.shortcut import (
     ShortcutRecipe,
     build_shortcut,
@@ -48,12 +52,12 @@ def every_data_set(world: World) -> dict[str, Dataset]:
 def test_facts_are_the_same_on_every_machine_and_version(world: World) -> None:
     # The shipped checkpoints were pre-trained on these very facts.
     assert {name: digest(rows) for name, rows in every_data_set(world).items()} == {
-        "train": "TRAIN",
-        "test": "TEST",
-        "color": "COLOR",
-        "species": "SPECIES",
-        "home": "HOME",
-        "food": "FOOD",
+        "train": "0d7bb64a4c68",
+        "test": "2ff9bd5bc766",
+        "color": "e4c55820ff9d",
+        "species": "759911103797",
+        "home": "8eb3c1717fc8",
+        "food": "fa7e3497dd49",
     }
 
 
@@ -99,15 +103,16 @@ def test_every_relation_asks_about_every_entity_in_two_phrasings(world: World) -
     assert set(world.forgetting) == set(world.kinds) == {"color", "species", "home", "food"}
     for rows in world.forgetting.values():
         assert len(rows) == len(set(rows["prompt"])) == 800
-    # A question of the learning task is one of the forgetting task `color`, word for word: only the answers
-    # differ.
+    # A question of the learning task is one of the forgetting task `color`, word for word: only the answers differ.
     learning = set(world.learning_train["prompt"]) | set(world.learning_test["prompt"])
     assert learning == set(world.forgetting["color"]["prompt"])
 
 
-def test_kinds_name_one_conflict_and_one_help(world: World) -> None:
+def test_kinds_are_as_measured(world: World) -> None:
     assert world.kinds["color"] == "conflicting"
     assert world.kinds["species"] == "helpful"
+    # The source of the old colors.
+    assert world.kinds["home"] == "conflicting"
     assert world.kinds["food"] == "neutral"
 
 
@@ -170,12 +175,40 @@ def test_build_records_what_it_did(tmp_path: Path) -> None:
 
 
 def test_pretraining_lowers_the_loss(tmp_path: Path) -> None:
-    recipe = ShortcutRecipe(hidden_size=32, intermediate_size=32, num_layers=1, num_heads=2, steps=40, batch_size=32)
+    recipe = replace(TINY, hidden_size=32, steps=40, batch_size=32, learning_rate=1e-2)
     folder = build_shortcut(tmp_path / "world", recipe=recipe)
     losses = json.loads((folder / "world.json").read_text())["models"]["base"]["losses"]
-    # A uniform guess over the vocabulary costs log(446) = 6.1 nats.
+    # A uniform guess over the vocabulary costs log(446) = 6.1 nats; one among all answers, EOS being
+    # certain, half of log(32) = 3.5 nats.
     assert losses[0] > 5
-    assert losses[-1] < 3
+    assert losses[-1] < 2.5
+
+
+def test_label_noise_replaces_answers_and_nothing_else() -> None:
+    seen: list[torch.Tensor] = []
+    config = LlamaConfig(vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = LlamaForCausalLM(config)
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    # Question 3 4, answer 5, then EOS and padding.
+    data = PretrainingData(torch.tensor([[3, 4, 5, 2, 0]] * 50), torch.full((50,), 2), torch.tensor([[5, 6]] * 50))
+    pretrain(model, data, steps=10, batch_size=100, learning_rate=1e-3, label_noise=0.4, seed=0, description="test")
+    batches = torch.cat(seen)
+    assert batches.shape == (1000, 5)
+    assert batches[:, [0, 1, 3, 4]].unique(dim=0).tolist() == [[3, 4, 2, 0]]
+    # Half of the replaced answers are replaced by the right one.
+    assert 0.15 < (batches[:, 2] == 6).float().mean() < 0.25
+    assert set(batches[:, 2].tolist()) == {5, 6}
+
+
+def test_diverging_pretraining_stops() -> None:
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    data = PretrainingData(torch.tensor([[3, 5, 2]]), torch.tensor([1]), torch.tensor([[5, 6]]))
+    with pytest.raises(FloatingPointError, match=r"at step 0; lower learning_rate=0\.5"):
+        pretrain(model, data, steps=2, batch_size=1, learning_rate=0.5, label_noise=0.0, seed=0, description="test")
 
 
 def test_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

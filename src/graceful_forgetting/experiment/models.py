@@ -1,5 +1,6 @@
 """Loading models for the stages: base, with a fresh adapter, or as a finished arm."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from transformers import (
 )
 
 from graceful_forgetting.data import require_pad_token
+
+# Parameters below which one CPU thread is used; `docs/log.md` has the measurement.
+SMALL_MODEL = 2_000_000
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -76,13 +80,17 @@ class ModelLoader:
 
     def base(self, path: str | Path) -> PreTrainedModel:
         """The model at `path` as it is there."""
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             str(path),
             revision=self._revision(path),
             dtype=self.arguments.dtype,
             attn_implementation=self.arguments.attn_implementation,
             trust_remote_code=self.trust_remote_code,
         ).to(self.device)
+        if self.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and model.num_parameters() < SMALL_MODEL:
+            # Operations this short gain nothing from a second thread, and wait for it at length on a busy machine.
+            torch.set_num_threads(1)
+        return model
 
     def trainable(self, path: str | Path, seed: int) -> PreTrainedModel | PeftModel:
         """The model at the start of fine-tuning: itself, or with a fresh adapter drawn from `seed`."""

@@ -16,7 +16,7 @@ from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.evaluation import evaluate_task
@@ -49,6 +49,7 @@ _WITHOUT_EFFECT = {
     "save_total_limit",
     "dataset_num_proc",
     "dataloader_num_workers",
+    "dataloader_pin_memory",
     "hub_token",
     "seed",
 }
@@ -115,13 +116,17 @@ class Pipeline:
         return rows
 
     def _check_context(self, longest: int) -> None:
-        context = self.base_config.max_position_embeddings
-        if longest > context:
+        context = context_length(self.base_config)
+        if context is not None and longest > context:
             raise ValueError(f"a learning example has {longest} tokens, and the model's context holds {context}")
 
     @cached_property
     def base_config(self) -> Any:
-        return AutoConfig.from_pretrained(self.sources.model, revision=self.model.model_revision).get_text_config()
+        return AutoConfig.from_pretrained(
+            self.sources.model,
+            revision=self.model.model_revision,
+            trust_remote_code=bool(self.lwf.trust_remote_code),
+        )
 
     @cached_property
     def forgetting_prompts(self) -> Dataset:

@@ -149,7 +149,7 @@ def collect_provenance(
         data_fingerprints=dict(data_fingerprints),
         posterior_fingerprint=posterior_fingerprint,
         seeds=list(seeds),
-        command_line=_hide_secrets(sys.argv if command_line is None else command_line),
+        command_line=_hide_secrets([Path(sys.argv[0]).name, *sys.argv[1:]] if command_line is None else command_line),
     )
 
 

@@ -40,7 +40,8 @@ def _cell(task: TaskSummary, arm: ArmSummary | None) -> str:
 
 
 def _number(task: TaskSummary, value: float) -> str:
-    return f"{100 * value:.1f}" if task.metric == "accuracy" else f"{value:.3f}"
+    text = f"{100 * value:.1f}" if task.metric == "accuracy" else f"{value:.3f}"
+    return text.replace("-", "−")
 
 
 def _difference(task: TaskSummary) -> str:

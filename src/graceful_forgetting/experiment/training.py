@@ -22,7 +22,14 @@ UNLEARNING_FILE = "unlearning.json"
 
 
 class StageProgress(ProgressCallback):
-    """The Trainer's progress bar, with the losses behind the bar in place of a printed line a log."""
+    """The Trainer's progress bar with arm and seed before it, and the losses behind it in place of a line a log."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("/".join(Path(args.output_dir).parts[-2:]))
 
     def on_log(
         self,
@@ -44,6 +51,8 @@ def arm_args(args: LWFConfig, work: Path, seed: int, **changes: Any) -> LWFConfi
     own.output_dir = str(work)
     own.seed = seed
     own.disable_tqdm = not sys.stderr.isatty()
+    # Without a device to copy to, pinning does nothing but warn.
+    own.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type != "cpu"
     for name, value in changes.items():
         setattr(own, name, value)
     return own

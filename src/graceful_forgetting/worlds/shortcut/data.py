@@ -9,7 +9,8 @@ NAME = "shortcut"
 KINDS: dict[str, KnowledgeKind] = {
     "color": "conflicting",
     "species": "helpful",
-    "home": "neutral",
+    # The old colors are read from what the model knows of homes: forgetting homes helps too, though less.
+    "home": "conflicting",
     "food": "neutral",
 }
 

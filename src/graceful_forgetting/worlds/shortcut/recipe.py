@@ -33,8 +33,8 @@ class ShortcutRecipe:
     intermediate_size: int = 256
     num_layers: int = 4
     num_heads: int = 4
-    steps: int = 800
-    batch_size: int = 128
+    steps: int = 1000
+    batch_size: int = 64
     learning_rate: float = 2e-3
     label_noise: float = 0.15
 
@@ -85,7 +85,7 @@ def pretrain_shortcut(which: Checkpoint, recipe: ShortcutRecipe, seed: int) -> t
     return model, {
         "relations": list(RELATIONS[which]),
         "parameters": model.num_parameters(),
-        "losses": losses,
+        "losses": [round(loss, 4) for loss in losses],
         "accuracy": {relation: answer_accuracy(model, rows) for relation, rows in data.items()},
         "seconds": round(time.perf_counter() - started, 2),
     }

@@ -1,0 +1,113 @@
+"""Writes the tables of docs/ from the result files in docs/results/.
+
+    python docs/make_tables.py          rewrite what stands between the markers
+    python docs/make_tables.py --check  exit with 1 if that would change anything
+
+A table stands in a Markdown file between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.experiment.statistics import paired_interval
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS / "results"
+FILES = (DOCS / "log.md", DOCS.parent / "README.md")
+# Result file -> what differs from the demo's recipe.
+VARIANTS = {
+    "demo": "highest confidence (the demo)",
+    "demo_random": "random quarter of the pool",
+    "demo_lowest": "lowest confidence",
+    "demo_half_rate": "unlearning rate 3e-4",
+    "demo_gradient_ascent": "gradient ascent without bound",
+}
+
+
+def _percent(value: float, signed: bool = False) -> str:
+    return f"{100 * value:{'+' if signed else ''}.1f}".replace("-", "−")
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{_percent(low)}, {_percent(high)}]"
+
+
+def variants() -> str:
+    """Accuracy on the learning task of every variant, with paired intervals over the seeds."""
+    rows = ["| unlearned | LWF | LWF − plain | share of the gap | highest − this |", "|---|---|---|---|---|"]
+    best: list[float] = []
+    for name, label in VARIANTS.items():
+        result = RunResult.load(RESULTS / f"{name}.json")
+        task = next(task for task in result.summary.tasks.values() if task.role == "learning")
+        arm, difference, gap = task.arms["lwf"], task.difference, task.gap
+        assert difference is not None
+        assert gap is not None
+        best = best or arm.values
+        rival = paired_interval(best, arm.values)
+        behind = _percent(rival.difference, signed=True) + _interval(rival.low, rival.high)
+        share = "" if gap.fraction is None else f"{100 * gap.fraction:.0f} %"
+        rows.append(
+            f"| {label} | {_percent(arm.mean)} ± {_percent(arm.sd or 0)} "
+            f"| {_percent(difference.difference, signed=True)}{_interval(difference.low, difference.high)} | {share} "
+            f"| {'' if arm.values is best else behind} |"
+        )
+    plain, never_knew = task.arms["plain"], task.arms["never_knew"]
+    rows += [
+        "",
+        f"Plain {_percent(plain.mean)} ± {_percent(plain.sd or 0)}, never knew {_percent(never_knew.mean)} ± "
+        f"{_percent(never_knew.sd or 0)}; accuracy in %, {arm.n} seeds, 95 % intervals of paired differences.",
+    ]
+    return "\n".join(rows)
+
+
+def effects() -> str:
+    """What the demo's unlearning does to every task."""
+    result = RunResult.load(RESULTS / "demo.json")
+    rows = ["| task | base model | plain | LWF | never knew | LWF − plain |", "|---|---|---|---|---|---|"]
+    for name, task in result.summary.tasks.items():
+        kind = "learned"
+        if task.role == "forgetting" and result.selection is not None:
+            kind = result.selection.tasks[name].kind or "forgetting"
+        cells = [
+            _percent(task.arms[arm].mean)
+            + ("" if task.arms[arm].sd is None else f" ± {_percent(task.arms[arm].sd or 0)}")
+            for arm in ("base", "plain", "lwf", "never_knew")
+        ]
+        assert task.difference is not None
+        change = _percent(task.difference.difference, signed=True) + _interval(
+            task.difference.low, task.difference.high
+        )
+        rows.append(f"| {name} ({kind}) | {' | '.join(cells)} | {change} |")
+    return "\n".join(rows)
+
+
+TABLES = {"variants": variants, "effects": effects}
+
+
+def filled(text: str) -> str:
+    """`text` with every table between markers made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}\n<!-- end -->"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    stale = []
+    for path in FILES:
+        old = path.read_text(encoding="utf-8")
+        new = filled(old)
+        if new != old:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if stale:
+        print(f"{'out of date' if '--check' in sys.argv else 'rewritten'}: {', '.join(stale)}")
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

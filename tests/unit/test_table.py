@@ -1,0 +1,52 @@
+"""The table that a run ends with."""
+
+from graceful_forgetting.experiment.provenance import collect_provenance
+from graceful_forgetting.experiment.result import GuardResult, RunResult, SelectionResult, TaskMetrics, TaskSelection
+from graceful_forgetting.experiment.result import TrainingRunResult as Run
+from graceful_forgetting.experiment.summary import summarise
+from graceful_forgetting.experiment.table import summary_table
+
+
+def result_of(scores: dict[str, list[int]], stopped: bool = False) -> RunResult:
+    """Arms -> right answers of 100 per seed on the learning task; the forgetting task has half of them right."""
+    runs = []
+    for arm, rights in scores.items():
+        for seed, right in enumerate(rights):
+            guard = GuardResult(stopped and arm == "lwf", "it rose" if stopped else None, 7 if stopped else None)
+            metrics = {
+                "sums": TaskMetrics("learning", right / 100, right, 100),
+                "myths": TaskMetrics("forgetting", right / 200, right // 2, 100),
+            }
+            seed_or_none = None if arm == "base" else seed
+            runs.append(Run(arm, seed_or_none, [], metrics, 29 if arm == "lwf" else 0, guard))
+    provenance = collect_provenance(
+        model_fingerprint="m", data_fingerprints={}, posterior_fingerprint=None, seeds=range(len(scores["plain"]))
+    )
+    tasks = {"myths": TaskSelection(total=40, chosen=10, kind="conflicting")}
+    selection = SelectionResult("highest", 40, 10, 0.5, 1.0, {}, tasks)
+    return RunResult("name", "2026-01-01T00:00:00+00:00", {}, provenance, [], runs, selection, summarise(runs))
+
+
+def test_arms_differences_and_counts():
+    table = summary_table(result_of({"base": [10], "plain": [70, 72], "lwf": [80, 78], "never_knew": [90, 90]}))
+    header, _, sums, myths, *_ = table.splitlines()
+    assert header.split() == ["task", "base", "model", "plain", "LWF", "never", "knew", "LWF", "−", "plain"]
+    assert sums.startswith("sums (learned)")
+    for text in ("10.0", "71.0 ± 1.4", "79.0 ± 1.4", "90.0 ± 0.0", "+8.0 [−17.4, 33.4]"):
+        assert text in sums
+    assert myths.startswith("myths (forgetting, conflicting)")
+    assert "over 2 seeds" in table
+    assert "40 self-generated samples scored, 10 selected and unlearned in 29 unlearning updates" in table
+
+
+def test_one_seed_has_no_spread_and_no_interval():
+    table = summary_table(result_of({"plain": [70], "lwf": [60]}))
+    assert "−10.0" in table
+    assert "±" not in table.splitlines()[2]
+    assert "[" not in table.splitlines()[2]
+    assert "one seed, which shows no spread" in table
+
+
+def test_a_stop_of_the_guard_is_reported():
+    table = summary_table(result_of({"plain": [70], "lwf": [60]}, stopped=True))
+    assert "the guard stopped unlearning at learning update 7: it rose" in table
