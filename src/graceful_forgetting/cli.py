@@ -207,8 +207,9 @@ def _stage(options: argparse.Namespace, rest: list[str]) -> None:
         "evaluate": pipeline.evaluate,
         "report": lambda: _report(pipeline),
     }
-    # One stage asks for those that it reads and no more; the report reads all.
-    for name in steps if last == "report" else [last]:
+    # One stage asks for those that it reads and no more; the report reads all, the posterior if anything does.
+    everything = [name for name in steps if name != "posterior" or pipeline.needs_posterior]
+    for name in everything if last == "report" else [last]:
         steps[name]()
 
 

@@ -7,6 +7,7 @@ can set everything.
 
 import json
 import math
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,14 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 FisherEstimator = Literal["sampled", "empirical"]
+# `exact` is an estimator of the posterior only: the oracle differentiates one label at a position.
+PosteriorEstimator = Literal["sampled", "empirical", "exact"]
+ParameterSpace = Literal["trainable", "merged"]
 ConfidenceEngine = Literal["batched", "oracle"]
+ScorerName = Literal["lwf", "linear", "overlap", "interference", "loss", "random"]
+StepSizeRule = Literal["fixed", "polyak", "line_search"]
+WeightsPlacement = Literal["resident", "streamed"]
+WeightsDtype = Literal["float32", "bfloat16"]
 SelectionStrategy = Literal["highest", "lowest", "random", "threshold"]
 UnlearnObjective = Literal["bounded_ascent", "gradient_ascent"]
 UnlearnScheduler = Literal["follow", "constant"]
@@ -61,31 +69,74 @@ class ElicitationConfig:
 
 @dataclass
 class PosteriorConfig:
-    """How the diagonal Fisher information of the learning task is estimated (stage 2)."""
+    """How the diagonal Fisher information of the learning task is estimated, and of which parameters (stage 2)."""
 
-    estimator: FisherEstimator = _setting(
+    estimator: PosteriorEstimator = _setting(
         "sampled",
         "'sampled': labels drawn from the model itself (the Fisher information); 'empirical': the labels of the "
-        "data, which shrinks towards 0 where the data are fitted.",
+        "data, which shrinks towards 0 where the data are fitted; 'exact': expectation over the vocabulary at every "
+        "position, one gradient for each (small models only).",
     )
     num_samples: int | None = _setting(None, "Learning examples used, drawn without replacement; none = all.")
-    batch_size: int = _setting(16, "Examples per forward and backward pass; does not change the result.")
+    draws: int = _setting(1, "Labels drawn per position with 'sampled'; the estimate is their mean.")
+    batch_size: int = _setting(16, "Gradients per forward and backward pass; does not change the result.")
+    parameter_space: ParameterSpace = _setting(
+        "trainable",
+        "'trainable': the parameters that are trained (of a LoRA model its factors); 'merged': for a LoRA model the "
+        "dense weights of its target modules, with the adapter merged into them.",
+    )
+    parameter_pattern: str | None = _setting(
+        None,
+        "Regular expression, searched in parameter names: only matching parameters are covered. An approximation of "
+        "the full score; none = all.",
+    )
+    last_blocks: int | None = _setting(
+        None, "Only the parameters of the last n transformer blocks. An approximation of the full score; none = all."
+    )
+    shard_size: int = _setting(1024, "Gradients between two saves of a resumable estimation.")
     seed: int = _setting(42, "Seed of the drawn examples and labels.")
 
     def __post_init__(self) -> None:
-        _require_choice("estimator", self.estimator, get_args(FisherEstimator))
+        _require_choice("estimator", self.estimator, get_args(PosteriorEstimator))
         _require(self.num_samples is None or self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
+        _require(self.draws >= 1, "draws", self.draws, "at least 1")
+        if self.draws > 1 and self.estimator != "sampled":
+            raise ValueError(
+                f"draws={self.draws} with estimator={self.estimator!r}: only 'sampled' draws labels; leave draws at 1"
+            )
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require_choice("parameter_space", self.parameter_space, get_args(ParameterSpace))
+        if self.parameter_pattern is not None:
+            try:
+                re.compile(self.parameter_pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"parameter_pattern={self.parameter_pattern!r} is not valid: it must be a regular expression "
+                    f"({error})"
+                ) from error
+        _require(self.last_blocks is None or self.last_blocks >= 1, "last_blocks", self.last_blocks, "at least 1")
+        _require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")
 
 
 @dataclass
 class ConfidenceConfig:
-    """How forgetting confidence is computed (stage 3)."""
+    """How the samples are scored (stage 3)."""
 
+    scorer: ScorerName = _setting(
+        "lwf",
+        "What ranks the samples: 'lwf' (forgetting confidence), 'linear' or 'overlap' (its linear or quadratic term "
+        "alone), 'interference' (what learning did to the loss), 'loss' (of the base model), or 'random'.",
+    )
     step_size: float = _setting(
         1.0,
         "α of the formula: length of the one gradient step that stands for what a sample wants. It decides whether "
-        "the linear or the quadratic term ranks the samples.",
+        "the linear or the quadratic term ranks the samples. A factor on the step that step_size_rule finds.",
+    )
+    step_size_rule: StepSizeRule = _setting(
+        "fixed",
+        "'fixed': α is step_size for every sample; 'polyak': step_size · L(x)/‖g‖², per sample and from the same "
+        "pass; 'line_search': step_size times the step of largest decrease of L(x) on a geometric grid around "
+        "Polyak's, one backward and 12 forward passes a sample.",
     )
     batch_size: int = _setting(16, "Samples per forward and backward pass; does not change the result.")
     engine: ConfidenceEngine = _setting(
@@ -96,11 +147,36 @@ class ConfidenceConfig:
         False,
         "Refuse a model with modules that have no batched rule, instead of using the slow exact path for them.",
     )
+    weights_placement: WeightsPlacement = _setting(
+        "resident",
+        "Where F and FΔ are while samples are scored: 'resident': beside the parameters, on their device; "
+        "'streamed': read from the posterior's memory-mapped file parameter by parameter, anew for each batch.",
+    )
+    weights_dtype: WeightsDtype = _setting(
+        "float32", "Type that F and FΔ are held in; 'bfloat16' halves their memory at about 3 digits of precision."
+    )
+    shard_size: int = _setting(1024, "Samples between two saves of a resumable scoring run.")
+    seed: int = _setting(42, "Seed of scorer 'random'; the others do not use it.")
 
     def __post_init__(self) -> None:
+        _require_choice("scorer", self.scorer, get_args(ScorerName))
         _require(math.isfinite(self.step_size) and self.step_size > 0, "step_size", self.step_size, "above 0")
+        _require_choice("step_size_rule", self.step_size_rule, get_args(StepSizeRule))
+        if self.step_size_rule != "fixed" and self.scorer in ("interference", "loss", "random"):
+            raise ValueError(
+                f"step_size_rule={self.step_size_rule!r} with scorer={self.scorer!r}: that scorer takes no gradient "
+                "step; leave step_size_rule at 'fixed', or use scorer 'lwf', 'linear' or 'overlap'"
+            )
+        if self.step_size_rule == "line_search" and self.strict:
+            raise ValueError(
+                "strict=True with step_size_rule='line_search': a line search takes one backward pass a sample, "
+                "which is what strict refuses; set one of them back to its default"
+            )
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _require_choice("engine", self.engine, get_args(ConfidenceEngine))
+        _require_choice("weights_placement", self.weights_placement, get_args(WeightsPlacement))
+        _require_choice("weights_dtype", self.weights_dtype, get_args(WeightsDtype))
+        _require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")
 
 
 @dataclass
@@ -180,14 +256,24 @@ class LWFConfig(SFTConfig):
     elicitation_top_p: float = _from(ElicitationConfig, "top_p")
     elicitation_cache_dir: str | None = _from(ElicitationConfig, "cache_dir")
 
-    posterior_estimator: FisherEstimator = _from(PosteriorConfig, "estimator")
+    posterior_estimator: PosteriorEstimator = _from(PosteriorConfig, "estimator")
     posterior_num_samples: int | None = _from(PosteriorConfig, "num_samples")
+    posterior_draws: int = _from(PosteriorConfig, "draws")
     posterior_batch_size: int = _from(PosteriorConfig, "batch_size")
+    posterior_parameter_space: ParameterSpace = _from(PosteriorConfig, "parameter_space")
+    posterior_parameter_pattern: str | None = _from(PosteriorConfig, "parameter_pattern")
+    posterior_last_blocks: int | None = _from(PosteriorConfig, "last_blocks")
+    posterior_shard_size: int = _from(PosteriorConfig, "shard_size")
 
+    confidence_scorer: ScorerName = _from(ConfidenceConfig, "scorer")
     confidence_step_size: float = _from(ConfidenceConfig, "step_size")
+    confidence_step_size_rule: StepSizeRule = _from(ConfidenceConfig, "step_size_rule")
     confidence_batch_size: int = _from(ConfidenceConfig, "batch_size")
     confidence_engine: ConfidenceEngine = _from(ConfidenceConfig, "engine")
     confidence_strict: bool = _from(ConfidenceConfig, "strict")
+    confidence_weights_placement: WeightsPlacement = _from(ConfidenceConfig, "weights_placement")
+    confidence_weights_dtype: WeightsDtype = _from(ConfidenceConfig, "weights_dtype")
+    confidence_shard_size: int = _from(ConfidenceConfig, "shard_size")
 
     forget_strategy: SelectionStrategy = _from(SelectionConfig, "strategy")
     forget_fraction: float | None = field(
@@ -285,16 +371,27 @@ class LWFConfig(SFTConfig):
         return PosteriorConfig(
             estimator=self.posterior_estimator,
             num_samples=self.posterior_num_samples,
+            draws=self.posterior_draws,
             batch_size=self.posterior_batch_size,
+            parameter_space=self.posterior_parameter_space,
+            parameter_pattern=self.posterior_parameter_pattern,
+            last_blocks=self.posterior_last_blocks,
+            shard_size=self.posterior_shard_size,
             seed=self.seed,
         )
 
     def confidence_config(self) -> ConfidenceConfig:
         return ConfidenceConfig(
+            scorer=self.confidence_scorer,
             step_size=self.confidence_step_size,
+            step_size_rule=self.confidence_step_size_rule,
             batch_size=self.confidence_batch_size,
             engine=self.confidence_engine,
             strict=self.confidence_strict,
+            weights_placement=self.confidence_weights_placement,
+            weights_dtype=self.confidence_weights_dtype,
+            shard_size=self.confidence_shard_size,
+            seed=self.seed,
         )
 
     def selection_config(self) -> SelectionConfig:

@@ -7,9 +7,32 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor, nn
 
 _DIGEST_BYTES = 16
+# Entries of a model's configuration that its logits do not depend on. Trainers set several of them.
+_NOT_ARCHITECTURE = {
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "return_dict",
+    "output_hidden_states",
+    "output_attentions",
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "attn_implementation",
+    "experts_implementation",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "initializer_range",
+}
+# The shape of an adapter shows in the names and shapes of its parameters; these are what else its output depends on.
+_ADAPTER = ("peft_type", "lora_alpha", "alpha_pattern", "r", "rank_pattern", "use_rslora", "use_dora")
 
 
 def fingerprint_model(model: nn.Module) -> dict[str, Any]:
@@ -18,7 +41,9 @@ def fingerprint_model(model: nn.Module) -> dict[str, Any]:
     Returns (JSON-able):
         `class`: name of the model's class; `model_type`: of its config (None where it has none);
         `num_parameters`: elements, tied weights once; `structure`: hash of every parameter's name, shape and
-        type; `weights`: hash of every parameter's bytes. The device does not matter.
+        type; `config`: hash of the entries of the model's and its adapters' configuration that the logits
+        depend on (`rope_theta`, `num_attention_heads`, `lora_alpha`, ...), since equal weights can compute
+        different functions; `weights`: hash of every parameter's bytes. The device does not matter.
     """
     structure, weights = _hasher(), _hasher()
     num_parameters = 0
@@ -34,8 +59,34 @@ def fingerprint_model(model: nn.Module) -> dict[str, Any]:
         "model_type": getattr(config, "model_type", None),
         "num_parameters": num_parameters,
         "structure": structure.hexdigest(),
+        "config": fingerprint_json(_architecture(model)),
         "weights": weights.hexdigest(),
     }
+
+
+def _architecture(model: nn.Module) -> dict[str, Any]:
+    # Any nn.Module is accepted; only transformers models have a config.
+    config = getattr(model, "config", None)
+    adapters = {}
+    if isinstance(model, PeftModel):
+        for name in model.active_adapters:
+            settings = model.peft_config[name].to_dict()
+            adapters[name] = {key: settings.get(key) for key in _ADAPTER}
+    return {"model": None if config is None else _relevant(config.to_dict()), "adapters": adapters}
+
+
+def _relevant(value: Any) -> Any:
+    """`value` without entries that have no effect on the logits, at any depth, in the form that JSON gives it."""
+    if isinstance(value, Mapping):
+        kept = {str(key): entry for key, entry in value.items()}
+        return {
+            key: _relevant(entry)
+            for key, entry in kept.items()
+            if key not in _NOT_ARCHITECTURE and not key.endswith("_token_id")
+        }
+    if isinstance(value, list | tuple):
+        return [_relevant(entry) for entry in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:

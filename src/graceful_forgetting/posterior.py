@@ -2,31 +2,29 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import numpy
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting import __version__
 from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.likelihood import draw_targets
-from graceful_forgetting.confidence.oracle import oracle_fisher
-from graceful_forgetting.confidence.reducers import SquaredGradients
-from graceful_forgetting.confidence.rows import batches, load_batch, tokenised_rows, usable_rows
+from graceful_forgetting.confidence.rows import tokenised_rows
 from graceful_forgetting.config import PosteriorConfig
 from graceful_forgetting.fingerprint import fingerprint_model, fingerprint_rows, fingerprint_tensors
+from graceful_forgetting.fisher import estimate_fisher, fisher_estimate
+from graceful_forgetting.parameters import ParameterValues, covered_parameters, matching_names, unrestricted_names
 
-FORMAT_VERSION = 1
+__all__ = ["POSTERIOR_FILE", "LearningPosterior", "estimate_fisher", "estimate_posterior"]
+
+FORMAT_VERSION = 2
 POSTERIOR_FILE = "posterior.safetensors"
 _HEADER = "graceful_forgetting"
 _MEAN, _PRECISION = "mean.", "precision."
@@ -36,10 +34,11 @@ class LearningPosterior:
     """The learning task's posterior by Laplace: mean θ*_L, precision the diagonal Fisher information there.
 
     Args:
-        mean, precision: float32 CPU tensors by `named_parameters()` name, of the trainable parameters; a
-            tied weight stands once, under that name.
+        mean, precision: float32 CPU tensors by `named_parameters()` name, of the parameters covered; a tied
+            weight stands once, under that name. Read from a file they are memory-mapped.
         metadata: JSON-able; its entry `model` is the fingerprint of the *base* model that the posterior is
-            for.
+            for, `parameters` (`space`, `pattern`, `last_blocks`) says which parameters are covered; without it
+            all trainable ones are.
 
     Raises:
         ValueError: the two differ in names or shapes; a precision that is negative or not finite, or a mean
@@ -71,6 +70,39 @@ class LearningPosterior:
             if not bool(self.mean[name].isfinite().all()):
                 raise ValueError(f"mean of {name} is not finite; the reference run diverged")
 
+    @property
+    def coverage(self) -> dict[str, Any]:
+        """`space`, `pattern` and `last_blocks`: which parameters are covered."""
+        return {"space": "trainable", "pattern": None, "last_blocks": None, **self.metadata.get("parameters", {})}
+
+    def is_partial(self) -> bool:
+        """Whether some of the parameters that are trained are left out."""
+        return self.coverage["pattern"] is not None or self.coverage["last_blocks"] is not None
+
+    def subset(self, pattern: str | None = None, last_blocks: int | None = None) -> Self:
+        """The posterior of some parameters only; scores with it approximate those with all.
+
+        Args:
+            pattern: regular expression that is searched in parameter names.
+            last_blocks: number of transformer blocks, counted from the last.
+
+        Raises:
+            ValueError: no parameter is left; the posterior is a subset already.
+        """
+        if self.is_partial():
+            raise ValueError(f"the posterior is a subset already ({self.coverage}); take one of the full posterior")
+        names = matching_names(self.mean, pattern, last_blocks)
+        coverage = {"space": self.coverage["space"], "pattern": pattern, "last_blocks": last_blocks}
+        return type(self)(
+            {name: self.mean[name] for name in names},
+            {name: self.precision[name] for name in names},
+            self.metadata | {"parameters": coverage},
+        )
+
+    def fingerprint(self) -> str:
+        """Content hash of mean and precision."""
+        return fingerprint_tensors(self._tensors())
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `posterior.safetensors` (metadata as JSON in its header) into `directory`, atomically."""
         tensors = self._tensors()
@@ -81,6 +113,8 @@ class LearningPosterior:
     @classmethod
     def from_pretrained(cls, directory: str | Path, model: nn.Module | None = None) -> Self:
         """Read what `save_pretrained` wrote; with `model`, also `check_model`.
+
+        The file is memory-mapped: its tensors take no memory of the process, only of the page cache.
 
         Raises:
             FileNotFoundError: no such file.
@@ -108,7 +142,8 @@ class LearningPosterior:
 
     def check_model(self, model: nn.Module) -> None:
         """Raise `ValueError`, saying what differs, unless `model` is the base model of this posterior."""
-        _check_parameters(model, {name: tensor.shape for name, tensor in self.mean.items()}, "the posterior")
+        expected = () if self.is_partial() else unrestricted_names(model, self.coverage["space"])
+        _check_parameters(model, {n: tensor.shape for n, tensor in self.mean.items()}, expected, "the posterior")
         theirs, own = fingerprint_model(model), self.metadata["model"]
         for key, meaning in _FINGERPRINT_MEANING.items():
             if theirs[key] != own[key]:
@@ -127,6 +162,7 @@ _FINGERPRINT_MEANING = {
     "model_type": "the architectures (model_type)",
     "num_parameters": "the numbers of parameters",
     "structure": "the names, shapes or types of parameters",
+    "config": "the settings of the architecture (rope_theta, num_attention_heads, lora_alpha or the like)",
     "weights": "the contents of the weights",
 }
 
@@ -137,6 +173,7 @@ def estimate_posterior(
     learning: Dataset,
     config: PosteriorConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
+    resume_dir: str | Path | None = None,
 ) -> LearningPosterior:
     """The posterior of the learning task: mean θ*_L, the reference model's weights; precision F_L there.
 
@@ -145,8 +182,13 @@ def estimate_posterior(
             was fine-tuned into the reference model.
         reference_model: the base model fine-tuned on the learning task; left as it was.
         learning: the learning task, any form that `graceful_forgetting.data.tokenize_dataset` takes.
-        config: estimator, number of samples, batch size, seed; default `PosteriorConfig()`.
+        config: estimator, number of samples, parameters, batch size, seed; default `PosteriorConfig()`.
         processing_class: tokenizer; may be None where the data are tokenised.
+        resume_dir: see `estimate_fisher`, which also says what holds under several processes.
+
+    Returns:
+        the posterior; its metadata have the fingerprints of the base model and the data, the estimator with its
+        settings, `trace` (Σ F) and `trace_standard_error` (null for a single sample), and versions.
 
     Raises:
         ValueError: the models differ in their trainable parameters; data that cannot be used, as in
@@ -154,103 +196,49 @@ def estimate_posterior(
         FloatingPointError: a gradient that is not finite.
     """
     config = config or PosteriorConfig()
-    # Copied: the reference model may be the base model's own module, which is then set back to θ_base.
-    mean = {name: p.detach().clone() for name, p in reference_model.named_parameters() if p.requires_grad}
-    if not mean:
+    if not any(parameter.requires_grad for parameter in reference_model.parameters()):
         raise ValueError("reference_model has no parameter that requires a gradient; unfreeze what was trained")
+    names = list(
+        covered_parameters(reference_model, config.parameter_space, config.parameter_pattern, config.last_blocks)
+    )
+    values = ParameterValues(reference_model, names)
+    # Copied: the reference model may be the base model's own module, which is then set back to θ_base.
+    mean = {name: values[name].clone() for name in names}
     if isinstance(model, nn.Module):
-        _check_parameters(model, {name: p.shape for name, p in mean.items()}, "the reference model")
+        partial = config.parameter_pattern is not None or config.last_blocks is not None
+        expected = () if partial else unrestricted_names(model, config.parameter_space)
+        _check_parameters(model, {name: p.shape for name, p in mean.items()}, expected, "the reference model")
         model = fingerprint_model(model)
     rows = tokenised_rows(learning, processing_class, argument="learning")
-    precision, num_samples = _fisher(reference_model, rows, config)
+    fisher = fisher_estimate(reference_model, rows, config, resume_dir)
     metadata = {
         "model": dict(model),
         "data": fingerprint_rows(rows),
+        "parameters": {
+            "space": config.parameter_space,
+            "pattern": config.parameter_pattern,
+            "last_blocks": config.last_blocks,
+        },
         "estimator": config.estimator,
-        "num_samples": num_samples,
+        "draws": config.draws,
+        "num_samples": fisher.num_samples,
+        "trace": fisher.trace,
+        "trace_standard_error": fisher.trace_standard_error,
         "seed": config.seed,
         "versions": _versions(),
     }
-    return LearningPosterior(mean, precision, metadata)
+    return LearningPosterior(mean, fisher.diagonal, metadata)
 
 
-def estimate_fisher(
-    model: PreTrainedModel, learning: Dataset, config: PosteriorConfig | None = None
-) -> dict[str, Tensor]:
-    """Diagonal Fisher information at the model's weights: mean over samples of the squared ∇L(x).
-
-    L is the mean negative log-likelihood (nats) over completion tokens. With 'sampled' the label at every
-    counted position is drawn from the model's own distribution there, given the data's tokens before it:
-    the Fisher information of Martens, *New Insights and Perspectives on the Natural Gradient Method*, JMLR
-    2020, up to the averaging over tokens. With 'empirical' the labels are the data's. Batch size and order
-    of the rows do not change the draws.
-
-    Args:
-        model: at θ*_L; left as it was.
-        learning: tokenised (`input_ids`, `labels`). Rows in which no token counts are left out, with a
-            warning.
-        config: estimator, number of samples, batch size, seed.
-
-    Returns:
-        float32 CPU tensors by name, for every parameter that requires a gradient.
-
-    Raises:
-        ValueError: packed rows; a row that exceeds the model's context; no row in which a token counts.
-        FloatingPointError: a gradient that is not finite, by row.
-    """
-    rows = tokenised_rows(learning, None, argument="learning")
-    return _fisher(model, rows, config or PosteriorConfig())[0]
-
-
-def _fisher(model: PreTrainedModel, rows: Dataset, config: PosteriorConfig) -> tuple[dict[str, Tensor], int]:
-    """The Fisher information and the number of rows that it is the mean over."""
-    lengths = usable_rows(rows, model, argument="learning")
-    if config.num_samples is not None and config.num_samples < len(lengths):
-        generator = numpy.random.default_rng(config.seed)
-        chosen = generator.choice(sorted(lengths), size=config.num_samples, replace=False)
-        lengths = {int(index): lengths[int(index)] for index in chosen}
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    squares = SquaredGradients(parameters)
-    with (
-        PerSampleEngine(model, parameters) as engine,
-        tqdm(total=len(lengths), desc="Estimating Fisher information", unit="sample", disable=None) as progress,
-    ):
-        for indices in batches(lengths, config.batch_size):
-
-            def draw(logits: Tensor, targets: Tensor, indices: list[int] = indices) -> Tensor:
-                return draw_targets(logits, targets, indices, config.seed)
-
-            relabel = draw if config.estimator == "sampled" else None
-            losses = engine.run(load_batch(rows, indices, model.device), squares, relabel)
-            if not (bool(losses.isfinite().all()) and squares.is_finite()):
-                break
-            progress.update(len(indices))
-        else:
-            fisher = {name: (total / len(lengths)).cpu() for name, total in squares.totals.items()}
-            return fisher, len(lengths)
-    raise _not_finite(model, rows, indices)
-
-
-def _not_finite(model: PreTrainedModel, rows: Dataset, indices: list[int]) -> FloatingPointError:
-    """Name the rows, of the batch that failed, whose own gradient is not finite."""
-    wrong = []
-    for index in sorted(indices):
-        fisher = oracle_fisher(model, rows.select([index]))
-        if not all(bool(tensor.isfinite().all()) for tensor in fisher.values()):
-            wrong.append(str(index))
-    named = ", ".join(wrong or map(str, sorted(indices)))
-    return FloatingPointError(
-        f"learning: the gradient of row {named} is not finite; look for NaN in the model's weights, or load "
-        "it in float32"
-    )
-
-
-def _check_parameters(model: nn.Module, shapes: Mapping[str, torch.Size], owner: str) -> None:
+def _check_parameters(
+    model: nn.Module, shapes: Mapping[str, torch.Size], expected: Collection[str], owner: str
+) -> None:
+    """Raise unless the model has parameters of these shapes, and `expected` are all among them."""
     parameters = dict(model.named_parameters())
     missing = sorted(set(shapes) - set(parameters))
     if missing:
         raise ValueError(f"the model has no parameter {_first(missing)}, which {owner} has")
-    extra = sorted(name for name, p in parameters.items() if p.requires_grad and name not in shapes)
+    extra = sorted(set(expected) - set(shapes))
     if extra:
         raise ValueError(f"the model trains parameter {_first(extra)}, which {owner} does not have")
     for name, shape in shapes.items():

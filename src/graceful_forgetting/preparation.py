@@ -1,6 +1,7 @@
 """From a forgetting data set to the samples to unlearn: the stages before training, on a model in memory."""
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,8 @@ from transformers import DataCollator, PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.artifacts import atomic_directory, write_json
 from graceful_forgetting.confidence import score_confidence
+from graceful_forgetting.confidence.scorer import Need
+from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
@@ -37,7 +40,7 @@ class Preparation:
         scored: the self-knowledge, one row a sample, with `forgetting_confidence` and its terms.
         selected: the rows of `scored` that are unlearned.
         audit: what was chosen and why, as JSON types.
-        posterior: of the learning task; none when the forgetting set came scored.
+        posterior: of the learning task; none when the forgetting set came scored or the scorer needs none.
         reference_log: training log of the reference run; empty when there was none.
     """
 
@@ -117,7 +120,9 @@ def prepare_unlearning(
     """Elicit, run the reference, estimate the posterior, score and select; whatever `forget_dataset` still needs.
 
     The model comes back with the weights that it came with. Artefacts go to `<output_dir>/preparation`
-    (`scored/`, `selected/`, `selection.json`, `posterior/`) and `<output_dir>/reference` (the plain model).
+    (`scored/`, `selected/`, `selection.json`, `posterior/`) and `<output_dir>/reference` (the plain model); the last
+    two only with a scorer that needs the posterior. While it runs, finished parts of the posterior and the scores are
+    in `<output_dir>/work`, from where a second run goes on.
 
     Args:
         model: at θ_base, on the device of the run.
@@ -128,6 +133,7 @@ def prepare_unlearning(
         data_collator: of the learning batches, used by the reference run.
     """
     main_process = args.process_index == 0
+    work = Path(args.output_dir) / "work"
     posterior: LearningPosterior | None = None
     reference_log: list[dict[str, float]] = []
     if SCORE_COLUMN in forget_dataset.column_names:
@@ -142,28 +148,38 @@ def prepare_unlearning(
                 max_length=context_length(model.config),
                 argument="forget_dataset",
             )
-        base_fingerprint = fingerprint_model(model)
-        logger.info("Reference run: plain fine-tuning on the learning task")
-        with _restored_weights(model):
-            reference, reference_log = train_reference(
-                model,
-                reference_args(args, Path(args.output_dir) / "reference"),
-                train_dataset,
-                processing_class,
-                data_collator=data_collator,
-            )
-            if main_process:
-                reference.save_model()
-            posterior = estimate_posterior(
-                base_fingerprint, model, train_dataset, args.posterior_config(), processing_class
-            )
-        scored = score_confidence(model, knowledge, posterior, args.confidence_config(), processing_class)
+        if Need.POSTERIOR in SCORERS[args.confidence_scorer].needs:
+            base_fingerprint = fingerprint_model(model)
+            logger.info("Reference run: plain fine-tuning on the learning task")
+            with _restored_weights(model):
+                reference, reference_log = train_reference(
+                    model,
+                    reference_args(args, Path(args.output_dir) / "reference"),
+                    train_dataset,
+                    processing_class,
+                    data_collator=data_collator,
+                )
+                if main_process:
+                    reference.save_model()
+                posterior = estimate_posterior(
+                    base_fingerprint,
+                    model,
+                    train_dataset,
+                    args.posterior_config(),
+                    processing_class,
+                    resume_dir=work / "posterior",
+                )
+        scored = score_confidence(
+            model, knowledge, posterior, args.confidence_config(), processing_class, resume_dir=work / "scores"
+        )
     if SOURCE_INDEX in scored.column_names:
         scored = scored.remove_columns(SOURCE_INDEX)
     selected, audit = select_with_audit(scored, **asdict(args.selection_config()))
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
     if main_process:
         save_preparation(preparation, Path(args.output_dir) / "preparation")
+        for stage in ("posterior", "scores"):
+            shutil.rmtree(work / stage, ignore_errors=True)
     logger.info(f"{len(selected)} of {len(scored)} samples are unlearned")
     return preparation
 

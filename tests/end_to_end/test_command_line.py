@@ -181,3 +181,26 @@ def test_a_recipe_of_messages_and_three_forgetting_answers(tmp_path, recipe, tok
     (tmp_path / "myths" / "test.jsonl").unlink()
     assert main(["run", "--config", str(recipe)]) == 0
     assert "arithmetic" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--confidence_scorer", "loss"],
+        ["--confidence_scorer", "linear", "--confidence_step_size_rule", "line_search", "--posterior_last_blocks", "1"],
+    ],
+    ids=["loss", "linear"],
+)
+def test_other_scorers_reach_the_report(recipe, tmp_path, capsys, flags):
+    assert main(["run", "--config", str(recipe), *flags]) == 0
+    output = capsys.readouterr().out
+    assert ("posterior" in stages_of(output)) == ("linear" in flags)
+    assert "samples in 1 batches: about" in output
+    run = tmp_path / "run"
+    scored = load_from_disk(str(run / "scores" / "rows"))
+    assert scored["forgetting_confidence"] == scored["loss" if "loss" in flags else "confidence_linear"]
+    result = RunResult.load(run / "result.json")
+    assert (result.provenance.posterior_fingerprint is None) == ("loss" in flags)
+    assert (result.selection.step_size is None) == ("loss" in flags)
+    assert not (run / "work" / "scores").exists()
+    assert "<html" in (run / "report.html").read_text()

@@ -122,3 +122,78 @@ def test_preparation_does_not_shift_the_learning_run(tmp_path, make_model, token
         weights.append(trainer.model.state_dict())
     for name in weights[0]:
         assert torch.equal(weights[0][name], weights[1][name]), name
+
+
+@pytest.mark.parametrize("scorer", ["loss", "interference"])
+def test_a_scorer_does_the_stages_that_it_needs(tmp_path, make_model, tokenizer, learning, forgetting, scorer):
+    trainer = LWFTrainer(
+        make_model(),
+        config(tmp_path, confidence_scorer=scorer),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting,
+    )
+    preparation = trainer.prepare_unlearning()
+    needs_reference = scorer == "interference"
+    assert (preparation.posterior is not None) == needs_reference
+    assert (tmp_path / "reference").exists() == needs_reference
+    assert (tmp_path / "preparation" / "posterior").exists() == needs_reference
+    scored = preparation.scored
+    for score, loss, after in zip(
+        scored["forgetting_confidence"], scored["loss"], scored["reference_loss"], strict=True
+    ):
+        assert score == (after - loss if needs_reference else loss)
+    assert not any((tmp_path / "work").rglob("*.safetensors"))
+    trainer.train()
+    assert trainer.unlearning_summary()["updates"] == 2
+
+
+def test_merged_adapter_space_with_its_own_step_sizes(tmp_path, make_model, tokenizer, learning, forgetting):
+    trainer = LWFTrainer(
+        make_model(),
+        config(tmp_path, posterior_parameter_space="merged", confidence_step_size_rule="polyak"),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    preparation = trainer.prepare_unlearning()
+    assert len(preparation.posterior.mean) == 4
+    assert all(name.endswith("base_layer.weight") for name in preparation.posterior.mean)
+    assert len(set(preparation.scored["step_size"])) > 1
+    assert min(preparation.scored["confidence_constant"]) > 0, "the merged adapter has moved the dense weights"
+
+
+def test_a_preparation_killed_while_scoring_goes_on_from_its_shards(
+    tmp_path, make_model, tokenizer, learning, forgetting, monkeypatch
+):
+    from graceful_forgetting.confidence.measure import GradientMeasurement
+
+    def run(folder, limit=None):
+        rows, measure = [], GradientMeasurement.measure
+
+        def counted(self, indices):
+            if limit is not None and len(rows) >= limit:
+                raise KeyboardInterrupt
+            rows.extend(indices)
+            return measure(self, indices)
+
+        settings = {"confidence_batch_size": 1, "confidence_shard_size": 1}
+        with monkeypatch.context() as patch:
+            patch.setattr(GradientMeasurement, "measure", counted)
+            trainer = LWFTrainer(
+                make_model(),
+                config(folder, **settings),
+                train_dataset=learning,
+                processing_class=tokenizer,
+                forget_dataset=forgetting,
+            )
+            return rows, trainer.prepare_unlearning().scored
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", limit=10)
+    # The first, middle and last of the 16 were the pilot; then came numbers 2 to 8, which the middle one follows.
+    rows, resumed = run(tmp_path / "killed")
+    assert len(rows) == 16 - 9
+    _, whole = run(tmp_path / "whole")
+    assert resumed.to_dict() == whole.to_dict()

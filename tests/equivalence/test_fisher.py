@@ -1,6 +1,9 @@
 """The Fisher information against a loop over samples."""
 
+import itertools
 import logging
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from graceful_forgetting.confidence import oracle_fisher
 from graceful_forgetting.confidence.likelihood import draw_targets
 from graceful_forgetting.config import PosteriorConfig
+from graceful_forgetting.fisher import FisherEstimate, fisher_estimate
 from graceful_forgetting.posterior import estimate_fisher, estimate_posterior
 
 VOCABULARY = 53
@@ -150,3 +154,144 @@ def test_draws_follow_the_models_distribution_and_the_row_alone() -> None:
     assert torch.equal(together[1], drawn[0])
     assert not torch.equal(together[0], together[1])
     assert not torch.equal(draw_targets(logits, targets, [3], seed=1), drawn)
+
+
+SMALL = 5
+
+
+@pytest.fixture
+def small() -> PreTrainedModel:
+    """A vocabulary so small that every labelling of a row can be tried."""
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=SMALL, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def small_rows() -> Dataset:
+    return Dataset.from_list(
+        [
+            {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]},
+            {"input_ids": [4, 0, 2, 2, 1], "labels": [-100, 0, 2, -100, 1]},
+            {"input_ids": [3, 3], "labels": [3, 3]},
+        ]
+    )
+
+
+def expected_fisher(model: PreTrainedModel, row: dict[str, list[int]]) -> dict[str, Tensor]:
+    """E[(∇L)²] over all labellings of the counted positions, each with its probability under the model."""
+    ids, labels = torch.tensor([row["input_ids"]]), row["labels"]
+    counted = [position for position in range(1, len(labels)) if labels[position] != -100]
+    expected = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
+    for tokens in itertools.product(range(SMALL), repeat=len(counted)):
+        logs = model(input_ids=ids).logits[0].log_softmax(dim=-1)
+        log = sum(logs[position - 1, token] for position, token in zip(counted, tokens, strict=True))
+        gradients = torch.autograd.grad(-log / len(counted), list(model.parameters()))
+        for name, gradient in zip(expected, gradients, strict=True):
+            expected[name] += math.exp(log.item()) * gradient.double() ** 2
+    return expected
+
+
+def mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: (sum(part[name] for part in parts) / len(parts)).float() for name in parts[0]}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_exact_fisher_is_the_expectation_over_every_labelling(
+    small: PreTrainedModel, small_rows: Dataset, batch_size: int
+) -> None:
+    expected = mean_of([expected_fisher(small, row) for row in small_rows])
+    found = fisher_estimate(small, small_rows, PosteriorConfig(estimator="exact", batch_size=batch_size))
+    assert_same(found.diagonal, expected)
+    assert found.trace == pytest.approx(sum(float(part.sum()) for part in expected.values()), rel=1e-5)
+
+
+def test_sampled_fisher_comes_to_the_exact_one_as_draws_grow(small: PreTrainedModel, small_rows: Dataset) -> None:
+    exact = estimate_fisher(small, small_rows, PosteriorConfig(estimator="exact"))
+
+    def error(draws: int) -> float:
+        found = estimate_fisher(small, small_rows, PosteriorConfig(draws=draws, batch_size=128))
+        difference = sum(float((found[name] - exact[name]).square().sum()) for name in exact)
+        return math.sqrt(difference / sum(float(exact[name].square().sum()) for name in exact))
+
+    assert error(4000) < 0.05 < error(4)
+
+
+def test_draws_are_averaged_and_the_first_is_that_of_a_single_one(model: PreTrainedModel, rows: Dataset) -> None:
+    one, three = (fisher_estimate(model, rows, PosteriorConfig(draws=n, batch_size=4)) for n in (1, 3))
+    name = next(iter(one.diagonal))
+    assert not torch.equal(one.diagonal[name], three.diagonal[name])
+    doubled = Dataset.from_list([*rows, *rows, *rows])
+    # Rows at 5 to 14 have the streams of the second and third draw of rows 0 to 4.
+    assert_same(estimate_fisher(model, doubled, PosteriorConfig()), three.diagonal)
+    assert three.num_samples == 5
+
+
+def traces(model: PreTrainedModel, rows: Dataset) -> Tensor:
+    single = [oracle_fisher(model, rows.select([index])) for index in range(len(rows))]
+    return torch.tensor([sum(float(part.double().sum()) for part in fisher.values()) for fisher in single])
+
+
+def test_trace_and_its_standard_error_are_those_over_rows(model: PreTrainedModel, rows: Dataset) -> None:
+    silent = Dataset.from_list([*rows, {"input_ids": [4, 5], "labels": [-100, -100]}])
+    found = fisher_estimate(model, silent, PosteriorConfig(estimator="empirical", batch_size=2))
+    by_row = traces(model, rows)
+    assert found.trace == pytest.approx(float(by_row.mean()), rel=1e-5)
+    assert found.trace_standard_error == pytest.approx(float(by_row.std() / math.sqrt(5)), rel=1e-4)
+    single = fisher_estimate(model, rows.select([0]), PosteriorConfig())
+    assert single.trace_standard_error is None
+
+
+def test_sums_of_a_bfloat16_model_are_float32(rows: Dataset) -> None:
+    """100 equal rows: bfloat16 sums would stop growing after a few."""
+    torch.manual_seed(0)
+    model = tied_llama().to(torch.bfloat16)
+    config = PosteriorConfig(estimator="empirical", batch_size=1)
+    one = estimate_fisher(model, rows.select([0]), config)
+    many = estimate_fisher(model, rows.select([0] * 100), config)
+    for name, values in one.items():
+        assert many[name].dtype == torch.float32
+        torch.testing.assert_close(many[name], values, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "exact"])
+def test_an_interrupted_estimate_goes_on_from_the_last_shard(
+    small: PreTrainedModel, small_rows: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
+) -> None:
+    from graceful_forgetting import fisher as module
+
+    rows = Dataset.from_list([*small_rows] * 3)
+    config = PosteriorConfig(estimator=estimator, batch_size=2, shard_size=4, seed=1)
+    whole = fisher_estimate(small, rows, config)
+    passes: list[int] = []
+    add_batch = module._add_batch
+
+    def run(fail_at: int | None, config: PosteriorConfig = config) -> FisherEstimate:
+        passes.clear()
+
+        def counted(sums: object, *rest: object) -> None:
+            if len(passes) == fail_at:
+                raise KeyboardInterrupt
+            passes.append(1)
+            add_batch(sums, *rest)
+
+        monkeypatch.setattr(module, "_add_batch", counted)
+        return fisher_estimate(small, rows, config, tmp_path)
+
+    total = 5 if estimator == "sampled" else 45
+    with pytest.raises(KeyboardInterrupt):
+        run(fail_at=3)
+    resumed = run(fail_at=None)
+    assert len(passes) == total - 2, "one shard of two batches was saved"
+    for name, values in whole.diagonal.items():
+        assert torch.equal(resumed.diagonal[name], values)
+    assert resumed[1:] == whole[1:]
+    other = PosteriorConfig(estimator=estimator, batch_size=2, shard_size=4, seed=2)
+    run(fail_at=None, config=other)
+    assert len(passes) == total, "sums of another seed must not be taken up"

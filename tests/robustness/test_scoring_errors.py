@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from datasets import Dataset
-from peft import PromptTuningConfig, TaskType, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from graceful_forgetting.confidence import oracle_confidence_terms, score_confidence
@@ -232,3 +232,86 @@ def test_no_tensor_outlives_its_batch(model: LlamaForCausalLM) -> None:
             assert alive() == before
         finally:
             gc.enable()
+
+
+def test_non_finite_gradient_names_the_parameter(model: LlamaForCausalLM) -> None:
+    """A gradient that is not finite at a finite loss: only the parameters that it reaches are at fault."""
+
+    class Poisoned(torch.autograd.Function):
+        @staticmethod
+        def forward(_: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * float("nan")
+
+    seen: list[torch.Tensor] = []
+
+    def poison(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden, *rest = inputs
+        return (Poisoned.apply(hidden) if bool((seen[-1] == 9).any()) else hidden, *rest)
+
+    posterior = posterior_of(model)
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.model.layers[0].register_forward_pre_hook(poison)
+    rows = Dataset.from_list([*GOOD, row(8, 9, 10)])
+    pattern = r"row 2 is not finite in model\.embed_tokens\.weight, at loss 3\.\d+"
+    for rule in ("fixed", "line_search"):
+        config = ConfidenceConfig(batch_size=1, step_size_rule=rule)
+        with pytest.raises(FloatingPointError, match="self_knowledge: the gradient of " + pattern):
+            score_confidence(model, rows, posterior, config)
+    with pytest.raises(FloatingPointError, match="learning: the gradient of " + pattern):
+        estimate_fisher(model, rows, PosteriorConfig(batch_size=1))
+
+
+def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
+    rows = Dataset.from_list(GOOD)
+    for scorer in ("lwf", "linear", "overlap", "interference"):
+        with pytest.raises(ValueError, match=f"posterior is None, and scorer '{scorer}' needs one"):
+            score_confidence(model, rows, None, ConfidenceConfig(scorer=scorer))
+    part = posterior_of(model).subset(last_blocks=1)
+    with pytest.raises(ValueError, match="'interference' needs θ\\*_L whole"):
+        score_confidence(model, rows, part, ConfidenceConfig(scorer="interference"))
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (ConfidenceConfig, {"scorer": "fisher"}, "scorer='fisher' is not valid.*lwf, linear"),
+        (ConfidenceConfig, {"step_size_rule": "adaptive"}, "step_size_rule='adaptive' is not valid"),
+        (ConfidenceConfig, {"scorer": "loss", "step_size_rule": "polyak"}, "takes no gradient step"),
+        (ConfidenceConfig, {"strict": True, "step_size_rule": "line_search"}, "strict=True"),
+        (ConfidenceConfig, {"shard_size": 0}, "shard_size=0"),
+        (ConfidenceConfig, {"weights_dtype": "float16"}, "weights_dtype='float16' is not valid"),
+        (PosteriorConfig, {"draws": 2, "estimator": "exact"}, "only 'sampled' draws labels"),
+        (PosteriorConfig, {"last_blocks": 0}, "last_blocks=0"),
+        (PosteriorConfig, {"parameter_pattern": "("}, "regular expression"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(config: type, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"last_blocks": 2}, "last_blocks=2 is not valid: model.layers has 1 blocks"),
+        ({"parameter_pattern": "mpl"}, "parameter_pattern='mpl' matches no parameter"),
+        ({"parameter_pattern": "embed", "last_blocks": 1}, "together leave no parameter"),
+        ({"parameter_space": "merged"}, "is for models with a LoRA adapter"),
+    ],
+)
+def test_coverage_that_leaves_nothing_is_refused(
+    model: LlamaForCausalLM, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        estimate_fisher(model, Dataset.from_list(GOOD), PosteriorConfig(**settings))
+
+
+@pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning")
+def test_merged_space_refuses_dora(model: LlamaForCausalLM) -> None:
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True))
+    with pytest.raises(ValueError, match="does not cover DoRA"):
+        estimate_fisher(adapted, Dataset.from_list(GOOD), PosteriorConfig(parameter_space="merged"))

@@ -113,3 +113,42 @@ def test_tensor_hash_counts_type_shape_and_bytes_not_strides() -> None:
     assert fingerprint_tensors({"b": torch.ones(()), "a": values.t().contiguous().t()}) == expected
     others = [values.view(3, 2), values.to(torch.bfloat16), values + 1]
     assert all(fingerprint_tensors({"a": other, "b": torch.ones(())}) != expected for other in others)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}},
+        {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 4},
+        {"rms_norm_eps": 1e-3},
+    ],
+)
+def test_equal_weights_in_another_architecture_are_another_model(change: dict[str, object]) -> None:
+    model, other = tiny_llama(), tiny_llama(**change)
+    other.load_state_dict(model.state_dict())
+    one, two = fingerprint_model(model), fingerprint_model(other)
+    assert one["weights"] == two["weights"]
+    assert one["structure"] == two["structure"]
+    assert one["config"] != two["config"]
+
+
+def test_settings_that_trainers_change_are_no_architecture() -> None:
+    model = tiny_llama()
+    before = fingerprint_model(model)
+    model.config.pad_token_id = 7
+    model.config.eos_token_id = [3, 4]
+    model.config.use_cache = False
+    model.config.architectures = ["LlamaForCausalLM"]
+    model.config._attn_implementation = "eager"
+    model.config._name_or_path = "elsewhere"
+    assert fingerprint_model(model) == before
+
+
+@pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning")
+def test_scale_of_an_adapter_counts_and_its_mode_does_not() -> None:
+    def adapted(**changes: object) -> dict[str, object]:
+        torch.manual_seed(1)
+        return fingerprint_model(get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"], **changes)))
+
+    assert adapted(lora_alpha=4)["config"] != adapted(lora_alpha=8)["config"]
+    assert adapted(inference_mode=True) == adapted(inference_mode=False)

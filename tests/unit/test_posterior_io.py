@@ -168,3 +168,18 @@ def test_models_that_train_different_parameters_are_refused_before_any_work() ->
         estimate_posterior(tiny_llama(), tiny_llama(intermediate_size=40), ROWS)
     with pytest.raises(ValueError, match="reference_model has no parameter that requires a gradient"):
         estimate_posterior(tiny_llama(), tiny_llama().requires_grad_(False), ROWS)
+
+
+def test_another_rope_theta_is_another_model(posterior: LearningPosterior) -> None:
+    other = tiny_llama(rope_parameters={"rope_theta": 500.0, "rope_type": "default"})
+    other.load_state_dict(tiny_llama().state_dict())
+    with pytest.raises(ValueError, match=r"settings of the architecture \(rope_theta"):
+        posterior.check_model(other)
+
+
+def test_trace_and_coverage_are_recorded(posterior: LearningPosterior) -> None:
+    total = sum(float(tensor.double().sum()) for tensor in posterior.precision.values())
+    assert posterior.metadata["trace"] == pytest.approx(total, rel=1e-5)
+    assert posterior.metadata["trace_standard_error"] > 0
+    assert posterior.coverage == {"space": "trainable", "pattern": None, "last_blocks": None}
+    assert not posterior.is_partial()

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from datasets import Dataset, load_from_disk
@@ -24,6 +25,7 @@ from graceful_forgetting.experiment.training import LOG_FILE, UNLEARNING_FILE
 from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
 
 CROSSOVER_COLUMN = "step_size_crossover"
+STEP_SIZE_COLUMN = "step_size"
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -108,12 +110,13 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
         rows = [chosen for task, chosen in zip(scored[TASK_COLUMN], scored["chosen"], strict=True) if task == name]
         tasks[name] = TaskSelection(total=len(rows), chosen=sum(rows), kind=source.kind)
     crossovers = sorted(value for value in scored[CROSSOVER_COLUMN] if value is not None)
+    step_sizes = [value for value in scored[STEP_SIZE_COLUMN] if value is not None]
     return SelectionResult(
         strategy=selection.strategy,
         scored=len(scored),
         chosen=len(chosen_scores),
         cut=min(chosen_scores) if single_cut else None,
-        step_size=pipeline.lwf.confidence_step_size,
+        step_size=median(step_sizes) if step_sizes else None,
         crossover_quantiles={str(q): crossovers[round(q * (len(crossovers) - 1))] for q in _QUANTILES if crossovers},
         tasks=tasks,
     )

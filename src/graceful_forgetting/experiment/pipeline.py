@@ -13,6 +13,8 @@ from trl import SFTConfig
 
 from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.confidence import score_confidence
+from graceful_forgetting.confidence.scorer import Need
+from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_with_counts
@@ -169,6 +171,14 @@ class Pipeline:
             self._stages[name] = make()
         return self._stages[name]
 
+    def _resumable(
+        self, name: str, settings: dict[str, Any], inputs: list[Stage], build: Callable[[Path, str], dict[str, Any]]
+    ) -> Stage:
+        """A stage that keeps finished parts in its work folder until it is done."""
+        stage = self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
+        self.directory.discard_work(name)
+        return stage
+
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def plain(self, seed: int) -> Stage:
@@ -219,34 +229,50 @@ class Pipeline:
         """θ*_L from the first plain run and the diagonal Fisher information there."""
         reference = self.plain(self.seeds[0])
 
-        def build(folder: Path, _: str) -> dict[str, Any]:
+        def build(folder: Path, key: str) -> dict[str, Any]:
             base = self.loader.trainable(self.sources.model, self.seeds[0])
             model = self.loader.finished(self.sources.model, reference.path, trainable=True)
-            posterior = estimate_posterior(base, model, self.learning_rows, self.lwf.posterior_config(), self.tokenizer)
+            posterior = estimate_posterior(
+                base,
+                model,
+                self.learning_rows,
+                self.lwf.posterior_config(),
+                self.tokenizer,
+                resume_dir=self.directory.work_folder("posterior", key),
+            )
             posterior.save_pretrained(folder / "posterior")
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
 
         settings = {**self._settings("posterior_"), "seed": self.lwf.seed}
-        return self._once("posterior", lambda: self.directory.stage("posterior", settings, [reference], build))
+        return self._resumable("posterior", settings, [reference], build)
 
     def scores(self) -> Stage:
-        """Forgetting confidence of every piece of self-knowledge."""
-        knowledge, posterior = self.self_knowledge(), self.posterior()
+        """Score of every piece of self-knowledge, by default its forgetting confidence."""
+        knowledge = self.self_knowledge()
+        posterior = self.posterior() if self.needs_posterior else None
 
-        def build(folder: Path, _: str) -> dict[str, Any]:
+        def build(folder: Path, key: str) -> dict[str, Any]:
             model = self.loader.trainable(self.sources.model, self.seeds[0])
             scored = score_confidence(
                 model,
                 load_from_disk(str(knowledge.path / "rows")),
-                LearningPosterior.from_pretrained(posterior.path / "posterior"),
+                None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
                 self.lwf.confidence_config(),
                 self.tokenizer,
+                resume_dir=self.directory.work_folder("scores", key),
+                announce=self.announce,
             )
             scored.save_to_disk(str(folder / "rows"))
             return {"scored": len(scored)}
 
-        settings = self._settings("confidence_")
-        return self._once("scores", lambda: self.directory.stage("scores", settings, [knowledge, posterior], build))
+        settings = {**self._settings("confidence_"), "seed": self.lwf.seed}
+        inputs = [knowledge] if posterior is None else [knowledge, posterior]
+        return self._resumable("scores", settings, inputs, build)
+
+    @property
+    def needs_posterior(self) -> bool:
+        """Whether the scorer reads the learning task's posterior."""
+        return Need.POSTERIOR in SCORERS[self.lwf.confidence_scorer].needs
 
     def selection(self) -> Stage:
         """The samples to unlearn."""
@@ -396,6 +422,7 @@ class Pipeline:
         }
         return public_settings({**asdict(self.run), **asdict(self.model), **changed})
 
-    def fingerprints(self) -> tuple[str, dict[str, str], str]:
-        """Of the base model, the data sets, and the posterior."""
-        return fingerprint_json(self.base_fingerprint), self.data_fingerprints, self.posterior().key
+    def fingerprints(self) -> tuple[str, dict[str, str], str | None]:
+        """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
+        posterior = self.posterior().key if self.needs_posterior else None
+        return fingerprint_json(self.base_fingerprint), self.data_fingerprints, posterior

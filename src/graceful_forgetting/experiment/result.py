@@ -139,7 +139,7 @@ class SelectionResult:
     scored: int
     chosen: int
     cut: float | None
-    step_size: float
+    step_size: float | None
     crossover_quantiles: dict[str, float]
     tasks: dict[str, TaskSelection]
 

@@ -1,0 +1,225 @@
+"""Stage 3 of the method: a score for every sample of self-knowledge."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow
+import torch
+from datasets import Dataset, Value
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from graceful_forgetting.confidence import estimate, measure
+from graceful_forgetting.confidence.diagnosis import not_finite
+from graceful_forgetting.confidence.line_search import LineSearchMeasurement
+from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
+from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
+from graceful_forgetting.confidence.scorer import Measured, Need
+from graceful_forgetting.confidence.scorers import SCORERS
+from graceful_forgetting.confidence.shards import Plan, ShardStore, measure_rows
+from graceful_forgetting.confidence.weights import DTYPES, ConfidenceWeights
+from graceful_forgetting.config import ConfidenceConfig
+from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.parameters import ParameterValues
+
+if TYPE_CHECKING:  # the Fisher estimator, which the posterior is made with, uses this package's engine
+    from graceful_forgetting.posterior import LearningPosterior
+
+logger = logging.getLogger(__name__)
+
+
+def score_confidence(
+    model: PreTrainedModel,
+    self_knowledge: Dataset,
+    posterior: "LearningPosterior | None",
+    config: ConfidenceConfig | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    *,
+    resume_dir: str | Path | None = None,
+    announce: Callable[[str], None] = logger.info,
+) -> Dataset:
+    """Add a score, by default the forgetting confidence, to every row of `self_knowledge`.
+
+    With g = ∇L(x) at θ_base, L the mean negative log-likelihood (nats) over completion tokens, Δ = θ_base −
+    θ*_L and F the posterior's precision, the confidence is the negative log-posterior, constants dropped,
+    of one gradient step on x:
+
+        FC(x) = ½ Σ F (θ_base − α g − θ*_L)² = ½ Σ F Δ² − α ⟨F Δ, g⟩ + ½ α² Σ F g²
+
+    (Jiang et al., *Graceful Forgetting in Generative Language Models*, EMNLP 2025, arXiv 2505.19715).
+    Columns added, or replaced, all float64; those that the scorer does not need are null:
+
+    - `forgetting_confidence`: the score; with scorer 'lwf' FC(x), the sum of the next three;
+    - `confidence_constant`: ½ Σ F Δ², the same for all rows;
+    - `confidence_linear`: −α ⟨F Δ, g⟩; `confidence_quadratic`: ½ α² Σ F g²;
+    - `loss`: L(x) at θ_base; `reference_loss`: L(x) at θ*_L;
+    - `step_size`: α (null where g is 0 and the rule divides by it);
+    - `step_size_crossover`: the α at which linear and quadratic term are equally large, 2 |⟨F Δ, g⟩| / Σ F
+      g² (null where g is 0).
+
+    A row in which no token counts gets null in all but the constant. Order and other columns are kept. The
+    model is left as it was.
+
+    Under several processes (accelerate, torchrun) every one must call this with the same arguments; each
+    measures a share of the rows and all return the same scores, bit for bit those of one process.
+
+    Args:
+        model: the base model, at θ_base.
+        self_knowledge: any form that `graceful_forgetting.data.tokenize_dataset` takes.
+        posterior: of the learning task, for this model; may be None for a scorer that does not need it.
+        config: scorer, step size, batch size, engine; default `ConfidenceConfig()`.
+        processing_class: tokenizer; may be None where the data are tokenised.
+        resume_dir: folder for finished shards of `config.shard_size` samples; a second call with the same
+            arguments goes on from there. The caller removes it.
+        announce: receives the estimates of memory and time, before the work starts.
+
+    Raises:
+        ValueError: a posterior of another model, or none where the scorer needs one; 'interference' with a
+            posterior of some parameters only; weights that are not finite; packed rows; a row that exceeds
+            the model's context; no row in which a token counts; with `strict`, a model with modules that no
+            batched rule covers; more memory needed than is free.
+        FloatingPointError: a sample whose loss or gradient is not finite, by row and parameter.
+    """
+    config = config or ConfidenceConfig()
+    scorer = SCORERS[config.scorer]
+    if Need.POSTERIOR in scorer.needs and posterior is None:
+        raise ValueError(f"posterior is None, and scorer {config.scorer!r} needs one; see estimate_posterior")
+    rows = tokenised_rows(self_knowledge, processing_class, argument="self_knowledge")
+    lengths = usable_rows(rows, model, argument="self_knowledge")
+    if posterior is not None and Need.POSTERIOR in scorer.needs:
+        _check_posterior(model, posterior, config)
+    _check_weights(model)
+
+    constant = math.nan
+    values = torch.full((len(rows), measure.WIDTH), torch.nan, dtype=torch.float64)
+    if scorer.needs:
+        plan = Plan.of(lengths, config.batch_size, config.shard_size)
+        row = load_batch(rows, plan.batches[0][:1], model.device)
+        memory = _memory(model, row, posterior, config, scorer.needs, min(config.batch_size, len(plan.batches[0])))
+        announce(f"Scoring {len(lengths)} samples in {len(plan.batches)} batches: {memory}")
+        memory.require_fit(config)
+        measurement: Measurement
+        if Need.GRADIENTS in scorer.needs:
+            assert posterior is not None
+            placement, dtype = config.weights_placement, DTYPES[config.weights_dtype]
+            weights = ConfidenceWeights(ParameterValues(model, posterior.mean), posterior, placement, dtype)
+            constant = weights.constant
+            if config.step_size_rule == "line_search":
+                measurement = LineSearchMeasurement(model, rows, weights)
+            else:
+                measurement = GradientMeasurement(model, rows, weights, config)
+        else:
+            mean = posterior.mean if posterior is not None and Need.POSTERIOR in scorer.needs else None
+            measurement = ForwardMeasurement(model, rows, mean)
+        store = None if resume_dir is None else ShardStore(resume_dir, _key(model, rows, posterior, config))
+        names = list(posterior.mean) if posterior is not None else []
+
+        def check(found: Tensor, indices: Sequence[int]) -> None:
+            wrong = _not_finite_rows(found, indices, scorer.needs)
+            if wrong:
+                raise not_finite(model, rows, wrong, names, "self_knowledge")
+
+        values = measure_rows(measurement, len(rows), plan, store, check, announce)
+    usable = torch.zeros(len(rows), dtype=torch.bool)
+    usable[list(lengths)] = True
+    measured = Measured(
+        usable=usable,
+        constant=constant,
+        loss=values[:, measure.LOSS],
+        product=values[:, measure.PRODUCT],
+        square=values[:, measure.SQUARE],
+        step_size=config.step_size * values[:, measure.STEP],
+        reference_loss=values[:, measure.REFERENCE_LOSS],
+        seed=config.seed,
+    )
+    return _with_columns(self_knowledge, measured, scorer.score(measured))
+
+
+def _check_posterior(model: PreTrainedModel, posterior: "LearningPosterior", config: ConfidenceConfig) -> None:
+    posterior.check_model(model)
+    posterior.check_values()
+    if posterior.is_partial() and config.scorer == "interference":
+        raise ValueError(
+            f"scorer 'interference' needs θ*_L whole, and the posterior covers a part of it ({posterior.coverage}); "
+            "estimate one without parameter_pattern and last_blocks"
+        )
+
+
+def _check_weights(model: PreTrainedModel) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"model: {name} is not finite; load an undamaged checkpoint")
+
+
+def _memory(
+    model: PreTrainedModel,
+    row: dict[str, Tensor],
+    posterior: "LearningPosterior | None",
+    config: ConfidenceConfig,
+    needs: frozenset[Need],
+    batch_size: int,
+) -> estimate.MemoryEstimate:
+    """What scoring needs, from the longest row."""
+    weights = copies = 0
+    covered = {} if posterior is None else {n: p for n, p in model.named_parameters() if n in posterior.mean}
+    if Need.GRADIENTS in needs:
+        line_search, oracle = config.step_size_rule == "line_search", config.engine == "oracle"
+        together = 1 if line_search or oracle else batch_size
+        activations = estimate.backward_bytes(model, row, together, list(covered))
+        weights = estimate.weight_bytes(covered, config)
+        if line_search or oracle:
+            # The gradient and, to step along it, as much again.
+            copies = 2 * sum(parameter.nbytes for parameter in covered.values())
+    else:
+        activations = estimate.forward_bytes(model, row, batch_size)
+        if Need.POSTERIOR in needs:
+            copies = sum(parameter.nbytes for parameter in covered.values())
+    return estimate.MemoryEstimate(
+        weights, activations, copies, estimate.available_bytes(model.device), str(model.device)
+    )
+
+
+def _key(model: PreTrainedModel, rows: Dataset, posterior: "LearningPosterior | None", config: ConfidenceConfig) -> str:
+    """Hash of what measured values depend on; of the scorer, only what it has measured."""
+    settings = [config.step_size_rule, config.batch_size, config.shard_size, config.engine, config.weights_dtype]
+    return fingerprint_json(
+        {
+            "model": fingerprint_model(model),
+            "rows": fingerprint_rows(rows),
+            "posterior": None if posterior is None else posterior.fingerprint(),
+            "needs": sorted(need.value for need in SCORERS[config.scorer].needs),
+            "settings": settings,
+        }
+    )
+
+
+def _not_finite_rows(values: Tensor, indices: Sequence[int], needs: frozenset[Need]) -> list[int]:
+    columns = [measure.LOSS]
+    if Need.GRADIENTS in needs:
+        columns += [measure.PRODUCT, measure.SQUARE]
+    elif Need.POSTERIOR in needs:
+        columns += [measure.REFERENCE_LOSS]
+    finite = values[:, columns].isfinite().all(dim=1)
+    return [index for index, good in zip(indices, finite.tolist(), strict=True) if not good]
+
+
+def _with_columns(dataset: Dataset, measured: Measured, score: Tensor) -> Dataset:
+    columns = {
+        "forgetting_confidence": score,
+        "confidence_constant": torch.full_like(score, measured.constant),
+        "confidence_linear": measured.linear,
+        "confidence_quadratic": measured.quadratic,
+        "loss": measured.loss,
+        "reference_loss": measured.reference_loss,
+        "step_size": measured.step_size,
+        "step_size_crossover": measured.crossover,
+    }
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, column in columns.items():
+        # NaN stands for what was not measured.
+        array = pyarrow.array(column.numpy(), from_pandas=True)
+        dataset = dataset.add_column(name, array, feature=Value("float64"))
+    return dataset

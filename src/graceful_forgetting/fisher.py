@@ -1,0 +1,292 @@
+"""The diagonal Fisher information of a model on a data set."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+import torch
+from datasets import Dataset
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from graceful_forgetting.artifacts import atomic_file
+from graceful_forgetting.confidence.diagnosis import not_finite
+from graceful_forgetting.confidence.engine import PerSampleEngine
+from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, draw_targets
+from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
+from graceful_forgetting.confidence.rules import as_matrix
+from graceful_forgetting.confidence.undisturbed import differentiating
+from graceful_forgetting.config import PosteriorConfig
+from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.distributed import gather, process_count, process_index, raise_together, sum_over_processes
+from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.parameters import covered_parameters
+
+logger = logging.getLogger(__name__)
+
+_HEADER = "graceful_forgetting"
+_TOTAL, _TRACES = "total.", "traces"
+
+
+class FisherEstimate(NamedTuple):
+    """A diagonal Fisher information and how well it is known.
+
+    `diagonal`: float32 CPU tensors by name; `num_samples`: rows that it is the mean over; `trace`: sum of its
+    elements; `trace_standard_error`: of the trace, from its spread over the rows (null for a single row).
+    """
+
+    diagonal: dict[str, Tensor]
+    num_samples: int
+    trace: float
+    trace_standard_error: float | None
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One gradient to square: a row and, for its label, the number of a draw or a (position, token)."""
+
+    row: int
+    draw: int = 0
+    position: int = 0
+    token: int = 0
+
+
+def estimate_fisher(
+    model: PreTrainedModel,
+    learning: Dataset,
+    config: PosteriorConfig | None = None,
+    resume_dir: str | Path | None = None,
+) -> dict[str, Tensor]:
+    """Diagonal Fisher information at the model's weights: mean over samples of the squared ∇L(x).
+
+    L is the mean negative log-likelihood (nats) over completion tokens. With 'sampled' the label at every
+    counted position is drawn from the model's own distribution there, given the data's tokens before it:
+    the Fisher information of Martens, *New Insights and Perspectives on the Natural Gradient Method*, JMLR
+    2020, up to the averaging over tokens. 'exact' is the expectation of 'sampled': with g_t(y) the gradient of
+    −log p(y) at position t of T,
+
+        F = 1/T² Σ_t Σ_y p_t(y) g_t(y)²
+
+    since labels at different positions are independent and Σ_y p_t(y) g_t(y) = 0; it costs one gradient for
+    every position and token of the vocabulary. With 'empirical' the labels are the data's. Batch size and
+    order of the rows do not change the draws.
+
+    Under several processes every one must call this; each takes a share of the rows and all return the sum,
+    which differs from that of one process by the rounding of float32.
+
+    Args:
+        model: at θ*_L; left as it was.
+        learning: tokenised (`input_ids`, `labels`). Rows in which no token counts are left out, with a
+            warning.
+        config: estimator, samples, parameters, batch size, seed.
+        resume_dir: folder for intermediate sums, written after every `config.shard_size` gradients; a second
+            call with the same arguments goes on from there.
+
+    Returns:
+        float32 CPU tensors by name, for every parameter covered.
+
+    Raises:
+        ValueError: packed rows; a row that exceeds the model's context; no row in which a token counts; no
+            parameter that is covered.
+        FloatingPointError: a gradient that is not finite, by row and parameter.
+    """
+    rows = tokenised_rows(learning, None, argument="learning")
+    return fisher_estimate(model, rows, config or PosteriorConfig(), resume_dir).diagonal
+
+
+def fisher_estimate(
+    model: PreTrainedModel, rows: Dataset, config: PosteriorConfig, resume_dir: str | Path | None = None
+) -> FisherEstimate:
+    """As `estimate_fisher`, of prepared rows, with the trace and its standard error."""
+    lengths = usable_rows(rows, model, argument="learning")
+    if config.num_samples is not None and config.num_samples < len(lengths):
+        generator = numpy.random.default_rng(config.seed)
+        chosen = generator.choice(sorted(lengths), size=config.num_samples, replace=False)
+        lengths = {int(index): lengths[int(index)] for index in chosen}
+    parameters = covered_parameters(model, config.parameter_space, config.parameter_pattern, config.last_blocks)
+    units = _units(model, rows, lengths, config)
+    batches = [units[start : start + config.batch_size] for start in range(0, len(units), config.batch_size)]
+    sums = _Sums(parameters, len(rows))
+    checkpoint = None if resume_dir is None else _Checkpoint(resume_dir, model, rows, config)
+    error: Exception | None = None
+    try:
+        _accumulate(sums, model, rows, batches, config, checkpoint)
+    except Exception as raised:
+        error = raised
+    raise_together(error)
+    diagonal = {name: (sum_over_processes(total) / len(lengths)).cpu() for name, total in sums.totals.items()}
+    traces = torch.stack(gather(sums.traces)).sum(dim=0)[sorted(lengths)]
+    spread = float(traces.std()) / math.sqrt(len(traces)) if len(traces) > 1 else None
+    return FisherEstimate(diagonal, len(lengths), float(traces.mean()), spread)
+
+
+def _accumulate(
+    sums: "_Sums",
+    model: PreTrainedModel,
+    rows: Dataset,
+    batches: list[list[_Unit]],
+    config: PosteriorConfig,
+    checkpoint: "_Checkpoint | None",
+) -> None:
+    """Add this process's share of the batches; every `shard_size` gradients the sums are saved."""
+    own = batches[process_index() :: process_count()]
+    per_shard = max(1, config.shard_size // config.batch_size)
+    done = 0 if checkpoint is None else checkpoint.load(sums)
+    with (
+        PerSampleEngine(model, sums.totals) as engine,
+        tqdm(
+            total=sum(map(len, own)),
+            initial=sum(map(len, own[:done])),
+            desc="Estimating Fisher information",
+            unit="gradient",
+            disable=None if process_index() == 0 else True,
+        ) as progress,
+    ):
+        for number in range(done, len(own)):
+            _add_batch(sums, engine, model, rows, own[number], config)
+            progress.update(len(own[number]))
+            if checkpoint is not None and (number + 1) % per_shard == 0:
+                checkpoint.save(sums, number + 1)
+
+
+def _add_batch(
+    sums: "_Sums",
+    engine: PerSampleEngine,
+    model: PreTrainedModel,
+    rows: Dataset,
+    units: list[_Unit],
+    config: PosteriorConfig,
+) -> None:
+    batch = load_batch(rows, [unit.row for unit in units], model.device)
+    weights = torch.full((len(units),), 1.0 / config.draws, device=model.device)
+    if config.estimator == "exact":
+        weights = _one_label(model, batch, units)
+    # The first draw of a row does not depend on how many there are.
+    streams = [unit.row + unit.draw * len(rows) for unit in units]
+
+    def draw(logits: Tensor, targets: Tensor) -> Tensor:
+        return draw_targets(logits, targets, streams, config.seed)
+
+    sums.weights = weights
+    engine.run(batch, sums, draw if config.estimator == "sampled" else None)
+    wrong = [unit for unit, square in zip(units, sums.squares.tolist(), strict=True) if not math.isfinite(square)]
+    if wrong:
+        raise not_finite(model, rows, [unit.row for unit in wrong], list(sums.totals), "learning")
+    sums.traces.index_add_(0, torch.tensor([unit.row for unit in units]), sums.squares.cpu())
+
+
+def _units(model: PreTrainedModel, rows: Dataset, lengths: Mapping[int, int], config: PosteriorConfig) -> list[_Unit]:
+    """Every gradient that is squared, those of long rows first: memory runs out early or never."""
+    order = sorted(lengths, key=lambda index: (-lengths[index], index))
+    if config.estimator != "exact":
+        return [_Unit(row, draw) for row in order for draw in range(config.draws)]
+    vocabulary = range(model.config.get_text_config().vocab_size)
+    return [
+        _Unit(row, position=position, token=token)
+        for row in order
+        for position in _counted(rows[row]["labels"])
+        for token in vocabulary
+    ]
+
+
+def _counted(labels: list[int]) -> Iterator[int]:
+    return (position for position, label in enumerate(labels) if position > 0 and label != IGNORE_INDEX)
+
+
+def _one_label(model: PreTrainedModel, batch: dict[str, Tensor], units: list[_Unit]) -> Tensor:
+    """Leave each row of the batch its unit's label alone; returns p_t(y) / T², (batch,)."""
+    labels = batch["labels"]
+    counted = (labels[:, 1:] != IGNORE_INDEX).sum(dim=1)
+    every = torch.arange(len(units), device=labels.device)
+    position = torch.tensor([unit.position for unit in units], device=labels.device)
+    token = torch.tensor([unit.token for unit in units], device=labels.device)
+    labels.fill_(IGNORE_INDEX)
+    labels[every, position] = token
+    with differentiating(model, ()), torch.no_grad():
+        positions, targets = counted_targets(batch)
+        logits = counted_logits(model, batch, positions)
+    column = (targets != IGNORE_INDEX).int().argmax(dim=1)
+    probability = logits[every, column].double().softmax(dim=-1)[every, token]
+    return (probability / counted.double() ** 2).float()
+
+
+class _Sums:
+    """Reducer: Σ w_s g_s² over all batches and, for each sample of a batch, w_s ‖g_s‖².
+
+    `totals`: float32, by name, shaped as the parameter; `weights`: (batch,), w of the batch to come; `squares`:
+    (batch,) float64, of the last batch; `traces`: (rows,) float64, Σ of `squares` by row, kept by the caller.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], rows: int) -> None:
+        self.totals = {
+            name: torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+            for name, parameter in parameters.items()
+        }
+        self.traces = torch.zeros(rows, dtype=torch.float64)
+        self.weights = torch.empty(0)
+        self.squares = torch.empty(0)
+
+    def start(self, batch: int, device: torch.device) -> None:
+        self.squares = torch.zeros(batch, dtype=torch.float64, device=device)
+
+    def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
+        samples = slice(sample, sample + len(block))
+        weighted = block.square_().mul_(self.weights[samples, None, None].to(block))
+        self.squares[samples] += weighted.sum(dim=(1, 2)).to(self.squares)
+        as_matrix(self.totals[name])[row : row + block.shape[1]] += weighted.sum(dim=0)
+
+    def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
+        weighted = values.square() * self.weights.to(values)[samples].unsqueeze(1)
+        self.squares.index_add_(0, samples.to(self.squares.device), weighted.sum(dim=1).to(self.squares))
+        as_matrix(self.totals[name]).index_add_(0, rows, weighted)
+
+
+class _Checkpoint:
+    """The sums of one process on disk, with the number of batches that are in them."""
+
+    def __init__(self, folder: str | Path, model: PreTrainedModel, rows: Dataset, config: PosteriorConfig) -> None:
+        settings = {
+            name: getattr(config, name)
+            for name in (
+                "estimator",
+                "num_samples",
+                "draws",
+                "batch_size",
+                "parameter_space",
+                "parameter_pattern",
+                "last_blocks",
+                "seed",
+            )
+        }
+        work = {"model": fingerprint_model(model), "rows": fingerprint_rows(rows), "settings": settings}
+        self._key = fingerprint_json(work | {"processes": process_count()})
+        self._path = Path(folder) / f"fisher-{process_index()}-of-{process_count()}.safetensors"
+
+    def save(self, sums: _Sums, batches_done: int) -> None:
+        tensors = {_TOTAL + name: total.cpu() for name, total in sums.totals.items()} | {_TRACES: sums.traces}
+        header = {"key": self._key, "batches_done": batches_done}
+        with atomic_file(self._path) as partial:
+            save_file(tensors, partial, metadata={_HEADER: json.dumps(header)})
+
+    def load(self, sums: _Sums) -> int:
+        """Take up the sums; returns the number of batches in them, 0 where there are none of this work."""
+        if not self._path.is_file():
+            return 0
+        with safe_open(self._path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            if header.get("key") != self._key:
+                logger.info("%s is of other settings or data and is made again", self._path)
+                return 0
+            for name, total in sums.totals.items():
+                total.copy_(file.get_tensor(_TOTAL + name))
+            sums.traces.copy_(file.get_tensor(_TRACES))
+        logger.info("Fisher information: %d batches were done before", header["batches_done"])
+        return int(header["batches_done"])

@@ -1,0 +1,295 @@
+"""Every scorer and step-size rule against plain autograd and plain forward passes."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from graceful_forgetting.confidence import score_confidence
+from graceful_forgetting.confidence.line_search import GRID
+from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
+from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+
+pytestmark = pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning")
+
+COLUMNS = (
+    "forgetting_confidence",
+    "confidence_constant",
+    "confidence_linear",
+    "confidence_quadratic",
+    "loss",
+    "reference_loss",
+    "step_size",
+    "step_size_crossover",
+)
+MakeModel = Callable[..., LlamaForCausalLM]
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for prompt, completion in [(2, 5), (1, 9), (4, 1), (3, 3), (6, 4)]:
+        ids = torch.randint(4, 64, (prompt + completion,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+    return Dataset.from_list(rows)
+
+
+def perturbed(model: PreTrainedModel, seed: int, scale: float = 0.02) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return other
+
+
+@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+def model(request: pytest.FixtureRequest, make_model: MakeModel) -> PreTrainedModel:
+    return perturbed(make_model(tie_word_embeddings=request.param), 5, 0.1)
+
+
+@pytest.fixture
+def posterior(model: PreTrainedModel, rows: Dataset) -> LearningPosterior:
+    return estimate_posterior(model, perturbed(model, 6), rows)
+
+
+def loss_of(model: PreTrainedModel, row: dict[str, list[int]]) -> Tensor:
+    return model.eval()(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
+
+
+def terms_of(
+    model: PreTrainedModel, posterior: LearningPosterior, row: dict[str, list[int]]
+) -> tuple[float, float, float, float]:
+    """L, ⟨FΔ, g⟩, Σ F g², ‖g‖² by autograd, in float64."""
+    loss = loss_of(model, row)
+    named = dict(model.named_parameters())
+    gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    product = square = norm = 0.0
+    for name, mean in posterior.mean.items():
+        g, f = gradients[name].double(), posterior.precision[name].double()
+        product += float((f * (named[name].detach().double() - mean.double()) * g).sum())
+        square += float((f * g**2).sum())
+        norm += float((g**2).sum())
+    return float(loss.detach()), product, square, norm
+
+
+@pytest.mark.parametrize("engine", ["batched", "oracle"])
+@pytest.mark.parametrize("rule", ["fixed", "polyak"])
+def test_gradient_scorers_follow_their_formulas(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, rule: str, engine: str
+) -> None:
+    def scored(scorer: str) -> Dataset:
+        config = ConfidenceConfig(scorer=scorer, step_size=0.7, step_size_rule=rule, batch_size=3, engine=engine)
+        return score_confidence(model, rows, posterior, config)
+
+    lwf, linear, overlap = scored("lwf"), scored("linear"), scored("overlap")
+    for index, row in enumerate(rows):
+        loss, product, square, norm = terms_of(model, posterior, row)
+        alpha = 0.7 if rule == "fixed" else 0.7 * loss / norm
+        assert lwf["step_size"][index] == pytest.approx(alpha, rel=1e-5)
+        assert lwf["loss"][index] == pytest.approx(loss, rel=1e-5)
+        assert linear["forgetting_confidence"][index] == pytest.approx(-alpha * product, rel=1e-4)
+        assert overlap["forgetting_confidence"][index] == pytest.approx(0.5 * alpha**2 * square, rel=1e-5)
+        parts = [lwf[f"confidence_{part}"][index] for part in ("constant", "linear", "quadratic")]
+        assert lwf["forgetting_confidence"][index] == pytest.approx(sum(parts), rel=1e-12)
+        assert parts[1:] == [linear["forgetting_confidence"][index], overlap["forgetting_confidence"][index]]
+    assert lwf["reference_loss"][:] == [None] * len(rows)
+
+
+def test_line_search_takes_the_lowest_loss_of_its_grid(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
+) -> None:
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    scored = score_confidence(model, rows, posterior, ConfidenceConfig(step_size_rule="line_search", step_size=2.0))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+    chosen = set()
+    for index, row in enumerate(rows):
+        loss, product, square, norm = terms_of(model, posterior, row)
+        moved = copy.deepcopy(model)
+        gradients = torch.autograd.grad(loss_of(moved, row), list(moved.parameters()))
+        after = []
+        for factor in GRID:
+            moved.load_state_dict(model.state_dict())
+            with torch.no_grad():
+                for parameter, gradient in zip(moved.parameters(), gradients, strict=True):
+                    parameter.sub_(factor * loss / norm * gradient)
+                after.append(loss_of(moved, row).item())
+        factor = GRID[min(range(len(GRID)), key=after.__getitem__)]
+        chosen.add(factor)
+        alpha = 2.0 * factor * loss / norm
+        assert min(after) < loss
+        assert scored["step_size"][index] == pytest.approx(alpha, rel=1e-5)
+        assert scored["confidence_linear"][index] == pytest.approx(-alpha * product, rel=1e-4)
+        assert scored["confidence_quadratic"][index] == pytest.approx(0.5 * alpha**2 * square, rel=1e-5)
+    assert not chosen <= {GRID[0], GRID[-1]}
+
+
+def test_interference_and_loss_are_losses_of_the_two_models(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
+) -> None:
+    reference = perturbed(model, 6)
+    model.train()
+    scored = score_confidence(model, rows, posterior, ConfidenceConfig(scorer="interference", batch_size=2))
+    assert all(module.training for module in model.modules())
+    plain = score_confidence(model, rows, None, ConfidenceConfig(scorer="loss", batch_size=3))
+    for index, row in enumerate(rows):
+        base, after = loss_of(model, row).item(), loss_of(reference, row).item()
+        assert scored["forgetting_confidence"][index] == pytest.approx(after - base, abs=1e-5)
+        assert scored["reference_loss"][index] == pytest.approx(after, rel=1e-5)
+        assert plain["forgetting_confidence"][index] == plain["loss"][index] == pytest.approx(base, rel=1e-5)
+    for column in ("confidence_constant", "confidence_linear", "step_size", "reference_loss"):
+        assert plain[column][:] == [None] * len(rows)
+
+
+def test_random_scores_follow_the_seed_and_nothing_else(make_model: MakeModel, rows: Dataset) -> None:
+    model = make_model()
+    silent = Dataset.from_list([*rows, {"input_ids": [4, 5], "labels": [-100, -100]}])
+
+    def scored(**settings: int) -> list[float | None]:
+        config = ConfidenceConfig(scorer="random", **settings)
+        return score_confidence(model, silent, None, config)["forgetting_confidence"][:]
+
+    assert scored(seed=3) == scored(seed=3, batch_size=1)
+    assert scored(seed=3) != scored(seed=4)
+    assert all(0 <= value < 1 for value in scored()[:-1])
+    assert scored()[-1] is None
+
+
+def test_every_scorer_adds_the_same_columns(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
+) -> None:
+    for scorer in ("lwf", "linear", "overlap", "interference", "loss", "random"):
+        scored = score_confidence(model, rows, posterior, ConfidenceConfig(scorer=scorer))
+        assert scored.column_names == [*rows.column_names, *COLUMNS]
+        assert all(scored.features[column].dtype == "float64" for column in COLUMNS)
+        again = score_confidence(model, scored, posterior, ConfidenceConfig(scorer="lwf"))
+        assert again.column_names == scored.column_names
+
+
+@pytest.mark.parametrize("rule", ["fixed", "polyak", "line_search"])
+def test_streamed_weights_give_the_scores_of_resident_ones(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, rule: str, tmp_path: Path
+) -> None:
+    posterior.save_pretrained(tmp_path)
+    mapped = LearningPosterior.from_pretrained(tmp_path)
+
+    def scored(**settings: str) -> list[float]:
+        config = ConfidenceConfig(step_size_rule=rule, batch_size=3, **settings)
+        return score_confidence(model, rows, mapped, config)["forgetting_confidence"][:]
+
+    resident = scored()
+    assert scored(weights_placement="streamed") == pytest.approx(resident, rel=1e-6)
+    halved = scored(weights_dtype="bfloat16")
+    assert halved != resident
+    assert halved == pytest.approx(resident, rel=1e-2)
+    assert scored(weights_dtype="bfloat16", weights_placement="streamed") == pytest.approx(halved, rel=1e-6)
+
+
+# Which parameters -----------------------------------------------------------------------------------------------------
+
+
+def lora(model: PreTrainedModel, seed: int, spread: float) -> PreTrainedModel:
+    """Adapters with lora_B of this spread; 0 leaves the model's function as it is."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj", "embed_tokens"])
+    adapted = get_peft_model(copy.deepcopy(model), config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or "lora_embedding_A" in name:
+                parameter.copy_(spread * torch.randn_like(parameter))
+    return adapted
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05], ids=["fresh", "trained"])
+def test_merged_space_scores_as_the_dense_models_do(make_model: MakeModel, rows: Dataset, spread: float) -> None:
+    """A LoRA model in the merged space against the merged models, restricted to the weights with an adapter."""
+    model = perturbed(make_model(), 5, 0.1)
+    base, reference = lora(model, 1, spread), lora(model, 1, 0.1)
+    config = PosteriorConfig(parameter_space="merged", estimator="empirical")
+    posterior = estimate_posterior(base, reference, rows, config)
+    targets = {name.removeprefix("base_model.model.").replace(".base_layer", ""): name for name in posterior.mean}
+    assert len(targets) == 7
+    assert all(name.endswith("base_layer.weight") for name in targets.values())
+
+    dense_base, dense_reference = (copy.deepcopy(m).merge_and_unload() for m in (base, reference))
+    for dense in (dense_base, dense_reference):
+        for name, parameter in dense.named_parameters():
+            parameter.requires_grad_(name in targets)
+    dense_posterior = estimate_posterior(dense_base, dense_reference, rows, PosteriorConfig(estimator="empirical"))
+    for dense_name, name in targets.items():
+        torch.testing.assert_close(posterior.mean[name], dense_posterior.mean[dense_name], rtol=1e-5, atol=1e-6)
+        scale = float(dense_posterior.precision[dense_name].max())
+        torch.testing.assert_close(
+            posterior.precision[name], dense_posterior.precision[dense_name], rtol=1e-4, atol=1e-5 * scale
+        )
+    for scorer in ("lwf", "linear", "interference"):
+        for rule in ("fixed", "polyak") if scorer != "interference" else ("fixed",):
+            settings = ConfidenceConfig(scorer=scorer, step_size_rule=rule, batch_size=3)
+            found = score_confidence(base, rows, posterior, settings)["forgetting_confidence"][:]
+            expected = score_confidence(dense_base, rows, dense_posterior, settings)["forgetting_confidence"][:]
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-6), (scorer, rule)
+
+
+def test_merged_streamed_embedding_rows_count_the_adapter(make_model: MakeModel, rows: Dataset) -> None:
+    base, reference = lora(make_model(), 1, 0.05), lora(make_model(), 1, 0.1)
+    posterior = estimate_posterior(base, reference, rows, PosteriorConfig(parameter_space="merged"))
+    resident = score_confidence(base, rows, posterior)["confidence_linear"][:]
+    streamed = score_confidence(base, rows, posterior, ConfidenceConfig(weights_placement="streamed"))
+    assert streamed["confidence_linear"][:] == pytest.approx(resident, rel=1e-5)
+
+
+def test_subset_scores_are_the_sums_over_its_parameters(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
+) -> None:
+    def quadratic(part: LearningPosterior) -> Tensor:
+        return torch.tensor(score_confidence(model, rows, part)["confidence_quadratic"][:])
+
+    whole = quadratic(posterior)
+    last, mlp = posterior.subset(last_blocks=1), posterior.subset(pattern=r"mlp|embed_tokens|lm_head")
+    assert set(last.mean) == {name for name in posterior.mean if ".layers.1." in name}
+    assert bool((quadratic(last) < whole).all())
+    rest = posterior.subset(pattern=r"self_attn|norm")
+    assert set(mlp.mean) | set(rest.mean) == set(posterior.mean)
+    torch.testing.assert_close(quadratic(mlp) + quadratic(rest), whole, rtol=1e-6, atol=0)
+    both = posterior.subset(pattern="mlp", last_blocks=1)
+    assert set(both.mean) == {name for name in last.mean if "mlp" in name}
+    with pytest.raises(ValueError, match="subset already"):
+        last.subset(pattern="mlp")
+
+
+def test_a_subset_is_estimated_as_it_is_cut_out(model: PreTrainedModel, rows: Dataset, tmp_path: Path) -> None:
+    reference = perturbed(model, 6)
+    config = PosteriorConfig(last_blocks=1, parameter_pattern="mlp")
+    part = estimate_posterior(model, reference, rows, config)
+    cut = estimate_posterior(model, reference, rows).subset("mlp", 1)
+    assert part.metadata["parameters"] == cut.metadata["parameters"]
+    assert part.precision.keys() == cut.precision.keys()
+    for name, precision in cut.precision.items():
+        torch.testing.assert_close(part.precision[name], precision, rtol=1e-6, atol=0)
+    part.save_pretrained(tmp_path)
+    assert LearningPosterior.from_pretrained(tmp_path, model=model).is_partial()
+
+
+def test_a_step_that_divides_by_no_gradient_is_null(make_model: MakeModel, rows: Dataset) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name == "model.norm.weight")
+    mean = {"model.norm.weight": torch.full((32,), 1.1)}
+    posterior = LearningPosterior(mean, {"model.norm.weight": torch.ones(32)}, {"model": fingerprint_model(model)})
+    for rule in ("polyak", "line_search"):
+        scored = score_confidence(model, rows, posterior, ConfidenceConfig(step_size_rule=rule))
+        assert scored["step_size"][:] == [None] * len(rows)
+        assert scored["forgetting_confidence"][0] == pytest.approx(0.5 * 32 * 0.01, rel=1e-5)
+        assert scored["loss"][0] == pytest.approx(math.log(64), rel=1e-5)

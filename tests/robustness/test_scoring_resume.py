@@ -1,0 +1,166 @@
+"""Long scoring runs: killed and resumed, estimated before they start, refused when they cannot fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from graceful_forgetting.confidence import estimate, score_confidence
+from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement
+from graceful_forgetting.config import ConfidenceConfig
+from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.posterior import LearningPosterior
+
+LONG = 30
+CONFIG = ConfidenceConfig(batch_size=2, shard_size=4)
+
+
+@pytest.fixture
+def model(make_model) -> LlamaForCausalLM:
+    return make_model()
+
+
+@pytest.fixture
+def posterior(model: LlamaForCausalLM) -> LearningPosterior:
+    mean = {name: p.detach() + 0.01 for name, p in model.named_parameters()}
+    return LearningPosterior(
+        mean, {n: torch.ones_like(p) for n, p in mean.items()}, {"model": fingerprint_model(model)}
+    )
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for index in range(LONG):
+        ids = torch.randint(4, 64, (3 + index % 6,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [-100, *ids[1:]]})
+    return Dataset.from_list(rows)
+
+
+class Counter:
+    """Counts the rows that a measurement measures and interrupts it before a batch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+        self.rows = 0
+        self.left: int | None = None
+        measure = kind.measure
+
+        def counted(this: GradientMeasurement, indices: Sequence[int]) -> Tensor:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            if self.left is not None:
+                self.left -= 1
+            self.rows += len(indices)
+            return measure(this, indices)
+
+        monkeypatch.setattr(kind, "measure", counted)
+
+
+def test_a_killed_run_goes_on_from_its_last_shard(
+    model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, tmp_path: Path, monkeypatch
+) -> None:
+    whole = score_confidence(model, rows, posterior, CONFIG)
+    counter = Counter(monkeypatch, GradientMeasurement)
+    counter.left = 8  # three of them are the pilot: the shortest, longest and middling batch
+    with pytest.raises(KeyboardInterrupt):
+        score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path)
+    saved = list(tmp_path.iterdir())
+    assert 0 < len(saved) < 8
+    assert not any("partial" in path.name for path in saved)
+    counter.left, counter.rows = None, 0
+    said: list[str] = []
+    resumed = score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path, announce=said.append)
+    assert counter.rows == LONG - 4 * len(saved)
+    assert f"{len(saved)} of 8 shards" in " ".join(said)
+    assert resumed.to_dict() == whole.to_dict()
+    counter.rows = 0
+    assert score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path).to_dict() == whole.to_dict()
+    assert counter.rows == 0
+
+
+def test_shards_of_other_work_are_not_taken_up(
+    model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, tmp_path: Path, monkeypatch
+) -> None:
+    score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path)
+    counter = Counter(monkeypatch, GradientMeasurement)
+    # The same measurement serves other scorers and step sizes.
+    for same in (ConfidenceConfig(batch_size=2, shard_size=4, step_size=3.0, scorer="overlap"),):
+        score_confidence(model, rows, posterior, same, resume_dir=tmp_path)
+        assert counter.rows == 0
+    precision = {name: 2 * values for name, values in posterior.precision.items()}
+    doubled = LearningPosterior(posterior.mean, precision, posterior.metadata)
+    polyak = ConfidenceConfig(batch_size=2, shard_size=4, step_size_rule="polyak")
+    reordered = rows.select(list(reversed(range(LONG))))
+    for work in ((rows, doubled, CONFIG), (rows, posterior, polyak), (reordered, posterior, CONFIG)):
+        counter.rows = 0
+        score_confidence(model, *work, resume_dir=tmp_path)
+        assert counter.rows == LONG
+
+
+def test_a_damaged_shard_is_made_again(
+    model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, tmp_path: Path, monkeypatch
+) -> None:
+    whole = score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path)
+    victim = sorted(tmp_path.iterdir())[2]
+    victim.write_bytes(victim.read_bytes()[:40])
+    counter = Counter(monkeypatch, GradientMeasurement)
+    assert score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path).to_dict() == whole.to_dict()
+    assert counter.rows == 4
+
+
+def test_memory_and_time_are_announced_before_the_work(
+    model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset
+) -> None:
+    said: list[str] = []
+    score_confidence(model, rows, posterior, CONFIG, announce=said.append)
+    assert said[0].startswith(f"Scoring {LONG} samples in 15 batches: about ")
+    assert "free" in said[0]
+    assert said[1].startswith("About ")
+    assert "for 15 batches on each of 1 processes" in said[1]
+    said.clear()
+    score_confidence(model, rows, posterior, ConfidenceConfig(batch_size=16), announce=said.append)
+    assert len(said) == 1, "two batches are too few to be timed first"
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({}, r"weights_placement='streamed'"),
+        ({"step_size_rule": "line_search"}, r"step_size_rule='polyak'"),
+        ({"scorer": "interference"}, "last_blocks"),
+        ({"scorer": "loss", "batch_size": 8}, r"lower batch_size \(8\)"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_numbers(
+    model: LlamaForCausalLM,
+    posterior: LearningPosterior,
+    rows: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, object],
+    remedy: str,
+) -> None:
+    monkeypatch.setattr(estimate, "available_bytes", lambda _: 2**10)
+    counters = [Counter(monkeypatch, kind) for kind in (GradientMeasurement, ForwardMeasurement)]
+    config = ConfidenceConfig(**{"batch_size": 2, **settings})
+    with pytest.raises(ValueError, match=rf"does not fit: about [\d.]+ MiB of memory on cpu .*0\.0 MiB free.*{remedy}"):
+        score_confidence(model, rows, posterior, config)
+    assert [counter.rows for counter in counters] == [0, 0]
+
+
+def test_the_estimate_grows_with_the_batch_and_shrinks_with_streaming(
+    model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[estimate.MemoryEstimate] = []
+    monkeypatch.setattr(estimate.MemoryEstimate, "require_fit", lambda self, _: found.append(self))
+    for settings in ({"batch_size": 2}, {"batch_size": 4}, {"weights_placement": "streamed"}):
+        score_confidence(model, rows, posterior, ConfidenceConfig(**settings))
+    small, large, streamed = found
+    assert large.activations == 2 * small.activations
+    parameters = [parameter.numel() for parameter in model.parameters()]
+    assert small.weights == 4 * sum(parameters)
+    assert streamed.weights == 16 * max(parameters)
