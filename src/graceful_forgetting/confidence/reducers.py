@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from graceful_forgetting.confidence.rules import as_matrix
+from graceful_forgetting.confidence.contributions import as_matrix
 
 
 class Reducer(Protocol):
@@ -135,7 +135,9 @@ class Signature:
             allowed = relative * norms[name] + noise * largest
             same_norm = (mine[:, 0].sqrt() - norms[name]).abs() <= allowed
             same_projection = (mine[:, 1] - theirs[:, 1]).abs() <= allowed
-            result[name] = bool(((same_norm & same_projection) | ~largest.isfinite()).all())
+            # A gradient that did not reach this one is an omission, however small.
+            seen = torch.tensor(name in self.values) | (norms[name] == 0)
+            result[name] = bool(((same_norm & same_projection & seen) | ~largest.isfinite()).all())
         return result
 
     def _totals(self, name: str) -> Tensor:
