@@ -19,15 +19,15 @@ INTRODUCTION = """# Architectures
 <!-- Written by benchmarks/architectures.py. Do not edit. -->
 
 The batched engine against the oracle (one backward pass a sample, `engine: oracle`) on tiny random models, 2 layers of
-width 32, {rows} rows of 2 to 24 tokens in one batch, V random and F ≥ 0 random. torch {torch}, transformers {transformers},
-peft {peft}, CPU.
+width 32, {rows} rows of 2 to 24 tokens in one batch, V random and F ≥ 0 random. torch {torch}, transformers
+{transformers}, peft {peft}, CPU.
 
-- **Errors** are the largest over the rows: L(x) and Σ F g² relative to each row's own value, ⟨V, g⟩, which may cancel to
-  almost nothing in one row, relative to its largest over the rows. float32 accumulates to about 1e-6.
-- **left** is the same rows padded on the left; **checkpointing** the same with gradient checkpointing enabled on the model.
-- **bfloat16**: the model rounded to bfloat16, scored by the engine, against the float32 oracle on the same rounded weights.
-  **its oracle** is what bfloat16 arithmetic does to the oracle itself: no engine can be expected to be closer than
-  that. **ρ** is Spearman's rank correlation of Σ F g² between the engine in bfloat16 and the oracle in float32.
+- **Errors** are the largest over the rows: L(x) and Σ F g² relative to each row's own value; ⟨V, g⟩, which may cancel
+  to almost nothing in one row, relative to its largest over the rows. float32 accumulates to about 1e-6.
+- **left**: the same rows padded on the left; **checkpointing**: with gradient checkpointing enabled on the model.
+- **bfloat16**: the model rounded to bfloat16, scored by the engine, against the float32 oracle on the same rounded
+  weights. **its oracle**: what bfloat16 arithmetic does to the oracle itself; no engine can be expected to be closer
+  than that. **ρ**: Spearman's rank correlation of Σ F g² between engine in bfloat16 and oracle in float32.
 - **Slow path**: parameters that no batched rule covers. They are exact too, and are announced by name; with
   `strict: true` they are an error. *module*: the module is run once more for every sample; *model*: one backward pass
   of the model for every sample.

@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from graceful_forgetting.confidence import oracle_confidence_terms, score_confidence
+from graceful_forgetting.confidence.contributions import Dense, Rows
 from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.reducers import ConfidenceTerms, Signature
-from graceful_forgetting.confidence.contributions import Dense, Rows
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
 from graceful_forgetting.confidence.calls import Call, Rule, UnsupportedUse
-from graceful_forgetting.confidence.contributions import Contribution, Routed, Rows, as_matrix
+from graceful_forgetting.confidence.contributions import Contribution, Dense, Direct, Routed, Rows, as_matrix
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
 from graceful_forgetting.confidence.recompute import recomputed_rule
 from graceful_forgetting.confidence.reducers import Reducer, Signature
@@ -263,7 +263,7 @@ class PerSampleEngine:
                 self._reducer.sparse(name, *piece)
             return
         sparse = [contribution for contribution in contributions if isinstance(contribution, Rows)]
-        full = [contribution for contribution in contributions if not isinstance(contribution, Rows)]
+        full = [contribution for contribution in contributions if isinstance(contribution, Dense | Direct)]
         if not full:
             ids = torch.cat([contribution.ids for contribution in sparse], dim=1)
             values = torch.cat([contribution.values for contribution in sparse], dim=1)
