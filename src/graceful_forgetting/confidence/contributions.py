@@ -15,12 +15,21 @@ class Dense:
     left: Tensor
     right: Tensor
 
-    def block(self, samples: slice, rows: slice) -> Tensor:
-        """Gradients (samples, rows, columns), float32."""
-        return torch.bmm(self.left[samples, :, rows].float().mT, self.right[samples].float())
+    def in_float32(self) -> Self:
+        """The same; blocks of it cost no conversion each."""
+        return type(self)(self.left.float(), self.right.float())
+
+    def write_to(self, block: Tensor, samples: slice, rows: slice) -> None:
+        """Set `block`, (samples, rows, columns) float32, to that part of the gradients."""
+        left, right = self.left[samples, :, rows], self.right[samples]
+        if len(block) == 1:
+            torch.mm(left[0].T, right[0], out=block[0])
+        else:
+            torch.bmm(left.mT, right, out=block)
 
     def add_to(self, block: Tensor, samples: slice, rows: slice) -> None:
-        block.baddbmm_(self.left[samples, :, rows].float().mT, self.right[samples].float())
+        """Add that part of the gradients."""
+        block.baddbmm_(self.left[samples, :, rows].mT, self.right[samples])
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class Rows:
     values: Tensor
 
     def add_to(self, block: Tensor, samples: slice, rows: slice) -> None:
+        """Add that part of the gradients to `block`, (samples, rows, columns) float32."""
         ids, values = self.ids[samples], self.values[samples]
         inside = (ids >= rows.start) & (ids < rows.stop)
         sample = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
@@ -56,12 +66,17 @@ class Direct:
 
     gradient: Tensor
 
-    def block(self, samples: slice, rows: slice) -> Tensor:
-        """Gradients (samples, rows, columns), float32."""
-        return self.gradient[samples, rows].float().clone()
+    def in_float32(self) -> Self:
+        """The same; blocks of it cost no conversion each."""
+        return type(self)(self.gradient.float())
+
+    def write_to(self, block: Tensor, samples: slice, rows: slice) -> None:
+        """Set `block`, (samples, rows, columns) float32, to that part of the gradients."""
+        block.copy_(self.gradient[samples, rows])
 
     def add_to(self, block: Tensor, samples: slice, rows: slice) -> None:
-        block.add_(self.gradient[samples, rows].float())
+        """Add that part of the gradients."""
+        block.add_(self.gradient[samples, rows])
 
 
 @dataclass(frozen=True)

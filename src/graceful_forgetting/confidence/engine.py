@@ -12,6 +12,7 @@ Parameters for which that cannot be done, or whose rule fails the check, take on
 """
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -35,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 Relabel = Callable[[Tensor, Tensor], Tensor]
 
-# Elements of per-sample gradient formed at once: a block that stays in a CPU's cache is reduced almost for
-# free, while a GPU wants few, large products.
-_BLOCK_ELEMENTS = {"cpu": 2**19}
-_BLOCK_ELEMENTS_DEVICE = 2**26
+# Elements of per-sample gradient formed at once, of one sample and of all: few enough to stay in a CPU's cache until
+# they are reduced, enough for an efficient product. A GPU wants few, large ones.
+_CPU_BLOCK = (2**18, 2**20)
+_DEVICE_BLOCK = (2**26, 2**26)
 _NAMES_SHOWN = 8
 
 
@@ -103,6 +104,7 @@ class PerSampleEngine:
         self._sites: dict[str, _Site] = {}
         self._reducer: Reducer = Signature()
         self._shape = torch.Size([0, 0])
+        self._buffers: dict[torch.device, Tensor] = {}
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -130,7 +132,7 @@ class PerSampleEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sites = {}
+        self._sites, self._buffers = {}, {}
         self._exit.close()
 
     def run(self, batch: Mapping[str, Tensor], reducer: Reducer, relabel: Relabel | None = None) -> Tensor:
@@ -259,36 +261,42 @@ class PerSampleEngine:
         if routed:
             # Expert weights are used in no other way.
             assert len(routed) == len(contributions)
-            for piece in Routed.joined(routed).pieces(self._block_limit(name)):
+            for piece in Routed.joined(routed).pieces(self._block_limits(name)[1]):
                 self._reducer.sparse(name, *piece)
             return
         sparse = [contribution for contribution in contributions if isinstance(contribution, Rows)]
-        full = [contribution for contribution in contributions if isinstance(contribution, Dense | Direct)]
+        full = [c.in_float32() for c in contributions if isinstance(c, Dense | Direct)]
         if not full:
             ids = torch.cat([contribution.ids for contribution in sparse], dim=1)
             values = torch.cat([contribution.values for contribution in sparse], dim=1)
             self._reducer.sparse(name, *Rows(ids, values).merged())
             return
-        for samples, rows in self._blocks(name):
-            block = full[0].block(samples, rows)
-            for contribution in (*full[1:], *sparse):
+        first, *others = full
+        for samples, rows, block in self._blocks(name):
+            first.write_to(block, samples, rows)
+            for contribution in (*others, *sparse):
                 contribution.add_to(block, samples, rows)
             self._reducer.dense(name, samples.start, rows.start, block)
 
-    def _block_limit(self, name: str) -> int:
-        return _BLOCK_ELEMENTS.get(self._parameters[name].device.type, _BLOCK_ELEMENTS_DEVICE)
+    def _block_limits(self, name: str) -> tuple[int, int]:
+        return _CPU_BLOCK if self._parameters[name].device.type == "cpu" else _DEVICE_BLOCK
 
-    def _blocks(self, name: str) -> Iterator[tuple[slice, slice]]:
-        limit = self._block_limit(name)
-        rows, columns = as_matrix(self._parameters[name]).shape
-        row_step = min(rows, max(1, limit // columns))
+    def _blocks(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Samples, rows and a buffer for their gradients; all samples of some rows come in sequence."""
+        device, (of_sample, limit) = self._parameters[name].device, self._block_limits(name)
+        height, columns = as_matrix(self._parameters[name]).shape
+        row_step = min(height, max(1, of_sample // columns))
         sample_step = max(1, limit // (row_step * columns))
-        for sample in range(0, self._shape[0], sample_step):
-            for row in range(0, rows, row_step):
-                yield (
-                    slice(sample, min(sample + sample_step, self._shape[0])),
-                    slice(row, min(row + row_step, rows)),
-                )
+        # One buffer for all: fresh memory for every block costs more than what is written to it.
+        size = max(limit, columns)
+        if device not in self._buffers or self._buffers[device].numel() < size:
+            self._buffers[device] = torch.empty(size, device=device)
+        for row in range(0, height, row_step):
+            rows = slice(row, min(row + row_step, height))
+            for sample in range(0, self._shape[0], sample_step):
+                samples = slice(sample, min(sample + sample_step, self._shape[0]))
+                shape = (samples.stop - samples.start, rows.stop - rows.start, columns)
+                yield samples, rows, self._buffers[device][: math.prod(shape)].view(shape)
 
     def _autograd(
         self, batch: Mapping[str, Tensor], targets: Tensor, sample: int, names: Collection[str]

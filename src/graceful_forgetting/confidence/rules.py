@@ -135,7 +135,13 @@ def norm_rule(call: Call) -> tuple[Tensor, Backward]:
     def normalised() -> Tensor:
         zeros = {name: torch.zeros_like(value) for name, value in own.items()}
         ones = {**zeros, "weight": torch.ones_like(own["weight"])}
-        return functional_call(module, ones, args, kwargs) - functional_call(module, zeros, args, kwargs)
+        found = functional_call(module, ones, args, kwargs)
+        # A weight of 0 leaves nothing in most: one position tells.
+        if len(args) == 1 and not kwargs:
+            position = args[0].reshape(-1, args[0].shape[-1])[:1]
+            if not functional_call(module, zeros, (position,)).any():
+                return found
+        return found - functional_call(module, zeros, args, kwargs)
 
     batch, wanted = call.batch, call.wanted
 
