@@ -46,12 +46,14 @@ def benchmark_confidence(
     if repetitions < 2:
         raise ValueError(f"repetitions is {repetitions}; a spread needs 2 or more")
     chosen = list(dict.fromkeys([UNIT, *methods]))
-    # Before anything is computed here: a process forked from one with running threads could not compute.
     peaks = {(setting, name): _peak_bytes(setting, name, threads) for setting in settings for name in chosen}
     torch.set_num_threads(threads)
     rows = []
     for setting in settings:
-        for row in _measure(setting, chosen, repetitions):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the alternatives' own
+            measured = _measure(setting, chosen, repetitions)
+        for row in measured:
             peak, unit = peaks[setting, row["method"]], peaks[setting, UNIT]
             ratio = peak / unit if peak and unit else None
             rows.append({**asdict(setting), **row, "peak_bytes": peak, "peak_ratio": ratio})

@@ -4,7 +4,6 @@ Every way is a function of a `Setting` and returns what is timed: a function wit
 same model weights, rows, V and F, and contract in float32.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -140,8 +139,9 @@ def one_backward_a_sample(setting: Setting) -> Run:
 
 
 def vmap_grad(setting: Setting) -> Run:
-    """`torch.func.vmap(grad)` over the batch."""
+    """`torch.func.vmap(grad)` over the batch, with the attention that it can batch."""
     model, batch = setting.model(), setting.batch()
+    model.set_attn_implementation("eager")
     weights = setting.weights(model)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
@@ -177,9 +177,7 @@ def opacus(setting: Setting) -> Run:
         wrapped.zero_grad(set_to_none=True)
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         losses = _losses(wrapped(**inputs, use_cache=False).logits, batch["labels"])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about full backward hooks
-            losses.sum().backward()
+        losses.sum().backward()
         gradients = {name: parameter.grad_sample for name, parameter in model.named_parameters()}
         return _contracted(losses.detach(), gradients, *weights)
 

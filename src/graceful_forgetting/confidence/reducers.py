@@ -13,10 +13,6 @@ from torch import Tensor, nn
 
 from graceful_forgetting.confidence.contributions import as_matrix
 
-# Elements from which `torch.dot` is worth its call; and up to which it is exact enough: it accumulates without
-# pairing, so that over n elements it loses about 1e-9 √n.
-_LONG, _LONGEST = 2**14, 2**18
-
 
 class Reducer(Protocol):
     """Receives every per-sample gradient of a batch, piece by piece."""
@@ -62,29 +58,21 @@ class ConfidenceTerms:
         self.quadratic = torch.zeros(batch, dtype=torch.float64, device=device)
 
     def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
-        v, f = (weight[row : row + block.shape[1]].reshape(-1) for weight in self._weights[name])
+        v, f = (weight[row : row + block.shape[1]] for weight in self._weights[name])
         samples = slice(sample, sample + len(block))
-        gradients = block.view(len(block), -1)
-        self.linear[samples] += _dots(gradients, v)
         if self._product.numel() < block.numel() or self._product.device != block.device:
             self._product = torch.empty(block.numel(), device=block.device)
-        product = torch.mul(gradients, f, out=self._product[: block.numel()].view_as(gradients))
-        self.quadratic[samples] += _dots(gradients, product)
+        # Products are summed by torch.sum, pairwise: a dot product would spare a pass over the block, but accumulates
+        # naively in float32 and loses two digits over so many elements, most of which are tiny.
+        product = torch.mul(block, v, out=self._product[: block.numel()].view_as(block))
+        self.linear[samples] += product.flatten(1).sum(dim=1).double()
+        self.quadratic[samples] += block.square_().mul_(f).flatten(1).sum(dim=1).double()
 
     def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
         v, f = (weight[rows] for weight in self._weights[name])
         samples = samples.to(self.linear.device)
         for total, products in ((self.linear, values * v), (self.quadratic, values.square() * f)):
             total.index_add_(0, samples, products.sum(dim=1).to(total))
-
-
-def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Σ_j a_ij b_ij of every row i, float64; b has the shape of a, or of one row for all."""
-    if a.device.type != "cpu" or not _LONG <= a.shape[1] <= _LONGEST:
-        return (a * b).sum(dim=1).double()
-    # In one pass over the memory; a product that is summed takes three.
-    others = b if b.dim() == 2 else [b] * len(a)
-    return torch.stack([torch.dot(row, other) for row, other in zip(a, others, strict=True)]).double()
 
 
 class SquaredGradients:
