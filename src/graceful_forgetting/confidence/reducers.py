@@ -88,9 +88,7 @@ class SquaredGradients:
         """Nothing is kept by sample."""
 
     def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:  # noqa: ARG002
-        total = as_matrix(self.totals[name])[row : row + block.shape[1]]
-        for gradient in block:
-            total.addcmul_(gradient, gradient)
+        as_matrix(self.totals[name])[row : row + block.shape[1]] += block.square_().sum(dim=0)
 
     def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:  # noqa: ARG002
         as_matrix(self.totals[name]).index_add_(0, rows, values.square())
