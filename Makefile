@@ -33,7 +33,9 @@ format: $(STAMP) ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## speed and memory of scoring against its alternatives, on this machine
-	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/graceful bench confidence
+	$(BIN)/python benchmarks/architectures.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--output_dir", required=True)
     world.add_argument("--seed", type=int, default=0)
     world.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
+    bench = add("bench", _bench, "speed and memory of the scorer against its alternatives, on this machine")
+    bench.add_argument("subject", choices=["confidence"])
+    bench.add_argument("--tokens", type=int, nargs="+", default=[24, 96, 256], help="lengths of the samples")
+    bench.add_argument("--batch_size", type=int, default=16)
+    bench.add_argument("--repetitions", type=int, default=9)
+    bench.add_argument("--threads", type=int, default=2)
+    bench.add_argument("--output", default="bench-confidence.json", help="where the numbers go, as JSON")
     add("env", _env, "versions and devices, for a bug report")
     return parser
 
@@ -237,6 +244,25 @@ def _world(options: argparse.Namespace, rest: list[str]) -> None:
     build = build_text_model if options.name == "text" else partial(build_world, options.name)
     path = build(options.output_dir, seed=options.seed, overwrite=options.overwrite)
     print(f"written: {path}")
+
+
+def _bench(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.artifacts import write_json
+    from graceful_forgetting.bench.confidence import benchmark_confidence, table
+    from graceful_forgetting.bench.methods import Setting
+
+    for name in ("batch_size", "threads"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+    if min(options.tokens) < 4:
+        raise ValueError(f"--tokens is {min(options.tokens)}; samples need 4 tokens or more")
+    settings = [Setting(n, prompt, options.batch_size) for n in options.tokens for prompt in (0, n // 2)]
+    settings.append(Setting(min(options.tokens), 0, options.batch_size, tied=True))
+    result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads)
+    write_json(options.output, result)
+    print(table(result))
+    print(f"\nwritten: {options.output}")
 
 
 def _env(options: argparse.Namespace, rest: list[str]) -> None:

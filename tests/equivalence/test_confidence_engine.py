@@ -20,8 +20,6 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
@@ -30,9 +28,9 @@ from transformers import (
 )
 
 from graceful_forgetting.confidence import oracle_confidence_terms, score_confidence
+from graceful_forgetting.confidence.contributions import Dense, Rows
 from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.reducers import ConfidenceTerms
-from graceful_forgetting.confidence.rules import Dense, Rows
+from graceful_forgetting.confidence.reducers import ConfidenceTerms, Signature
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior
@@ -133,10 +131,6 @@ def opt() -> OPTForCausalLM:
     return OPTForCausalLM(OPTConfig(**sizes, pad_token_id=1, dropout=0.1))
 
 
-def mixtral() -> MixtralForCausalLM:
-    return MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2))
-
-
 # Every model here must need no slow path; `strict` holds that.
 FAST_MODELS = {
     "llama": llama,
@@ -159,7 +153,6 @@ SLOW_MODELS = {
         ".1.weight",
     ),
     "functional_use": (lambda: llama_with(FunctionalUse), ".inner.weight"),
-    "mixture_of_experts": (mixtral, "experts.gate_up_proj"),
 }
 
 
@@ -408,8 +401,10 @@ def test_linear_rule_forms_the_weight_gradient_block_by_block(
     for sample in range(batch):
         (expected,) = torch.autograd.grad((nn.functional.linear(a[sample], weight) * delta[sample]).sum(), weight)
         one = slice(sample, sample + 1)
-        found = torch.cat([Dense(delta, a).block(one, rows)[0] for rows in pieces])
-        torch.testing.assert_close(found, expected)
+        found = torch.full((1, outputs, inputs), torch.nan)
+        for rows in pieces:
+            Dense(delta, a).write_to(found[:, rows], one, rows)
+        torch.testing.assert_close(found[0], expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -436,3 +431,75 @@ def test_embedding_rule_sums_repeated_rows_before_anything_else(
     block = torch.zeros(batch, rows - cut, width)
     Rows(ids, delta).add_to(block, slice(0, batch), slice(cut, rows))
     torch.testing.assert_close(block, expected[:, cut:])
+
+
+def slow_parameters(model: nn.Module, rows: Dataset = ROWS) -> dict[str, str]:
+    linear, quadratic = weights_of(model)
+    terms = ConfidenceTerms(linear, quadratic, dict(model.named_parameters()))
+    with PerSampleEngine(model, quadratic) as engine:
+        engine.run(right_padded(rows), terms)
+        return engine.slow_parameters()
+
+
+def test_only_what_needs_it_takes_a_slow_path() -> None:
+    mlp = "model.layers.0.mlp.down_proj"
+    unknown = build(lambda: llama_with(lambda inner: nn.Sequential(inner, Scale(32))))
+    assert slow_parameters(unknown) == {f"{mlp}.1.scale": "module", f"{mlp}.1.mix": "module"}
+    hidden = build(lambda: llama_with(FunctionalUse))
+    assert slow_parameters(hidden) == {f"{mlp}.inner.weight": "model"}
+
+
+def test_a_slow_path_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = build(lambda: llama_with(lambda inner: nn.Sequential(inner, Scale(32))))
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        score_confidence(model, ROWS, posterior_of(model), ConfidenceConfig(batch_size=2))
+    assert caplog.text.count(".scale") == 1
+
+
+class TwoUses(nn.Module):
+    """A linear layer whose weight norm is used as a constant, until `leak` lets its gradient through."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+        self.leak = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = self.inner(torch.eye(self.inner.in_features))
+        norm = product.norm() if self.leak else product.norm().detach()
+        return self.inner(x) / norm
+
+
+def test_a_detached_use_of_another_shape_is_tolerated_until_a_gradient_comes_back() -> None:
+    model = build(lambda: llama_with(TwoUses))
+    linear, quadratic = weights_of(model)
+    terms = ConfidenceTerms(linear, quadratic, dict(model.named_parameters()))
+    with PerSampleEngine(model, quadratic, strict=True) as engine:
+        engine.run(right_padded(ROWS), terms)
+        expected = oracle_confidence_terms(model, ROWS, linear, quadratic)
+        close(terms.quadratic, expected.quadratic)
+        model.model.layers[0].mlp.down_proj.leak = True
+        with pytest.raises(RuntimeError, match=r"down_proj\.inner\.weight"):
+            engine.run(right_padded(ROWS), terms)
+
+
+def test_a_use_that_leaks_from_the_start_is_slow_and_exact() -> None:
+    model = build(lambda: llama_with(TwoUses))
+    model.model.layers[0].mlp.down_proj.leak = True
+    linear, quadratic = weights_of(model)
+    terms = ConfidenceTerms(linear, quadratic, dict(model.named_parameters()))
+    with PerSampleEngine(model, quadratic) as engine:
+        engine.run(right_padded(ROWS), terms)
+        assert engine.slow_parameters() == {"model.layers.0.mlp.down_proj.inner.weight": "model"}
+    close(terms.quadratic, oracle_confidence_terms(model, ROWS, linear, quadratic).quadratic)
+
+
+def test_a_small_omission_is_no_rounding_error() -> None:
+    names = {"large": torch.float32, "small": torch.float32}
+    seen, missed = Signature(), Signature()
+    for signature in (seen, missed):
+        signature.start(1, torch.device("cpu"))
+        signature.dense("large", 0, 0, torch.ones(1, 2, 2))
+    seen.dense("small", 0, 0, torch.full((1, 2, 2), 1e-9))
+    assert missed.agreement(seen, names) == {"large": True, "small": False}
+    assert seen.agreement(seen, names) == {"large": True, "small": True}

@@ -6,11 +6,13 @@ to a reducer and drop them. autograd itself computes no parameter gradient: para
 first output on the way that would carry no gradient is made to. The cost is that of a training step: the
 product δᵀa per sample stands in for the weight gradient that is left out.
 
-No rule is trusted: before the first batch its result on two samples is compared with autograd's. Parameters
-whose rule fails, or that have none, take the slow exact path, announced by name.
+No rule is trusted: before the first batch its result on two samples is compared with autograd's. There are two slow
+exact paths, announced by name. A module that no rule knows is run forward and backward once more for each sample.
+Parameters for which that cannot be done, or whose rule fails the check, take one backward pass of the model a sample.
 """
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,20 +22,24 @@ from typing import Any, Self
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
+from graceful_forgetting.confidence.calls import Call, Rule, UnsupportedUse
+from graceful_forgetting.confidence.contributions import Contribution, Dense, Direct, Routed, Rows, as_matrix
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.confidence.recompute import recomputed_rule
 from graceful_forgetting.confidence.reducers import Reducer, Signature
-from graceful_forgetting.confidence.rules import Call, Contribution, Rows, UnsupportedUse, as_matrix, rule_for
+from graceful_forgetting.confidence.rules import rule_for
 from graceful_forgetting.confidence.undisturbed import differentiating
 
 logger = logging.getLogger(__name__)
 
 Relabel = Callable[[Tensor, Tensor], Tensor]
 
-# Elements of per-sample gradient formed at once: a block that stays in a CPU's cache is reduced almost for
-# free, while a GPU wants few, large products.
-_BLOCK_ELEMENTS = {"cpu": 2**19}
-_BLOCK_ELEMENTS_DEVICE = 2**26
+# Elements of per-sample gradient formed at once, of one sample and of all: few enough to stay in a CPU's cache until
+# they are reduced, enough for an efficient product. A GPU wants few, large ones.
+_CPU_BLOCK = (2**18, 2**20)
+_DEVICE_BLOCK = (2**26, 2**26)
 _NAMES_SHOWN = 8
 
 
@@ -81,16 +87,24 @@ class PerSampleEngine:
         self._names = set(names)
         self._strict = strict
         self._parameters = {name: p for name, p in model.named_parameters() if name in self._names}
+        # Parameters on the slow paths: by a backward pass of the model, and by one of their module.
         self._slow: set[str] = set()
+        self._recomputed: set[str] = set()
         # Modules whose rules have been checked, and the number of samples they were checked with.
         self._checked: set[nn.Module] | None = None
         self._checked_samples = 0
         self._called: set[nn.Module] = set()
+        # Modules with a use that no rule covers and that the loss does not depend on (a weight norm, detached).
+        self._tolerated: set[nn.Module] = set()
+        # Found in the check: parameters that such a use does reach, by reason.
+        self._refused: dict[str, set[str]] = {}
+        self._announced: set[str] = set()
         self._recording = False
         # Of the pass under way.
         self._sites: dict[str, _Site] = {}
         self._reducer: Reducer = Signature()
         self._shape = torch.Size([0, 0])
+        self._buffers: dict[torch.device, Tensor] = {}
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -99,26 +113,26 @@ class PerSampleEngine:
             for parameter in self._parameters.values():
                 parameter.requires_grad_(False)
             canonical = {id(parameter): name for name, parameter in self._parameters.items()}
-            ruleless: set[str] = set()
             for module in self._model.modules():
                 owned = {
                     local: canonical[id(parameter)]
                     for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
                     if id(parameter) in canonical
                 }
-                if owned and rule_for(module) is None:
-                    ruleless.update(owned.values())
-                elif owned:
-                    stack.callback(self._hook(module, owned))
-            if ruleless:
-                self._demote(ruleless, "no rule for their module")
+                if owned:
+                    rule = rule_for(module)
+                    if rule is None:
+                        self._recomputed.update(owned.values())
+                    stack.callback(self._hook(module, owned, rule or recomputed_rule))
+            if self._strict:
+                self._announce_recomputed()
             self._exit = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._sites = {}
+        self._sites, self._buffers = {}, {}
         self._exit.close()
 
     def run(self, batch: Mapping[str, Tensor], reducer: Reducer, relabel: Relabel | None = None) -> Tensor:
@@ -140,6 +154,10 @@ class PerSampleEngine:
             self._check_rules({name: tensor[ends] for name, tensor in batch.items()})
             self._checked_samples = samples
         return self._run(batch, reducer, relabel)
+
+    def slow_parameters(self) -> dict[str, str]:
+        """Parameters on a slow path, with what is run once more for every sample: 'module' or 'model'."""
+        return {**dict.fromkeys(self._recomputed, "module"), **dict.fromkeys(self._slow, "model")}
 
     def _run(self, batch: Mapping[str, Tensor], reducer: Reducer, relabel: Relabel | None = None) -> Tensor:
         while True:
@@ -175,11 +193,8 @@ class PerSampleEngine:
                     reducer.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0).clone())
         return losses.detach()
 
-    def _hook(self, module: nn.Module, owned: Mapping[str, str]) -> Callable[[], None]:
-        rule = rule_for(module)
-        assert rule is not None
-
-        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+    def _hook(self, module: nn.Module, owned: Mapping[str, str], rule: Rule) -> Callable[[], None]:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             names = {local: name for local, name in owned.items() if name not in self._slow}
             if not self._recording or not names:
                 return None
@@ -190,61 +205,98 @@ class PerSampleEngine:
             try:
                 output, backward = rule(Call(module, args, kwargs, output, set(names), *self._shape))
             except UnsupportedUse as use:
-                raise _Demotion(names.values(), str(use)) from use
-            self._recording = True
+                return self._tolerate(module, names.values(), output, str(use))
+            finally:
+                self._recording = True
             for name in names.values():
                 self._sites[name].pending += 1
-            if not output.requires_grad:
-                # Cloned, as a model may go on in place, which a leaf forbids.
-                output = output.detach().requires_grad_().clone()
+            output, tensors = _reached(output)
 
             # Popped when used, so that activations go as the backward pass goes.
             waiting = [backward]
 
             @torch.no_grad()
-            def receive(delta: Tensor) -> None:
-                for local, contribution in waiting.pop()(delta):
+            def receive(*deltas: Tensor | None) -> None:
+                for local, contribution in waiting.pop()(*deltas):
                     site = self._sites[names[local]]
                     site.contributions.append(contribution)
                     site.pending -= 1
                     if site.pending == 0:
                         self._reduce(names[local], site)
 
-            output.register_hook(receive)
+            if len(tensors) == 1:
+                tensors[0].register_hook(receive)
+            else:
+                register_multi_grad_hook(tensors, lambda deltas: receive(*deltas))
             return output
 
         return module.register_forward_hook(note, with_kwargs=True).remove
+
+    def _tolerate(self, module: nn.Module, names: Collection[str], output: Any, reason: str) -> Any:
+        """Let a use pass that no rule covers, as long as no gradient comes back from it."""
+        checking = self._checked is None
+        if not checking and module not in self._tolerated:
+            raise _Demotion(names, reason)
+        self._tolerated.add(module)
+        output, tensors = _reached(output)
+
+        def refuse(_: Tensor) -> None:
+            if not checking:
+                raise RuntimeError(
+                    f"a use of {', '.join(sorted(names))} has a gradient that it had not when the rules were checked "
+                    f"({reason}); score with the oracle"
+                )
+            self._refused.setdefault(reason, set()).update(names)
+
+        for tensor in tensors:
+            tensor.register_hook(refuse)
+        return output
 
     @torch.no_grad()
     def _reduce(self, name: str, site: _Site) -> None:
         contributions, site.contributions = site.contributions, []
         if not contributions:
             return
+        routed = [contribution for contribution in contributions if isinstance(contribution, Routed)]
+        if routed:
+            # Expert weights are used in no other way.
+            assert len(routed) == len(contributions)
+            for piece in Routed.joined(routed).pieces(self._block_limits(name)[1]):
+                self._reducer.sparse(name, *piece)
+            return
         sparse = [contribution for contribution in contributions if isinstance(contribution, Rows)]
-        full = [contribution for contribution in contributions if not isinstance(contribution, Rows)]
+        full = [c.in_float32() for c in contributions if isinstance(c, Dense | Direct)]
         if not full:
             ids = torch.cat([contribution.ids for contribution in sparse], dim=1)
             values = torch.cat([contribution.values for contribution in sparse], dim=1)
             self._reducer.sparse(name, *Rows(ids, values).merged())
             return
-        for samples, rows in self._blocks(name):
-            block = full[0].block(samples, rows)
-            for contribution in (*full[1:], *sparse):
+        first, *others = full
+        for samples, rows, block in self._blocks(name):
+            first.write_to(block, samples, rows)
+            for contribution in (*others, *sparse):
                 contribution.add_to(block, samples, rows)
             self._reducer.dense(name, samples.start, rows.start, block)
 
-    def _blocks(self, name: str) -> Iterator[tuple[slice, slice]]:
-        parameter = self._parameters[name]
-        limit = _BLOCK_ELEMENTS.get(parameter.device.type, _BLOCK_ELEMENTS_DEVICE)
-        rows, columns = as_matrix(parameter).shape
-        row_step = min(rows, max(1, limit // columns))
+    def _block_limits(self, name: str) -> tuple[int, int]:
+        return _CPU_BLOCK if self._parameters[name].device.type == "cpu" else _DEVICE_BLOCK
+
+    def _blocks(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Samples, rows and a buffer for their gradients; all samples of some rows come in sequence."""
+        device, (of_sample, limit) = self._parameters[name].device, self._block_limits(name)
+        height, columns = as_matrix(self._parameters[name]).shape
+        row_step = min(height, max(1, of_sample // columns))
         sample_step = max(1, limit // (row_step * columns))
-        for sample in range(0, self._shape[0], sample_step):
-            for row in range(0, rows, row_step):
-                yield (
-                    slice(sample, min(sample + sample_step, self._shape[0])),
-                    slice(row, min(row + row_step, rows)),
-                )
+        # One buffer for all: fresh memory for every block costs more than what is written to it.
+        size = max(limit, columns)
+        if device not in self._buffers or self._buffers[device].numel() < size:
+            self._buffers[device] = torch.empty(size, device=device)
+        for row in range(0, height, row_step):
+            rows = slice(row, min(row + row_step, height))
+            for sample in range(0, self._shape[0], sample_step):
+                samples = slice(sample, min(sample + sample_step, self._shape[0]))
+                shape = (samples.stop - samples.start, rows.stop - rows.start, columns)
+                yield samples, rows, self._buffers[device][: math.prod(shape)].view(shape)
 
     def _autograd(
         self, batch: Mapping[str, Tensor], targets: Tensor, sample: int, names: Collection[str]
@@ -268,10 +320,12 @@ class PerSampleEngine:
 
     def _check_rules(self, batch: Mapping[str, Tensor]) -> None:
         """Compare every rule's result on a small batch with autograd's, and demote those that differ."""
-        self._checked, self._called = None, set()
+        self._checked, self._called, self._refused = None, set(), {}
         found, expected = Signature(), Signature()
         self._run(batch, found)
         self._checked = self._called
+        for reason, names in self._refused.items():
+            self._demote(names, reason)
         _, targets = counted_targets(batch)
         fast = self._names - self._slow
         expected.start(len(targets), targets.device)
@@ -285,20 +339,48 @@ class PerSampleEngine:
         }
         if wrong:
             self._demote(wrong, "their rule disagrees with autograd")
+        self._announce_recomputed()
+
+    def _announce_recomputed(self) -> None:
+        fresh = self._recomputed - self._announced
+        self._announced |= fresh
+        if fresh:
+            self._announce(fresh, "no rule for their module", "pass of that module")
 
     def _demote(self, names: Collection[str], reason: str) -> None:
-        listed = sorted(set(names) - self._slow)
-        self._slow.update(listed)
+        listed = set(names) - self._slow
+        self._slow |= listed
+        self._recomputed -= listed
+        self._announce(listed, reason, "backward pass of the model")
+
+    def _announce(self, names: Collection[str], reason: str, path: str) -> None:
+        listed = sorted(names)
         if self._strict:
             raise ValueError(
                 f"strict: {len(listed)} parameters have no batched rule ({reason}): {', '.join(listed)}; "
-                "set strict=False to compute them exactly by one backward pass a sample"
+                f"set strict=False to compute them exactly by one {path} a sample"
             )
         more = f" and {len(listed) - _NAMES_SHOWN} more" if len(listed) > _NAMES_SHOWN else ""
         logger.warning(
-            "%d parameters take the slow exact path, one backward pass a sample (%s): %s%s",
+            "%d parameters take the slow exact path, one %s a sample (%s): %s%s",
             len(listed),
+            path,
             reason,
             ", ".join(listed[:_NAMES_SHOWN]),
             more,
         )
+
+
+def _reached(output: Any) -> tuple[Any, list[Tensor]]:
+    """A module's output, of which every tensor carries a gradient, and those tensors."""
+    if isinstance(output, tuple):
+        # Views, as one part may be computed from another: each gradient is to hold its own part's uses alone.
+        views = [part.view_as(part) if isinstance(part, Tensor) else part for part in output]
+        parts = [_reached(part) if isinstance(part, Tensor) else (part, []) for part in views]
+        return tuple(part for part, _ in parts), [tensor for _, tensors in parts for tensor in tensors]
+    if not output.is_floating_point():
+        return output, []
+    if not output.requires_grad:
+        # Cloned, as a model may go on in place, which a leaf forbids.
+        output = output.detach().requires_grad_().clone()
+    return output, [output]

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from graceful_forgetting.confidence.rules import as_matrix
+from graceful_forgetting.confidence.contributions import as_matrix
 
 
 class Reducer(Protocol):
@@ -51,6 +51,7 @@ class ConfidenceTerms:
         }
         self.linear = torch.empty(0)
         self.quadratic = torch.empty(0)
+        self._product = torch.empty(0)  # reused: fresh memory for every block costs more than the product
 
     def start(self, batch: int, device: torch.device) -> None:
         self.linear = torch.zeros(batch, dtype=torch.float64, device=device)
@@ -59,10 +60,13 @@ class ConfidenceTerms:
     def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
         v, f = (weight[row : row + block.shape[1]] for weight in self._weights[name])
         samples = slice(sample, sample + len(block))
-        # Products are summed by torch.sum, pairwise: a matrix-vector product over so many elements accumulates
-        # naively in float32 and loses two digits.
-        self.linear[samples] += (block * v).sum(dim=(1, 2), dtype=torch.float64).to(self.linear)
-        self.quadratic[samples] += block.square_().mul_(f).sum(dim=(1, 2)).to(self.quadratic)
+        if self._product.numel() < block.numel() or self._product.device != block.device:
+            self._product = torch.empty(block.numel(), device=block.device)
+        # Products are summed by torch.sum, pairwise: a dot product would spare a pass over the block, but accumulates
+        # naively in float32 and loses two digits over so many elements, most of which are tiny.
+        product = torch.mul(block, v, out=self._product[: block.numel()].view_as(block))
+        self.linear[samples] += product.flatten(1).sum(dim=1).double()
+        self.quadratic[samples] += block.square_().mul_(f).flatten(1).sum(dim=1).double()
 
     def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
         v, f = (weight[rows] for weight in self._weights[name])
@@ -135,7 +139,9 @@ class Signature:
             allowed = relative * norms[name] + noise * largest
             same_norm = (mine[:, 0].sqrt() - norms[name]).abs() <= allowed
             same_projection = (mine[:, 1] - theirs[:, 1]).abs() <= allowed
-            result[name] = bool(((same_norm & same_projection) | ~largest.isfinite()).all())
+            # A gradient that did not reach this one is an omission, however small.
+            seen = torch.tensor(name in self.values) | (norms[name] == 0)
+            result[name] = bool(((same_norm & same_projection & seen) | ~largest.isfinite()).all())
         return result
 
     def _totals(self, name: str) -> Tensor:

@@ -6,116 +6,27 @@ at once than is asked for. Samples do not mix in a causal language model, so row
 L_s alone.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-
-class UnsupportedUse(Exception):
-    """A module is used in a way that its rule does not cover; the message says how."""
-
-
-@dataclass(frozen=True)
-class Dense:
-    """G_s = Σ_t left[s, t] right[s, t]ᵀ: left (batch, positions, rows), right (batch, positions, columns)."""
-
-    left: Tensor
-    right: Tensor
-
-    def block(self, samples: slice, rows: slice) -> Tensor:
-        """Gradients (samples, rows, columns), float32."""
-        return torch.bmm(self.left[samples, :, rows].float().mT, self.right[samples].float())
-
-    def add_to(self, block: Tensor, samples: slice, rows: slice) -> None:
-        block.baddbmm_(self.left[samples, :, rows].float().mT, self.right[samples].float())
-
-
-@dataclass(frozen=True)
-class Rows:
-    """G_s = Σ_t e(ids[s, t]) values[s, t]ᵀ with e(i) the i-th unit vector.
-
-    ids: (batch, positions), below the number of rows; values: (batch, positions, columns).
-    """
-
-    ids: Tensor
-    values: Tensor
-
-    def add_to(self, block: Tensor, samples: slice, rows: slice) -> None:
-        ids, values = self.ids[samples], self.values[samples]
-        inside = (ids >= rows.start) & (ids < rows.stop)
-        sample = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
-        target = (sample * block.shape[1] + ids - rows.start)[inside]
-        block.view(-1, block.shape[2]).index_add_(0, target, values[inside].float())
-
-    def merged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of all G_s that occur: sample (n,) and row (n,) of each, values (n, columns) float32."""
-        samples = torch.arange(len(self.ids), device=self.ids.device).unsqueeze(1).expand_as(self.ids)
-        stride = int(self.ids.max()) + 1
-        keys, inverse = torch.unique(samples * stride + self.ids, return_inverse=True)
-        values = self.values.new_zeros((len(keys), self.values.shape[-1]), dtype=torch.float32)
-        values.index_add_(0, inverse.flatten(), self.values.flatten(0, 1).float())
-        return keys // stride, keys % stride, values
-
-
-@dataclass(frozen=True)
-class Direct:
-    """G_s itself, (batch, rows, columns); for parameters that are small vectors."""
-
-    gradient: Tensor
-
-    def block(self, samples: slice, rows: slice) -> Tensor:
-        """Gradients (samples, rows, columns), float32."""
-        return self.gradient[samples, rows].float().clone()
-
-    def add_to(self, block: Tensor, samples: slice, rows: slice) -> None:
-        block.add_(self.gradient[samples, rows].float())
-
-
-Contribution = Dense | Rows | Direct
-Backward = Callable[[Tensor], Iterator[tuple[str, Contribution]]]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a module: which of its parameters are wanted, and the size of the batch of token ids."""
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Tensor
-    wanted: Collection[str]
-    batch: int
-    length: int
-
-    @property
-    def input(self) -> Tensor:
-        return next(iter((*self.args, *self.kwargs.values())))
-
-    def require_samples(self, lead: torch.Size) -> None:
-        """Raise `UnsupportedUse` unless leading dimensions `lead` are (batch, ...) or (batch · length)."""
-        by_sample = len(lead) >= 2 and lead[0] == self.batch
-        flattened = len(lead) == 1 and lead[0] == self.batch * self.length
-        if not (self.batch == 1 or by_sample or flattened):
-            raise UnsupportedUse(f"called with leading dimensions {tuple(lead)} for {self.batch} samples")
-
-
-# The function returned must not hold the call: its output would hold the function, through autograd's
-# graph, and live until the garbage collector ran.
-Rule = Callable[[Call], tuple[Tensor, Backward]]
+from graceful_forgetting.confidence.calls import Backward, Call, Rule, UnsupportedUse, by_sample
+from graceful_forgetting.confidence.contributions import Contribution, Dense, Direct, Rows, as_matrix
+from graceful_forgetting.confidence.experts import experts_rule, is_experts
+from graceful_forgetting.confidence.recompute import recomputed_rule
 
 
 def rule_for(module: nn.Module) -> Rule | None:
     """The rule of a module's own parameters; None where there is none.
 
-    Norms are known by the end of their class name, as each architecture of transformers has its own class.
+    Norms, routers and DoRA's magnitudes are known by their class names, as each architecture of transformers has its
+    own classes; the engine's check holds a name to its promise.
     """
     kind = type(module)
-    if isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward:
+    if isinstance(module, nn.Linear) and (kind.forward is nn.Linear.forward or kind.__name__ == "FalconLinear"):
         return linear_rule
     if kind is Conv1D:
         return conv1d_rule
@@ -124,6 +35,12 @@ def rule_for(module: nn.Module) -> Rule | None:
     own = {name for name, _ in module.named_parameters(recurse=False)}
     if kind.__name__.endswith(("RMSNorm", "LayerNorm")) and own in ({"weight"}, {"weight", "bias"}):
         return norm_rule
+    if kind.__name__ == "DoraLinearLayer":
+        return norm_rule
+    if is_experts(module):
+        return experts_rule
+    if kind.__name__.endswith("Router"):
+        return recomputed_rule
     return None
 
 
@@ -142,9 +59,9 @@ def _affine(call: Call, weight: Callable[[Tensor, Tensor], Dense]) -> tuple[Tens
     activation, batch, wanted = call.input.detach(), call.batch, call.wanted
 
     def backward(delta: Tensor) -> Iterator[tuple[str, Contribution]]:
-        delta = _by_sample(delta, batch)
+        delta = by_sample(delta, batch)
         if "weight" in wanted:
-            yield "weight", weight(_by_sample(activation, batch), delta)
+            yield "weight", weight(by_sample(activation, batch), delta)
         if "bias" in wanted:
             yield "bias", Direct(delta.sum(dim=1, keepdim=True, dtype=torch.float32))
 
@@ -199,7 +116,9 @@ def _looked_up(call: Call) -> tuple[Tensor, float]:
 
 
 def norm_rule(call: Call) -> tuple[Tensor, Backward]:
-    """LayerNorm and RMSNorm of any kind: output = (c + weight) · n + bias, with n free of both.
+    """LayerNorm and RMSNorm of any kind, and DoRA's magnitudes: output = (c + weight) · n + bias + rest.
+
+    n, c and the rest are free of weight and bias.
 
     n is found as the output at weight 1 less that at weight 0, so that c (0, or 1 in Gemma) and ε need not
     be known.
@@ -216,7 +135,13 @@ def norm_rule(call: Call) -> tuple[Tensor, Backward]:
     def normalised() -> Tensor:
         zeros = {name: torch.zeros_like(value) for name, value in own.items()}
         ones = {**zeros, "weight": torch.ones_like(own["weight"])}
-        return functional_call(module, ones, args, kwargs) - functional_call(module, zeros, args, kwargs)
+        found = functional_call(module, ones, args, kwargs)
+        # A weight of 0 leaves nothing in most: one position tells.
+        if len(args) == 1 and not kwargs:
+            position = args[0].reshape(-1, args[0].shape[-1])[:1]
+            if not functional_call(module, zeros, (position,)).any():
+                return found
+        return found - functional_call(module, zeros, args, kwargs)
 
     batch, wanted = call.batch, call.wanted
 
@@ -228,15 +153,3 @@ def norm_rule(call: Call) -> tuple[Tensor, Backward]:
             yield name, Direct(gradient.reshape(batch, *as_matrix(own[name]).shape))
 
     return call.output, backward
-
-
-def _by_sample(tensor: Tensor, batch: int) -> Tensor:
-    """(batch, positions, last dimension) of an activation or a gradient."""
-    return tensor.reshape(batch, -1, tensor.shape[-1])
-
-
-def as_matrix(parameter: Tensor) -> Tensor:
-    """A parameter as (rows, columns): a vector is one row, further dimensions join the columns."""
-    if parameter.dim() < 2:
-        return parameter.reshape(1, -1)
-    return parameter.reshape(len(parameter), -1)

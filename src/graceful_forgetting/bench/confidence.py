@@ -1,0 +1,171 @@
+"""`graceful bench confidence`: time, memory and error of the scoring engine against its alternatives, in one run."""
+
+import logging
+import multiprocessing
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from graceful_forgetting.bench.architectures import largest_error
+from graceful_forgetting.bench.methods import METHODS, Run, Setting, oracle
+from graceful_forgetting.experiment.provenance import collect_hardware, peak_memory, reset_peak_memory
+
+UNIT = "forward + backward"
+_PACKAGES = ("torch", "transformers", "opacus", "backpack-for-pytorch")
+
+
+def benchmark_confidence(
+    settings: Sequence[Setting], *, repetitions: int = 9, threads: int = 2, methods: Sequence[str] = tuple(METHODS)
+) -> dict[str, Any]:
+    """Measure every method in every setting.
+
+    Times are of one batch in steady state: model built, one call made (for the engine: rules checked). In each of
+    the repetitions every method runs once, one after the other, so that a change of the machine's speed meets all of
+    them; the ratio is the median over the repetitions of time over that of forward + backward in the same one.
+    Memory is what a call adds to the resident memory of a fresh process that has made a small call before.
+
+    Args:
+        repetitions: ≥ 2.
+        threads: that torch computes with.
+
+    Returns:
+        JSON-able: machine, versions, and a row for each setting and method. A method that does not run has its
+        reason under `failure`.
+
+    Raises:
+        ValueError: fewer than 2 repetitions.
+    """
+    if repetitions < 2:
+        raise ValueError(f"repetitions is {repetitions}; a spread needs 2 or more")
+    chosen = list(dict.fromkeys([UNIT, *methods]))
+    peaks = {(setting, name): _peak_bytes(setting, name, threads) for setting in settings for name in chosen}
+    torch.set_num_threads(threads)
+    rows = []
+    for setting in settings:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the alternatives' own
+            measured = _measure(setting, chosen, repetitions)
+        for row in measured:
+            peak, unit = peaks[setting, row["method"]], peaks[setting, UNIT]
+            ratio = peak / unit if peak and unit else None
+            rows.append({**asdict(setting), **row, "peak_bytes": peak, "peak_ratio": ratio})
+    weights = {str(tied): sum(p.numel() for p in Setting(8, 0, 1, tied).model().parameters()) for tied in (False, True)}
+    return {
+        "hardware": asdict(collect_hardware()),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "threads": threads,
+        "repetitions": repetitions,
+        "parameters_by_tied": weights,
+        "rows": rows,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as text."""
+    heads = ("tokens", "prompt", "batch", "tied", "method", "ms", "IQR", "x", "memory", "x", "error", "first call")
+    lines = [heads]
+    for row in result["rows"]:
+        setting = (row["tokens"], row["prompt_tokens"], row["batch_size"], "yes" if row["tied"] else "no")
+        head = (*map(str, setting), row["method"])
+        if "failure" in row:
+            lines.append((*head, row["failure"][:60], *[""] * 6))
+            continue
+        lower, upper = row["quartiles"]
+        lines.append(
+            (
+                *head,
+                f"{1e3 * row['seconds']:.1f}",
+                f"{1e3 * lower:.0f}-{1e3 * upper:.0f}",
+                f"{row['ratio']:.2f}",
+                f"{row['peak_bytes'] / 2**20:.0f} MiB",
+                f"{row['peak_ratio']:.2f}",
+                "" if row["error"] is None else f"{row['error']:.0e}",
+                f"{1e3 * row['first_seconds']:.0f} ms",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines if line[6:] != ("",) * 6) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _measure(setting: Setting, methods: Sequence[str], repetitions: int) -> list[dict[str, Any]]:
+    expected = oracle(setting)()
+    assert expected is not None
+    runs: dict[str, Run] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name in methods:
+        try:
+            runs[name] = METHODS[name](setting)
+            seconds, values = _timed(runs[name])
+        except Exception as error:  # a peer may fail in any way; that it does is the result
+            runs.pop(name, None)
+            rows[name] = {"method": name, "failure": f"{type(error).__name__}: {error}"}
+            continue
+        difference = None if values is None else largest_error(values, expected)
+        rows[name] = {"method": name, "first_seconds": seconds, "error": difference}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            times[name].append(_timed(run)[0])
+    for name, measured in times.items():
+        ratios = [mine / unit for mine, unit in zip(measured, times[UNIT], strict=True)]
+        lower, middle, upper = statistics.quantiles(measured, n=4)
+        rows[name].update(
+            seconds=middle, quartiles=[lower, upper], ratio=statistics.median(ratios), all_seconds=measured
+        )
+    return list(rows.values())
+
+
+def _timed(run: Run) -> tuple[float, Any]:
+    start = time.perf_counter()
+    values = run()
+    return time.perf_counter() - start, values
+
+
+def _peak_bytes(setting: Setting, name: str, threads: int) -> int | None:
+    """Memory that one call of a method adds, measured in a process of its own; None if it fails."""
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_report_memory, args=(setting, name, threads, sending))
+    process.start()
+    sending.close()
+    peak: int | None = receiving.recv()
+    process.join()
+    return peak
+
+
+def _report_memory(setting: Setting, name: str, threads: int, sending: Connection) -> None:
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    try:
+        METHODS[name](Setting(8, 0, 2, setting.tied))()
+        run = METHODS[name](setting)
+        before = _resident()
+        reset_peak_memory()
+        run()
+        sending.send(peak_memory().process_bytes - before)
+    except Exception:  # reported by the timing of the same method
+        sending.send(None)
+
+
+def _resident() -> int:
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,60 @@
+"""The benchmark's own arithmetic: what it compares is compared right, and what fails is reported."""
+
+import pytest
+import torch
+
+from graceful_forgetting.bench import confidence
+from graceful_forgetting.bench.architectures import largest_error
+from graceful_forgetting.bench.confidence import benchmark_confidence, table
+from graceful_forgetting.bench.methods import METHODS, Run, Setting, oracle
+from graceful_forgetting.cli import main
+
+
+@pytest.fixture(autouse=True)
+def keep_threads() -> object:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("prompt_tokens", [0, 4])
+@pytest.mark.parametrize("name", ["engine", "one backward a sample", "vmap(grad)"])
+def test_every_method_computes_the_same_terms(name: str, prompt_tokens: int, tied: bool) -> None:
+    setting = Setting(8, prompt_tokens, 2, tied)
+    found, expected = METHODS[name](setting)(), oracle(setting)()
+    assert found is not None
+    assert expected is not None
+    assert largest_error(found, expected) <= 1e-5
+
+
+def test_a_method_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(setting: Setting) -> Run:
+        raise NotImplementedError("no rule for this")
+
+    monkeypatch.setitem(METHODS, "BackPACK", failing)
+    result = benchmark_confidence([Setting(6, 0, 2)], repetitions=2, threads=1, methods=["engine", "BackPACK"])
+    rows = {row["method"]: row for row in result["rows"]}
+    assert rows["BackPACK"]["failure"] == "NotImplementedError: no rule for this"
+    assert rows[confidence.UNIT]["ratio"] == 1
+    assert rows["engine"]["error"] <= 1e-5
+    assert rows["engine"]["peak_bytes"] > 0
+    assert len(rows["engine"]["all_seconds"]) == 2
+    text = table(result)
+    assert "no rule for this" in text
+    assert len(text.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--repetitions", "1"], "repetitions is 1"),
+        (["--batch_size", "0"], "batch_size is 0"),
+        (["--tokens", "2"], "4"),
+    ],
+)
+def test_bad_flags_are_refused_before_any_work(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "confidence", *flags]) == 2
+    assert message in capsys.readouterr().err
