@@ -202,7 +202,7 @@ def backpack(setting: Setting) -> Run:
             losses.sum().backward()
         without = [name for name, parameter in model.named_parameters() if "grad_batch" not in vars(parameter)]
         if without:
-            raise NotImplementedError(f"no gradients by sample for {', '.join(without[:2])} and others like them")
+            raise ValueError(f"no gradients by sample for {', '.join(without[:2])} and others like them")
         gradients = {name: parameter.grad_batch for name, parameter in model.named_parameters()}
         return _contracted(losses.detach(), gradients, *weights)
 

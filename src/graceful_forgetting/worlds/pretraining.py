@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
-from transformers import LlamaForCausalLM, get_cosine_schedule_with_warmup
+from transformers import LlamaForCausalLM
+
+from graceful_forgetting.worlds.optimisation import optimise
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,16 @@ def pretrain(
     Raises:
         FloatingPointError: the loss stopped being finite.
     """
+    batches = _batches(data, batch_size, label_noise, seed)
     with _one_thread():
-        return _run(model, _batches(data, batch_size, label_noise, seed), steps, learning_rate, description)
+        return optimise(
+            model,
+            lambda: _answer_loss(model, *next(batches)),
+            steps=steps,
+            learning_rate=learning_rate,
+            weight_decay=0.01,
+            description=description,
+        )
 
 
 def answer_accuracy(model: LlamaForCausalLM, data: PretrainingData) -> float:
@@ -74,35 +83,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _run(
-    model: LlamaForCausalLM,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    steps: int,
-    learning_rate: float,
-    description: str,
-) -> list[float]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=steps // 10, num_training_steps=steps)
-    model.train()
-    losses: list[float] = []
-    progress = tqdm(range(steps), desc=description, unit="step", disable=None)
-    for step in progress:
-        input_ids, positions = next(batches)
-        loss = _answer_loss(model, input_ids, positions)
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {value} at step {step}; lower learning_rate={learning_rate}")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(value)
-        progress.set_postfix(loss=f"{value:.2f}", refresh=False)
-    model.eval()
-    return losses
 
 
 def _batches(data: PretrainingData, batch_size: int, label_noise: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,6 @@ of the tasks but knows next to nothing about them, and with the default texts it
 the samples. Runs with it show that every stage works on real rows, not whether forgetting helps.
 """
 
-import math
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -14,16 +13,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from tqdm.auto import tqdm
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
-    get_cosine_schedule_with_warmup,
 )
 
 from graceful_forgetting.artifacts import atomic_directory, write_json
 from graceful_forgetting.tasks import load_task
+from graceful_forgetting.worlds.optimisation import optimise
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 # The 256 bytes and the special tokens: every text can be encoded, so there is no unknown token.
@@ -112,7 +110,16 @@ def build_text_model(
             )
         )
     tokens = [tokenizer(document)["input_ids"] + [tokenizer.eos_token_id] for document in documents]
-    losses = _train(model, _blocks(tokens, batch_size, block_size, seed), steps, learning_rate)
+    blocks = _blocks(tokens, batch_size, block_size, seed)
+
+    def next_loss() -> torch.Tensor:
+        batch = next(blocks)
+        loss: torch.Tensor = model(input_ids=batch, labels=batch, use_cache=False).loss
+        return loss
+
+    losses = optimise(
+        model, next_loss, steps=steps, learning_rate=learning_rate, weight_decay=0.1, description="pre-training"
+    )
 
     with atomic_directory(output_dir) as partial:
         model.save_pretrained(partial)
@@ -213,27 +220,3 @@ def _blocks(tokens: list[list[int]], batch_size: int, block_size: int, seed: int
                 stream.extend(tokens[index])
         batch, stream = stream[: batch_size * block_size], stream[batch_size * block_size :]
         yield torch.tensor(batch).view(batch_size, block_size)
-
-
-def _train(model: LlamaForCausalLM, batches: Iterator[torch.Tensor], steps: int, learning_rate: float) -> list[float]:
-    """Train in place; returns the loss of every step in nats a token."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=steps // 10, num_training_steps=steps)
-    model.train()
-    losses: list[float] = []
-    progress = tqdm(range(steps), desc="pre-training", unit="step")
-    for step in progress:
-        batch = next(batches)
-        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {step}; lower learning_rate={learning_rate}")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(value)
-        progress.set_postfix(loss=f"{value:.2f}", refresh=False)
-    model.eval()
-    return losses
