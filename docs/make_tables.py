@@ -6,6 +6,7 @@
 A table stands in a Markdown file between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -83,7 +84,25 @@ def effects() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"variants": variants, "effects": effects}
+def scorer_cost() -> str:
+    """Time and memory of the scorer and its alternatives, as ratios to one plain forward and backward."""
+    rows = json.loads((DOCS.parent / "benchmarks" / "confidence-2-cores.json").read_text(encoding="utf-8"))["rows"]
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "forward + backward"))
+    by_case: dict[tuple[int, int, bool], dict[str, dict[str, float | None]]] = {}
+    for row in rows:
+        case = (row["tokens"], row["prompt_tokens"], row["tied"])
+        by_case.setdefault(case, {})[row["method"]] = row
+    lines = [f"| tokens, of them prompt | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    for (tokens, prompt, tied), measured in by_case.items():
+        cells = []
+        for method in methods:
+            ratio, peak = measured[method].get("ratio"), measured[method].get("peak_ratio")
+            cells.append("fails" if ratio is None or peak is None else f"{ratio:.2f} ({peak:.2f})")
+        lines.append(f"| {tokens}, {prompt}{', tied' if tied else ''} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {"variants": variants, "effects": effects, "scorer_cost": scorer_cost}
 
 
 def filled(text: str) -> str:
