@@ -204,3 +204,18 @@ def test_other_scorers_reach_the_report(recipe, tmp_path, capsys, flags):
     assert (result.selection.step_size is None) == ("loss" in flags)
     assert not (run / "work" / "scores").exists()
     assert "<html" in (run / "report.html").read_text()
+
+
+def test_one_file_to_learn_and_one_to_forget_without_test_rows(recipe, tmp_path, capsys):
+    """The README's example for data of one's own: nothing can be evaluated, everything else is done and said."""
+    learn = tmp_path / "arithmetic" / "train.jsonl"
+    forget = tmp_path / "myths" / "train.jsonl"
+    flags = ["--learning_task", str(learn), "--forgetting_tasks", str(forget)]
+    assert main(["run", "--config", str(recipe), *flags]) == 0
+    captured = capsys.readouterr()
+    assert "nothing was evaluated" in captured.out
+    assert "16 self-generated samples scored, 8 selected" in captured.out
+    result = RunResult.load(tmp_path / "run" / "result.json")
+    assert result.summary.tasks == {}
+    assert result.runs[2].unlearn_updates == 3
+    assert (tmp_path / "run" / "report.html").is_file()

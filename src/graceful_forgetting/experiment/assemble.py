@@ -57,7 +57,7 @@ def assemble_result(pipeline: Pipeline) -> tuple[RunResult, Dataset]:
 
 
 def _title(pipeline: Pipeline) -> str:
-    return f"{pipeline.sources.learning_name}, forgetting {', '.join(pipeline.sources.forgetting)}"
+    return f"{pipeline.inputs.sources.learning_name}, forgetting {', '.join(pipeline.inputs.sources.forgetting)}"
 
 
 def _training_run(pipeline: Pipeline, arm: Any, seed: int | None) -> TrainingRunResult:
@@ -106,7 +106,7 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
     chosen_scores = [score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen]
     single_cut = selection.quotas is None and selection.strategy in ("highest", "threshold")
     tasks: dict[str, TaskSelection] = {}
-    for name, source in pipeline.sources.forgetting.items():
+    for name, source in pipeline.inputs.sources.forgetting.items():
         rows = [chosen for task, chosen in zip(scored[TASK_COLUMN], scored["chosen"], strict=True) if task == name]
         tasks[name] = TaskSelection(total=len(rows), chosen=sum(rows), kind=source.kind)
     crossovers = sorted(value for value in scored[CROSSOVER_COLUMN] if value is not None)

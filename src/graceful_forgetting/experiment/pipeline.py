@@ -7,8 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_from_disk
-from transformers import AutoConfig
+from datasets import load_from_disk
 from trl import SFTConfig
 
 from graceful_forgetting.artifacts import write_json
@@ -16,19 +15,17 @@ from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.evaluation import evaluate_task
-from graceful_forgetting.experiment.models import ModelArguments, ModelLoader
+from graceful_forgetting.experiment.inputs import RunInputs
+from graceful_forgetting.experiment.models import ModelArguments
 from graceful_forgetting.experiment.provenance import public_settings
-from graceful_forgetting.experiment.result import Role
-from graceful_forgetting.experiment.sources import Sources, load_sources
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.experiment.training import arm_args, run_training
-from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN, combine_forget_datasets
+from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
 from graceful_forgetting.selection import select_with_audit
 
 logger = logging.getLogger(__name__)
@@ -88,68 +85,10 @@ class Pipeline:
             raise ValueError(
                 "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0"
             )
-        self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
-        self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device)
+        self.inputs = RunInputs(run, lwf, model)
         self.directory = RunDirectory(lwf.output_dir, force=run.force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
-
-    # What every stage reads ------------------------------------------------------------------------------------------
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return self.loader.tokenizer(self.sources.model)
-
-    @cached_property
-    def learning_rows(self) -> Dataset:
-        """Tokenised learning examples, cut to `max_length` as TRL does."""
-        rows = tokenize_dataset(self.sources.learning_train, self.tokenizer, argument="learning_task")
-        rows = rows.select_columns(["input_ids", "labels"])
-        limit = self.lwf.max_length
-        longest = max(len(ids) for ids in rows["input_ids"])
-        if limit is not None and longest > limit:
-            raise ValueError(
-                f"a learning example has {longest} tokens and max_length={limit} would cut it: raise max_length, or "
-                "shorten the data"
-            )
-        self._check_context(longest)
-        return rows
-
-    def _check_context(self, longest: int) -> None:
-        context = context_length(self.base_config)
-        if context is not None and longest > context:
-            raise ValueError(f"a learning example has {longest} tokens, and the model's context holds {context}")
-
-    @cached_property
-    def base_config(self) -> Any:
-        return AutoConfig.from_pretrained(
-            self.sources.model,
-            revision=self.model.model_revision,
-            trust_remote_code=bool(self.lwf.trust_remote_code),
-        )
-
-    @cached_property
-    def forgetting_prompts(self) -> Dataset:
-        return combine_forget_datasets({name: source.prompts for name, source in self.sources.forgetting.items()})
-
-    @cached_property
-    def base_fingerprint(self) -> dict[str, Any]:
-        return fingerprint_model(self.loader.base(self.sources.model))
-
-    @cached_property
-    def never_knew_fingerprint(self) -> dict[str, Any] | None:
-        return None if self.sources.never_knew is None else fingerprint_model(self.loader.base(self.sources.never_knew))
-
-    @cached_property
-    def data_fingerprints(self) -> dict[str, str]:
-        """Content hashes of the rows of every data set, by name."""
-        named = {"learning_train": self.sources.learning_train, "forgetting_prompts": self.forgetting_prompts}
-        if self.sources.learning_test is not None:
-            named["learning_test"] = self.sources.learning_test
-        for name, source in self.sources.forgetting.items():
-            if source.test is not None:
-                named[f"{name}_test"] = source.test
-        return {name: fingerprint_rows(rows, rows.column_names) for name, rows in named.items()}
 
     def _settings(self, *prefixes: str) -> dict[str, Any]:
         """The fields of `LWFConfig` with one of the prefixes."""
@@ -183,11 +122,11 @@ class Pipeline:
 
     def plain(self, seed: int) -> Stage:
         """Plain fine-tuning of the base model; with the first seed it is also the reference run."""
-        return self._plain_arm("plain", self.sources.model, self.base_fingerprint, seed)
+        return self._plain_arm("plain", self.inputs.sources.model, self.inputs.base_fingerprint, seed)
 
     def never_knew(self, seed: int) -> Stage:
         """Plain fine-tuning of the model that never knew what gets in the way."""
-        model, fingerprint = self.sources.never_knew, self.never_knew_fingerprint
+        model, fingerprint = self.inputs.sources.never_knew, self.inputs.never_knew_fingerprint
         assert model is not None
         assert fingerprint is not None
         return self._plain_arm("never_knew", model, fingerprint, seed)
@@ -198,7 +137,7 @@ class Pipeline:
             **self._learning_settings(),
             "seed": seed,
             "fingerprint": fingerprint,
-            "data": self.data_fingerprints["learning_train"],
+            "data": self.inputs.data_fingerprints["learning_train"],
         }
         return self._once(name, lambda: self._training_stage(name, settings, [], model, seed, None))
 
@@ -207,9 +146,9 @@ class Pipeline:
 
         def build(folder: Path, _: str) -> dict[str, Any]:
             rows, counts = elicit_with_counts(
-                self.loader.base(self.sources.model),
-                self.tokenizer,
-                self.forgetting_prompts,
+                self.inputs.loader.base(self.inputs.sources.model),
+                self.inputs.tokenizer,
+                self.inputs.forgetting_prompts,
                 self.lwf.elicitation_config(),
             )
             rows.save_to_disk(str(folder / "rows"))
@@ -220,8 +159,8 @@ class Pipeline:
         settings = {
             **self._settings("elicitation_"),
             "seed": self.lwf.seed,
-            "fingerprint": self.base_fingerprint,
-            "data": self.data_fingerprints["forgetting_prompts"],
+            "fingerprint": self.inputs.base_fingerprint,
+            "data": self.inputs.data_fingerprints["forgetting_prompts"],
         }
         return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
 
@@ -230,14 +169,14 @@ class Pipeline:
         reference = self.plain(self.seeds[0])
 
         def build(folder: Path, key: str) -> dict[str, Any]:
-            base = self.loader.trainable(self.sources.model, self.seeds[0])
-            model = self.loader.finished(self.sources.model, reference.path, trainable=True)
+            base = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
+            model = self.inputs.loader.finished(self.inputs.sources.model, reference.path, trainable=True)
             posterior = estimate_posterior(
                 base,
                 model,
-                self.learning_rows,
+                self.inputs.learning_rows,
                 self.lwf.posterior_config(),
-                self.tokenizer,
+                self.inputs.tokenizer,
                 resume_dir=self.directory.work_folder("posterior", key),
             )
             posterior.save_pretrained(folder / "posterior")
@@ -252,13 +191,13 @@ class Pipeline:
         posterior = self.posterior() if self.needs_posterior else None
 
         def build(folder: Path, key: str) -> dict[str, Any]:
-            model = self.loader.trainable(self.sources.model, self.seeds[0])
+            model = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
             scored = score_confidence(
                 model,
                 load_from_disk(str(knowledge.path / "rows")),
                 None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
                 self.lwf.confidence_config(),
-                self.tokenizer,
+                self.inputs.tokenizer,
                 resume_dir=self.directory.work_folder("scores", key),
                 announce=self.announce,
             )
@@ -295,12 +234,12 @@ class Pipeline:
             **self._learning_settings(),
             **self._settings(*_UNLEARNING_PREFIXES),
             "seed": seed,
-            "fingerprint": self.base_fingerprint,
-            "data": self.data_fingerprints["learning_train"],
+            "fingerprint": self.inputs.base_fingerprint,
+            "data": self.inputs.data_fingerprints["learning_train"],
         }
         return self._once(
             name,
-            lambda: self._training_stage(name, settings, [selection], self.sources.model, seed, selection),
+            lambda: self._training_stage(name, settings, [selection], self.inputs.sources.model, seed, selection),
         )
 
     def _training_stage(
@@ -323,11 +262,11 @@ class Pipeline:
                 forget = forget.select_columns(["input_ids", "labels", SCORE_COLUMN, TASK_COLUMN])
             return run_training(
                 folder,
-                self.loader.trainable(model, seed),
+                self.inputs.loader.trainable(model, seed),
                 args,
-                self.learning_rows,
-                self.sources.learning_test,
-                self.tokenizer,
+                self.inputs.learning_rows,
+                self.inputs.sources.learning_test,
+                self.inputs.tokenizer,
                 forget,
             )
 
@@ -339,16 +278,18 @@ class Pipeline:
         """Accuracy and likelihood of one model on every task that has test rows with answers."""
         trained = None if seed is None else self.arm(arm, seed)
         name = f"evaluation/{arm}" + ("" if seed is None else f"-seed-{seed}")
-        base = self.sources.never_knew if arm == "never_knew" else self.sources.model
+        base = self.inputs.sources.never_knew if arm == "never_knew" else self.inputs.sources.model
         assert base is not None
 
         def build(folder: Path, _: str) -> dict[str, Any]:
-            model = self.loader.base(base) if trained is None else self.loader.finished(base, trained.path)
+            model = (
+                self.inputs.loader.base(base) if trained is None else self.inputs.loader.finished(base, trained.path)
+            )
             metrics = {}
-            for task_name, (rows, role, task) in self.test_sets.items():
+            for task_name, (rows, role, task) in self.inputs.test_sets.items():
                 metrics[task_name] = evaluate_task(
                     model,
-                    self.tokenizer,
+                    self.inputs.tokenizer,
                     rows,
                     role,
                     task,
@@ -361,8 +302,8 @@ class Pipeline:
 
         settings = {
             "max_new_tokens": self.run.eval_max_new_tokens,
-            "fingerprint": self.base_fingerprint if trained is None else None,
-            "data": {k: v for k, v in self.data_fingerprints.items() if k.endswith("_test")},
+            "fingerprint": self.inputs.base_fingerprint if trained is None else None,
+            "data": {k: v for k, v in self.inputs.data_fingerprints.items() if k.endswith("_test")},
         }
         inputs = [] if trained is None else [trained]
         return self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
@@ -385,32 +326,8 @@ class Pipeline:
     @cached_property
     def arms(self) -> list[tuple[str, int | None]]:
         """Every model of the run as (arm, seed)."""
-        trained = ["plain", "lwf"] + ([] if self.sources.never_knew is None else ["never_knew"])
+        trained = ["plain", "lwf"] + ([] if self.inputs.sources.never_knew is None else ["never_knew"])
         return [("base", None), *((arm, seed) for arm in trained for seed in self.seeds)]
-
-    @cached_property
-    def test_sets(self) -> dict[str, tuple[Dataset, Role, Any]]:
-        """Test rows, role and task by name, for every task with answers.
-
-        A task that is learned and forgotten at once is tested under two names.
-        """
-        sets: dict[str, tuple[Dataset, Role, Any]] = {}
-        if self.sources.learning_test is not None:
-            sets[self.sources.learning_name] = (
-                self.sources.learning_test,
-                "learning",
-                self.sources.learning_task,
-            )
-        for name, source in self.sources.forgetting.items():
-            if source.test is not None:
-                sets[name if name not in sets else f"{name} (forgetting)"] = (
-                    source.test,
-                    "forgetting",
-                    source.task,
-                )
-        if not sets:
-            logger.warning("No task of this run has test rows with answers: nothing is evaluated")
-        return sets
 
     def recipe(self) -> dict[str, Any]:
         """Every setting of the run: all of ours, and those of `SFTConfig` that differ from its defaults."""
@@ -425,4 +342,4 @@ class Pipeline:
     def fingerprints(self) -> tuple[str, dict[str, str], str | None]:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
         posterior = self.posterior().key if self.needs_posterior else None
-        return fingerprint_json(self.base_fingerprint), self.data_fingerprints, posterior
+        return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior

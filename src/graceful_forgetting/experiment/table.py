@@ -8,6 +8,9 @@ _TITLES = {"base": "base model", "plain": "plain", "lwf": "LWF", "never_knew": "
 def summary_table(result: RunResult) -> str:
     """Rows: tasks. Columns: arms that were run, then LWF − plain with its interval. Accuracies are percentages."""
     tasks = result.summary.tasks
+    if not tasks:
+        nothing = "nothing was evaluated: no task has test rows with answers (a folder with train.jsonl and test.jsonl)"
+        return "\n".join([nothing, *_notes(result)])
     arms = [arm for arm in _TITLES if any(arm in task.arms for task in tasks.values())]
     rows = [["task", *(_TITLES[arm] for arm in arms), "LWF − plain"]]
     for name, task in tasks.items():
@@ -56,11 +59,7 @@ def _difference(task: TaskSummary) -> str:
 
 
 def _notes(result: RunResult) -> list[str]:
-    seeds = len(result.provenance.seeds)
-    metrics = sorted({task.metric for task in result.summary.tasks.values()})
-    units = ", ".join("accuracy in %" if metric == "accuracy" else metric for metric in metrics)
-    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, which shows no spread"
-    notes = [f"{units}; {spread}" + ("; [95 % interval of the paired difference]" if seeds > 1 else "")]
+    notes = [_units(result)] if result.summary.tasks else []
     if result.selection is not None:
         updates = sorted({run.unlearn_updates for run in result.runs if run.arm == "lwf"})
         notes.append(
@@ -74,3 +73,12 @@ def _notes(result: RunResult) -> list[str]:
                 f"{run.guard.reason}"
             )
     return notes
+
+
+def _units(result: RunResult) -> str:
+    seeds = len(result.provenance.seeds)
+    metrics = sorted({task.metric for task in result.summary.tasks.values()})
+    units = ", ".join("accuracy in %" if metric == "accuracy" else metric for metric in metrics)
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, which shows no spread"
+    interval = "; [95 % interval of the paired difference]" if seeds > 1 else ""
+    return f"{units}; {spread}{interval}"

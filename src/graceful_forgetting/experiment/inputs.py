@@ -1,0 +1,115 @@
+"""What every stage of a run reads: rows, tokenizer, fingerprints; made on demand and once."""
+
+import logging
+from functools import cached_property
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoConfig
+
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data import context_length, tokenize_dataset
+from graceful_forgetting.experiment.arguments import RunArguments
+from graceful_forgetting.experiment.models import ModelArguments, ModelLoader
+from graceful_forgetting.experiment.result import Role
+from graceful_forgetting.experiment.sources import Sources, load_sources
+from graceful_forgetting.fingerprint import fingerprint_model, fingerprint_rows
+from graceful_forgetting.preparation import combine_forget_datasets
+
+logger = logging.getLogger(__name__)
+
+
+class RunInputs:
+    """The data and models of a run.
+
+    Args:
+        run, lwf, model: the recipe.
+
+    Raises:
+        ValueError, FileNotFoundError: an unknown or unreadable source.
+    """
+
+    def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
+        self.max_length = lwf.max_length
+        self.revision = model.model_revision
+        self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
+        self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return self.loader.tokenizer(self.sources.model)
+
+    @cached_property
+    def learning_rows(self) -> Dataset:
+        """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
+        rows = tokenize_dataset(self.sources.learning_train, self.tokenizer, argument="learning_task")
+        rows = rows.select_columns(["input_ids", "labels"])
+        limit = self.max_length
+        longest = max(len(ids) for ids in rows["input_ids"])
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"a learning example has {longest} tokens and max_length={limit} would cut it: raise max_length, or "
+                "shorten the data"
+            )
+        self._check_context(longest)
+        return rows
+
+    def _check_context(self, longest: int) -> None:
+        context = context_length(self.base_config)
+        if context is not None and longest > context:
+            raise ValueError(f"a learning example has {longest} tokens, and the model's context holds {context}")
+
+    @cached_property
+    def base_config(self) -> Any:
+        return AutoConfig.from_pretrained(
+            self.sources.model,
+            revision=self.revision,
+            trust_remote_code=self.loader.trust_remote_code,
+        )
+
+    @cached_property
+    def forgetting_prompts(self) -> Dataset:
+        return combine_forget_datasets({name: source.prompts for name, source in self.sources.forgetting.items()})
+
+    @cached_property
+    def base_fingerprint(self) -> dict[str, Any]:
+        return fingerprint_model(self.loader.base(self.sources.model))
+
+    @cached_property
+    def never_knew_fingerprint(self) -> dict[str, Any] | None:
+        return None if self.sources.never_knew is None else fingerprint_model(self.loader.base(self.sources.never_knew))
+
+    @cached_property
+    def data_fingerprints(self) -> dict[str, str]:
+        """Content hashes of the rows of every data set, by name."""
+        named = {"learning_train": self.sources.learning_train, "forgetting_prompts": self.forgetting_prompts}
+        if self.sources.learning_test is not None:
+            named["learning_test"] = self.sources.learning_test
+        for name, source in self.sources.forgetting.items():
+            if source.test is not None:
+                named[f"{name}_test"] = source.test
+        return {name: fingerprint_rows(rows, rows.column_names) for name, rows in named.items()}
+
+    @cached_property
+    def test_sets(self) -> dict[str, tuple[Dataset, Role, Any]]:
+        """Test rows, role and task by name, for every task with answers.
+
+        A task that is learned and forgotten at once is tested under two names.
+        """
+        sets: dict[str, tuple[Dataset, Role, Any]] = {}
+        if self.sources.learning_test is not None:
+            sets[self.sources.learning_name] = (
+                self.sources.learning_test,
+                "learning",
+                self.sources.learning_task,
+            )
+        for name, source in self.sources.forgetting.items():
+            if source.test is not None:
+                sets[name if name not in sets else f"{name} (forgetting)"] = (
+                    source.test,
+                    "forgetting",
+                    source.task,
+                )
+        if not sets:
+            logger.warning("No task of this run has test rows with answers: nothing is evaluated")
+        return sets
