@@ -350,6 +350,11 @@ class LWFConfig(SFTConfig):
         _require(self.unlearn_max_grad_norm >= 0, "unlearn_max_grad_norm", self.unlearn_max_grad_norm, "0 or more")
         for name in ("per_device_unlearn_batch_size", "unlearn_gradient_accumulation_steps"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.unlearn_every > 0 and self.unlearn_lr_scheduler == "follow" and not self.learning_rate > 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} leaves unlearn_lr_scheduler='follow' nothing to follow: set it "
+                "above 0, or use unlearn_lr_scheduler='constant' with an unlearn_learning_rate"
+            )
         if self.unlearn_every > 0 and self.fp16:
             raise ValueError(
                 "fp16=True is not supported together with unlearning: the loss scaler would be shared by two "

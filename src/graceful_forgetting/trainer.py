@@ -198,13 +198,7 @@ class LWFTrainer(PlainTrainer):
                 self.accelerator.backward(objective.sum() / rows)
             loss_sum += self._mean_over_processes(losses.detach().sum())
             active_sum += self._mean_over_processes(updates.active(losses.detach()).float().sum())
-        if not math.isfinite(loss_sum):
-            model.zero_grad()
-            raise NonFiniteLossError(
-                f"the unlearning loss is {loss_sum} before learning update {self.state.global_step + 1} (unlearning "
-                f"update {updates.count + 1}); checkpoints saved so far are intact. Lower unlearn_learning_rate "
-                f"({updates.peak_learning_rate:g}), or use unlearn_objective='bounded_ascent'"
-            )
+        self._require_finite("loss", loss_sum)
         grad_norm = self._step(updates) if active_sum > 0 else 0.0
         model.zero_grad()
         updates.count += 1
@@ -215,9 +209,20 @@ class LWFTrainer(PlainTrainer):
             scale = self._get_learning_rate() / self.args.learning_rate
             for group in updates.optimizer.param_groups:
                 group["lr"] = updates.peak_learning_rate * scale
-        norm = torch.nn.utils.clip_grad_norm_(updates.parameters, self.args.unlearn_max_grad_norm or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(updates.parameters, self.args.unlearn_max_grad_norm or math.inf).item()
+        self._require_finite("gradient norm", norm)
         updates.optimizer.step()
-        return norm.item()
+        return norm
+
+    def _require_finite(self, what: str, value: float) -> None:
+        assert self._updates is not None
+        if not math.isfinite(value):
+            self.model_wrapped.zero_grad()
+            raise NonFiniteLossError(
+                f"the unlearning {what} is {value} before learning update {self.state.global_step + 1} (unlearning "
+                f"update {self._updates.count + 1}); checkpoints saved so far are intact. Lower unlearn_learning_rate "
+                f"({self._updates.peak_learning_rate:g}), or use unlearn_objective='bounded_ascent'"
+            )
 
     def _sample_losses(self, model: nn.Module, rows: list[dict[str, Any]]) -> Tensor:
         """L(x) of each row, shape (batch,), from the per-token log-probabilities of TRL's fused head."""

@@ -38,6 +38,7 @@ def build(tmp_path, make_model, tokenizer, learning, forgetting):
         ("unlearn_objective", "npo", "unlearn_objective='npo' .*bounded_ascent, gradient_ascent"),
         ("unlearn_lr_scheduler", "cosine", "unlearn_lr_scheduler='cosine' .*follow, constant"),
         ("unlearn_learning_rate", 0.0, "unlearn_learning_rate=0.0 .*above 0"),
+        ("learning_rate", 0.0, "learning_rate=0.0 leaves unlearn_lr_scheduler='follow' nothing to follow"),
         ("unlearn_loss_cap", 0.0, "unlearn_loss_cap=0.0 .*above 0"),
         ("guard_margin", -1.0, "guard_margin=-1.0 .*above 0"),
         ("unlearn_max_grad_norm", -1.0, "unlearn_max_grad_norm=-1.0"),
