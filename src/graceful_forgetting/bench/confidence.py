@@ -1,5 +1,6 @@
 """`graceful bench confidence`: time, memory and error of the scoring engine against its alternatives, in one run."""
 
+import gc
 import logging
 import multiprocessing
 import platform
@@ -123,6 +124,10 @@ def _measure(setting: Setting, methods: Sequence[str], repetitions: int) -> list
         rows[name].update(
             seconds=middle, quartiles=[lower, upper], ratio=statistics.median(ratios), all_seconds=measured
         )
+    # The engines end with their runs: here, and not when the collector happens to come by inside a peer's transform,
+    # where a model's flags cannot be set back.
+    runs.clear()
+    gc.collect()
     return list(rows.values())
 
 
