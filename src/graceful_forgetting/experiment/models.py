@@ -88,7 +88,7 @@ class ModelLoader:
             trust_remote_code=self.trust_remote_code,
         ).to(self.device)
         if self.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and model.num_parameters() < SMALL_MODEL:
-            # Operations this short gain nothing from a second thread, and wait for it at length on a busy machine.
+            # Operations this short gain little from a second thread, and wait for it at length on a busy machine.
             torch.set_num_threads(1)
         return model
 
