@@ -21,8 +21,8 @@ from graceful_forgetting.artifacts import atomic_file
 from graceful_forgetting.confidence.diagnosis import not_finite
 from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, draw_targets
+from graceful_forgetting.confidence.reducers import SquaredGradients
 from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
-from graceful_forgetting.confidence.rules import as_matrix
 from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.config import PosteriorConfig
 from graceful_forgetting.data import IGNORE_INDEX
@@ -218,35 +218,12 @@ def _one_label(model: PreTrainedModel, batch: dict[str, Tensor], units: list[_Un
     return (probability / counted.double() ** 2).float()
 
 
-class _Sums:
-    """Reducer: Σ w_s g_s² over all batches and, for each sample of a batch, w_s ‖g_s‖².
-
-    `totals`: float32, by name, shaped as the parameter; `weights`: (batch,), w of the batch to come; `squares`:
-    (batch,) float64, of the last batch; `traces`: (rows,) float64, Σ of `squares` by row, kept by the caller.
-    """
+class _Sums(SquaredGradients):
+    """Also keeps, in `traces`, (rows,) float64, the squared norms summed by row; filled by the caller."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rows: int) -> None:
-        self.totals = {
-            name: torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
-            for name, parameter in parameters.items()
-        }
+        super().__init__(parameters)
         self.traces = torch.zeros(rows, dtype=torch.float64)
-        self.weights = torch.empty(0)
-        self.squares = torch.empty(0)
-
-    def start(self, batch: int, device: torch.device) -> None:
-        self.squares = torch.zeros(batch, dtype=torch.float64, device=device)
-
-    def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
-        samples = slice(sample, sample + len(block))
-        weighted = block.square_().mul_(self.weights[samples, None, None].to(block))
-        self.squares[samples] += weighted.sum(dim=(1, 2)).to(self.squares)
-        as_matrix(self.totals[name])[row : row + block.shape[1]] += weighted.sum(dim=0)
-
-    def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
-        weighted = values.square() * self.weights.to(values)[samples].unsqueeze(1)
-        self.squares.index_add_(0, samples.to(self.squares.device), weighted.sum(dim=1).to(self.squares))
-        as_matrix(self.totals[name]).index_add_(0, rows, weighted)
 
 
 class _Checkpoint:

@@ -422,7 +422,7 @@ def test_embedding_rule_sums_repeated_rows_before_anything_else(
             for s in range(batch)
         ]
     )
-    samples, indices, values = Rows(ids, delta).merged()
+    samples, indices, values, _ = Rows(ids, delta).merged()
     assert len(set(zip(samples.tolist(), indices.tolist(), strict=True))) == len(samples)
     found = torch.zeros(batch, rows, width)
     found[samples, indices] = values

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,9 +15,21 @@ class Dense:
     left: Tensor
     right: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The sum of several."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([part.left for part in parts], dim=1), torch.cat([part.right for part in parts], dim=1))
+
     def in_float32(self) -> Self:
         """The same; blocks of it cost no conversion each."""
         return type(self)(self.left.float(), self.right.float())
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Rows (batch, n) of the gradients, each sample's own: (batch, n, columns) float32."""
+        chosen = self.left.gather(2, rows.unsqueeze(1).expand(-1, self.left.shape[1], -1))
+        return torch.bmm(chosen.float().mT, self.right.float())
 
     def write_to(self, block: Tensor, samples: slice, rows: slice) -> None:
         """Set `block`, (samples, rows, columns) float32, to that part of the gradients."""
@@ -50,14 +62,33 @@ class Rows:
         target = (sample * block.shape[1] + ids - rows.start)[inside]
         block.view(-1, block.shape[2]).index_add_(0, target, values[inside].float())
 
-    def merged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of all G_s that occur: sample (n,) and row (n,) of each, values (n, columns) float32."""
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The sum of several."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([part.ids for part in parts], dim=1), torch.cat([part.values for part in parts], dim=1))
+
+    def merged(self) -> "MergedRows":
+        """The rows of all G_s that occur, each once."""
         samples = torch.arange(len(self.ids), device=self.ids.device).unsqueeze(1).expand_as(self.ids)
         stride = int(self.ids.max()) + 1
-        keys, inverse = torch.unique(samples * stride + self.ids, return_inverse=True)
+        keys, index = torch.unique(samples * stride + self.ids, return_inverse=True)
         values = self.values.new_zeros((len(keys), self.values.shape[-1]), dtype=torch.float32)
-        values.index_add_(0, inverse.flatten(), self.values.flatten(0, 1).float())
-        return keys // stride, keys % stride, values
+        values.index_add_(0, index.flatten(), self.values.flatten(0, 1).float())
+        return MergedRows(keys // stride, keys % stride, values, index.flatten())
+
+
+class MergedRows(NamedTuple):
+    """Rows of per-sample gradients that are not 0.
+
+    samples, rows: (n,), values: (n, columns) float32; index: (batch · positions,), where the row of each position is.
+    """
+
+    samples: Tensor
+    rows: Tensor
+    values: Tensor
+    index: Tensor
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ Parameters for which that cannot be done, or whose rule fails the check, take on
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -265,18 +265,34 @@ class PerSampleEngine:
                 self._reducer.sparse(name, *piece)
             return
         sparse = [contribution for contribution in contributions if isinstance(contribution, Rows)]
-        full = [c.in_float32() for c in contributions if isinstance(c, Dense | Direct)]
-        if not full:
-            ids = torch.cat([contribution.ids for contribution in sparse], dim=1)
-            values = torch.cat([contribution.values for contribution in sparse], dim=1)
-            self._reducer.sparse(name, *Rows(ids, values).merged())
+        products = [contribution for contribution in contributions if isinstance(contribution, Dense)]
+        if len(sparse) == len(contributions):
+            merged = Rows.joined(sparse).merged()
+            self._reducer.sparse(name, merged.samples, merged.rows, merged.values)
             return
+        if len(products) + len(sparse) == len(contributions) and self._reduce_product(name, products, sparse):
+            return
+        full = [c.in_float32() for c in contributions if isinstance(c, Dense | Direct)]
         first, *others = full
         for samples, rows, block in self._blocks(name):
             first.write_to(block, samples, rows)
             for contribution in (*others, *sparse):
                 contribution.add_to(block, samples, rows)
             self._reducer.dense(name, samples.start, rows.start, block)
+
+    def _reduce_product(self, name: str, products: Sequence[Dense], sparse: Sequence[Rows]) -> bool:
+        """Reduce gradients by their factors, and the rows that look-ups add (of tied embeddings); False if refused."""
+        product = Dense.joined(products)
+        if not self._reducer.product(name, product.left, product.right):
+            return False
+        if sparse:
+            looked_up = Rows.joined(sparse)
+            rows = looked_up.merged()
+            # A row that occurs at several positions is the same at each.
+            taken = torch.empty_like(rows.values)
+            taken[rows.index] = product.at(looked_up.ids).flatten(0, 1)
+            self._reducer.sparse(name, rows.samples, rows.rows, rows.values, taken)
+        return True
 
     def _block_limits(self, name: str) -> tuple[int, int]:
         return _CPU_BLOCK if self._parameters[name].device.type == "cpu" else _DEVICE_BLOCK

@@ -3,12 +3,12 @@
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graceful_forgetting.data import IGNORE_INDEX
 
@@ -49,10 +49,56 @@ def mean_nll(logits: Tensor, targets: Tensor) -> Tensor:
         logits: (batch, positions, vocabulary).
         targets: (batch, positions), the token that follows each position.
     """
-    nll = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    ).view(targets.shape)
+    nll = _TokenNll.apply(logits.flatten(0, 1), targets.flatten()).view(targets.shape)
     return nll.sum(dim=1) / (targets != IGNORE_INDEX).sum(dim=1)
+
+
+# Logits that are worked on at once: few enough to stay in a CPU's cache, many enough for a device.
+_CPU_LOGITS, _DEVICE_LOGITS = 2**18, 2**26
+
+
+class _TokenNll(torch.autograd.Function):
+    """Negative log-likelihood of each target in float32, 0 where it is -100.
+
+    As `torch.nn.functional.cross_entropy`, some positions at a time: of the size of all logits it makes their gradient
+    and nothing else, where three such tensors (and a fourth for bfloat16) cost more than the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        normaliser = logits.new_empty(len(logits), dtype=torch.float32)
+        picked = logits.new_empty(len(logits), dtype=torch.float32)
+        for part in _parts(logits):
+            own = logits[part].float()
+            torch.logsumexp(own, dim=1, out=normaliser[part])
+            picked[part] = own.gather(1, targets[part].clamp(min=0).unsqueeze(1)).squeeze(1)
+        ctx.save_for_backward(logits, targets, normaliser)
+        return torch.where(targets == IGNORE_INDEX, 0.0, normaliser - picked)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, targets, normaliser = ctx.saved_tensors
+        counted = targets != IGNORE_INDEX
+        weight = torch.where(counted, gradients[0], 0.0).unsqueeze(1)
+        every_counts = bool(counted.all())
+        result = torch.empty_like(logits)
+        for part in _parts(logits):
+            # p − 1 at the target, p elsewhere.
+            own = result[part] if result.dtype == torch.float32 else torch.empty_like(result[part], dtype=torch.float32)
+            torch.sub(logits[part], normaliser[part].unsqueeze(1), out=own).exp_()
+            own.scatter_add_(1, targets[part].clamp(min=0).unsqueeze(1), own.new_full((len(own), 1), -1.0))
+            own.mul_(weight[part])
+            if not every_counts:
+                # Not 0 · NaN: a position that does not count has no gradient.
+                own.masked_fill_(~counted[part].unsqueeze(1), 0.0)
+            if own.dtype != result.dtype:
+                result[part] = own
+        return result, None
+
+
+def _parts(logits: Tensor) -> list[slice]:
+    step = max(1, (_CPU_LOGITS if logits.device.type == "cpu" else _DEVICE_LOGITS) // logits.shape[1])
+    return [slice(start, start + step) for start in range(0, len(logits), step)]
 
 
 @torch.no_grad()
@@ -73,13 +119,33 @@ def draw_targets(logits: Tensor, targets: Tensor, indices: Sequence[int], seed: 
     drawn = targets.clone()
     for row, index in enumerate(indices):
         counted = targets[row] != IGNORE_INDEX
-        # Cumulated in float64: float32 loses the tail of a large vocabulary.
-        cumulated = logits[row, counted].double().softmax(dim=-1).cumsum(dim=-1)
-        uniform = torch.from_numpy(_row_generator(seed, index).random(len(cumulated))).to(cumulated.device)
-        threshold = (uniform * cumulated[:, -1]).unsqueeze(1)
-        tokens = torch.searchsorted(cumulated, threshold, right=True).squeeze(1)
-        drawn[row, counted] = tokens.clamp(max=logits.shape[-1] - 1)
+        chosen = logits[row] if bool(counted.all()) else logits[row, counted]
+        uniform = torch.from_numpy(_row_generator(seed, index).random(len(chosen))).to(chosen.device)
+        drawn[row, counted] = _inverse_cumulative(chosen.float(), uniform)
     return drawn
+
+
+# Probabilities that are summed before they are cumulated.
+_RUN = 64
+
+
+def _inverse_cumulative(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes `uniform`, (n,), of logits (n, vocabulary) float32.
+
+    Cumulated in float64, as float32 loses the tail of a large vocabulary; first over runs of tokens, then within the
+    run that is hit, so that few numbers are.
+    """
+    weights = (logits - logits.amax(dim=1, keepdim=True)).exp_()
+    weights = nn.functional.pad(weights, (0, -weights.shape[1] % _RUN)).view(len(logits), -1, _RUN)
+    sums = weights.sum(dim=2, dtype=torch.float64)
+    cumulated = sums.cumsum(dim=1)
+    threshold = (uniform * cumulated[:, -1]).unsqueeze(1)
+    run = torch.searchsorted(cumulated, threshold, right=True).clamp(max=sums.shape[1] - 1)
+    rest = threshold - (cumulated.gather(1, run) - sums.gather(1, run))
+    every = torch.arange(len(logits), device=logits.device)
+    within = weights[every, run.squeeze(1)].double().cumsum(dim=1)
+    token = run * _RUN + torch.searchsorted(within, rest, right=True).clamp(max=_RUN - 1)
+    return token.squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
 def _row_generator(seed: int, index: int) -> numpy.random.Generator:

@@ -56,7 +56,7 @@ class GradientMeasurement:
         self._model, self._rows, self._weights, self._config = model, rows, weights, config
         self._polyak = config.step_size_rule == "polyak"
         self._engine = PerSampleEngine(model, weights.names, strict=config.strict)
-        self._terms = None if config.engine == "oracle" else weights.reducer(squared_norm=self._polyak)
+        self._terms = None if config.engine == "oracle" else weights.reducer(norms=self._polyak)
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -74,10 +74,10 @@ class GradientMeasurement:
             return self._one_by_one(indices)
         values = empty(indices)
         values[:, LOSS] = self._engine.run(load_batch(self._rows, indices, self._model.device), self._terms).cpu()
-        values[:, PRODUCT] = self._terms.terms.linear.cpu()
-        values[:, SQUARE] = self._terms.terms.quadratic.cpu()
+        values[:, PRODUCT] = self._terms.linear.cpu()
+        values[:, SQUARE] = self._terms.quadratic.cpu()
         norms = self._terms.norms
-        values[:, STEP] = 1.0 if norms is None else polyak_step(values[:, LOSS], norms.totals.cpu())
+        values[:, STEP] = 1.0 if norms is None else polyak_step(values[:, LOSS], norms.cpu())
         return values
 
     def _one_by_one(self, indices: Sequence[int]) -> Tensor:

@@ -6,7 +6,9 @@ at once than is asked for. Samples do not mix in a causal language model, so row
 L_s alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +123,7 @@ def norm_rule(call: Call) -> tuple[Tensor, Backward]:
     n, c and the rest are free of weight and bias.
 
     n is found as the output at weight 1 less that at weight 0, so that c (0, or 1 in Gemma) and ε need not
-    be known.
+    be known. Where one position shows that there is no rest, and no weight is near −c, a division does.
     """
     module = call.module
     own = {name: parameter.detach() for name, parameter in module.named_parameters(recurse=False)}
@@ -131,17 +133,14 @@ def norm_rule(call: Call) -> tuple[Tensor, Backward]:
     call.require_samples(call.output.shape[:-dims])
     args = tuple(value.detach() if isinstance(value, Tensor) else value for value in call.args)
     kwargs = {name: value.detach() if isinstance(value, Tensor) else value for name, value in call.kwargs.items()}
+    factor = None if len(args) > 1 or kwargs else _norm_factor(module, own, args[0])
+    # Of the two, one is kept.
+    inputs, output = ((args, kwargs), None) if factor is None else (((), {}), call.output.detach())
 
     def normalised() -> Tensor:
-        zeros = {name: torch.zeros_like(value) for name, value in own.items()}
-        ones = {**zeros, "weight": torch.ones_like(own["weight"])}
-        found = functional_call(module, ones, args, kwargs)
-        # A weight of 0 leaves nothing in most: one position tells.
-        if len(args) == 1 and not kwargs:
-            position = args[0].reshape(-1, args[0].shape[-1])[:1]
-            if not functional_call(module, zeros, (position,)).any():
-                return found
-        return found - functional_call(module, zeros, args, kwargs)
+        if factor is None or output is None:
+            return _unit_output(module, own, *inputs)
+        return (output.float() - own["bias"] if "bias" in own else output) / factor
 
     batch, wanted = call.batch, call.wanted
 
@@ -153,3 +152,34 @@ def norm_rule(call: Call) -> tuple[Tensor, Backward]:
             yield name, Direct(gradient.reshape(batch, *as_matrix(own[name]).shape))
 
     return call.output, backward
+
+
+@torch.no_grad()
+def _unit_output(
+    module: nn.Module, own: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Tensor:
+    """A norm's output at weight 1 less that at weight 0, bias 0."""
+    zeros = {name: torch.zeros_like(value) for name, value in own.items()}
+    ones = {**zeros, "weight": torch.ones_like(own["weight"])}
+    return functional_call(module, ones, args, dict(kwargs)) - functional_call(module, zeros, args, dict(kwargs))
+
+
+# c of every norm seen: it is the module's kind that decides it.
+_OFFSETS: WeakKeyDictionary[nn.Module, float | None] = WeakKeyDictionary()
+_SMALL = 1e-2
+
+
+@torch.no_grad()
+def _norm_factor(module: nn.Module, own: Mapping[str, Tensor], activation: Tensor) -> Tensor | None:
+    """c + weight, float32, if the output is that times n, plus the bias, and no element is near 0; else None."""
+    if module not in _OFFSETS:
+        position = activation.reshape(-1, activation.shape[-1])[:1].float()
+        zeros = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in own.items()}
+        shift, unit = functional_call(module, zeros, (position,)), _unit_output(module, zeros, (position,), {})
+        # 0 in most and 1 in Gemma's; anything else is left to the general way.
+        _OFFSETS[module] = next((c for c in (0.0, 1.0) if torch.allclose(shift, c * unit, atol=1e-6)), None)
+    offset = _OFFSETS[module]
+    if offset is None:
+        return None
+    factor = offset + own["weight"].float()
+    return factor if bool(factor.abs().amin() > _SMALL * factor.abs().amax()) else None

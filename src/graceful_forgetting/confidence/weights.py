@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graceful_forgetting.confidence.reducers import ConfidenceTerms, Reducer
+from graceful_forgetting.confidence.reducers import ConfidenceTerms
 from graceful_forgetting.confidence.rules import as_matrix
 from graceful_forgetting.config import WeightsDtype, WeightsPlacement
 from graceful_forgetting.parameters import ParameterValues
@@ -77,15 +77,13 @@ class ConfidenceWeights:
     def _moved(self, name: str, weight: Tensor) -> Tensor:
         return weight.to(self.parameters[name].device, self._dtype)
 
-    def reducer(self, squared_norm: bool = False) -> "GradientTerms":
+    def reducer(self, *, norms: bool = False) -> ConfidenceTerms:
         """A reducer of per-sample gradients to the terms of the confidence."""
         if self._held and self._dtype == torch.float32:
             linear = {name: v for name, (v, _) in self._held.items()}
             quadratic = {name: f for name, (_, f) in self._held.items()}
-            terms: ConfidenceTerms | LayerwiseTerms = ConfidenceTerms(linear, quadratic, self.parameters)
-        else:
-            terms = LayerwiseTerms(self)
-        return GradientTerms(terms, SquaredNorms() if squared_norm else None)
+            return ConfidenceTerms(linear, quadratic, self.parameters, norms=norms)
+        return LayerwiseTerms(self, norms=norms)
 
     def side(self, index: int) -> "Mapping[str, Tensor]":
         """V (index 0) or F (index 1) by name, as CPU tensors made when asked for."""
@@ -106,77 +104,27 @@ class _Side(Mapping[str, Tensor]):
         return len(self._weights.names)
 
 
-class LayerwiseTerms:
-    """⟨V, g⟩ and Σ F g² of every sample of a batch, with V and F of one parameter at a time, in float32.
+class LayerwiseTerms(ConfidenceTerms):
+    """As `ConfidenceTerms`, for weights that are not held as float32: those of one parameter at a time are.
 
-    As `ConfidenceTerms`, for weights that are not held as float32. A look-up table is read at the rows that
-    occur only.
+    A look-up table is read at the rows that occur only.
     """
 
-    def __init__(self, weights: ConfidenceWeights) -> None:
-        self._weights = weights
+    def __init__(self, weights: ConfidenceWeights, *, norms: bool = False) -> None:
+        super().__init__({}, {}, weights.parameters, norms=norms)
+        self._source = weights
         self._name: str | None = None
-        self._pair: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
-        self.linear = torch.empty(0)
-        self.quadratic = torch.empty(0)
+        self._current: tuple[Tensor, ...] = ()
 
     def start(self, batch: int, device: torch.device) -> None:
-        self._name = None
-        self.linear = torch.zeros(batch, dtype=torch.float64, device=device)
-        self.quadratic = torch.zeros(batch, dtype=torch.float64, device=device)
+        super().start(batch, device)
+        self._name, self._current = None, ()
 
-    def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
+    def _pair(self, name: str) -> tuple[Tensor, ...]:
         if name != self._name:
-            # The last ones go before the next are made.
-            self._pair = (torch.empty(0), torch.empty(0))
-            v, f = self._weights.pair(name)
-            self._name, self._pair = name, (as_matrix(v).float(), as_matrix(f).float())
-        v, f = (weight[row : row + block.shape[1]] for weight in self._pair)
-        samples = slice(sample, sample + len(block))
-        self.linear[samples] += (block * v).sum(dim=(1, 2), dtype=torch.float64).to(self.linear)
-        self.quadratic[samples] += block.square_().mul_(f).sum(dim=(1, 2)).to(self.quadratic)
+            self._current = ()  # the last ones go before the next are made
+            self._name, self._current = name, tuple(as_matrix(weight).float() for weight in self._source.pair(name))
+        return self._current
 
-    def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
-        v, f = (weight.float() for weight in self._weights.rows(name, rows))
-        samples = samples.to(self.linear.device)
-        for total, products in ((self.linear, values * v), (self.quadratic, values.square() * f)):
-            total.index_add_(0, samples, products.sum(dim=1).to(total))
-
-
-class SquaredNorms:
-    """‖g‖² of every sample of a batch, in `totals`, (batch,) float64."""
-
-    def __init__(self) -> None:
-        self.totals = torch.empty(0)
-
-    def start(self, batch: int, device: torch.device) -> None:
-        self.totals = torch.zeros(batch, dtype=torch.float64, device=device)
-
-    def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:  # noqa: ARG002
-        norms = torch.linalg.vector_norm(block.flatten(1), dim=1)
-        self.totals[sample : sample + len(block)] += norms.to(self.totals).square()
-
-    def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:  # noqa: ARG002
-        squares = values.square().sum(dim=1)
-        self.totals.index_add_(0, samples.to(self.totals.device), squares.to(self.totals))
-
-
-class GradientTerms:
-    """Hands gradients to `terms` and, where Polyak's step needs it, to `norms`."""
-
-    def __init__(self, terms: ConfidenceTerms | LayerwiseTerms, norms: SquaredNorms | None) -> None:
-        self.terms, self.norms = terms, norms
-        # The norm comes first: a block is the reducer's to overwrite.
-        self._parts: tuple[Reducer, ...] = (terms,) if norms is None else (norms, terms)
-
-    def start(self, batch: int, device: torch.device) -> None:
-        for part in self._parts:
-            part.start(batch, device)
-
-    def dense(self, name: str, sample: int, row: int, block: Tensor) -> None:
-        for part in self._parts:
-            part.dense(name, sample, row, block)
-
-    def sparse(self, name: str, samples: Tensor, rows: Tensor, values: Tensor) -> None:
-        for part in self._parts:
-            part.sparse(name, samples, rows, values)
+    def _pair_rows(self, name: str, rows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(weight.float() for weight in self._source.rows(name, rows))

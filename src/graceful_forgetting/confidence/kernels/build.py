@@ -1,0 +1,84 @@
+"""Compiling the CPU kernel, once a machine, and loading it."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("tiles.c")
+# Tried in this order: Apple's compiler has no OpenMP of its own, and some name the processor by -mcpu.
+_FLAGS = (
+    ("-march=native", "-fopenmp"),
+    ("-mcpu=native", "-fopenmp"),
+    ("-march=native",),
+    ("-mcpu=native",),
+)
+_COMMON = ("-O3", "-std=gnu11", "-fPIC", "-shared")
+_SECONDS = 120
+
+
+class NoCompilerError(RuntimeError):
+    """There is no C compiler, or none that compiles the kernel."""
+
+
+def load_library() -> ctypes.CDLL:
+    """The kernel as a shared library, compiled for this processor if that was not done before.
+
+    It is kept in `$XDG_CACHE_HOME/graceful-forgetting` (default: `~/.cache`) under a hash of its source, the compiler
+    and what that knows of the processor, so that machines of several kinds may share a home.
+
+    Raises:
+        NoCompilerError: see there.
+    """
+    compiler = os.environ.get("CC") or next(
+        (found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None
+    )
+    if compiler is None:
+        raise NoCompilerError("no C compiler found (cc, gcc or clang)")
+    failures = []
+    for flags in _FLAGS:
+        command = [*compiler.split(), *_COMMON, *flags]
+        try:
+            return ctypes.CDLL(str(_compiled(command)))
+        except (OSError, subprocess.SubprocessError) as error:
+            failures.append(f"{' '.join(flags)}: {_reason(error)}")
+    raise NoCompilerError(f"{compiler} does not compile {SOURCE.name}: {'; '.join(failures)}")
+
+
+def _compiled(command: list[str]) -> Path:
+    target = _folder() / f"tiles-{_key(command)}.so"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as partial:
+            built = Path(partial) / target.name
+            _run([*command, str(SOURCE), "-o", str(built)])
+            os.replace(built, target)
+    return target
+
+
+def _key(command: list[str]) -> str:
+    """Changes with the source, the compiler, its flags and the processor's features."""
+    macros = _run([*command, "-dM", "-E", "-x", "c", os.devnull])
+    return hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode() + macros).hexdigest()[:20]
+
+
+def _run(command: list[str]) -> bytes:
+    return subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS).stdout
+
+
+def _folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "graceful-forgetting"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return lines[0] if lines else f"exit code {error.returncode}"
+    return str(error)

@@ -1,0 +1,107 @@
+"""The CPU kernel: `tiles.c` behind tensors."""
+
+import ctypes
+import functools
+import logging
+import os
+
+import torch
+from torch import Tensor
+
+from graceful_forgetting.confidence.kernels.build import NoCompilerError, load_library
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "GRACEFUL_CPU_KERNEL"
+
+
+class _Factors(ctypes.Structure):
+    """`Factors` of tiles.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("samples", "positions", "rows", "columns")),
+        *((name, ctypes.c_void_p) for name in ("left", "right")),
+        *((name, ctypes.c_int64) for name in ("left_sample", "left_position", "right_sample", "right_position")),
+    )
+
+
+class TileKernel:
+    """Reduces per-sample gradients G_s = Σ_t left[s, t] right[s, t]ᵀ without forming more than a tile of one.
+
+    All tensors are on the CPU; left is (batch, positions, rows), right (batch, positions, columns). Products are
+    float32, sums beyond a tile float64; results do not depend on the number of threads, nor a sample's on the others.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.graceful_scratch.restype = ctypes.c_int64
+        # Kept from call to call: memory fresh from the system costs more than what is written to it.
+        self._memory = torch.empty(0, dtype=torch.float64)
+
+    def terms(
+        self, left: Tensor, right: Tensor, v: Tensor, f: Tensor, *, norms: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Σ V G_s, Σ F G_s² and, if asked for, Σ G_s², each (batch,) float64; V and F: (rows, columns) float32."""
+        linear, quadratic, norm = (left.new_empty(len(left), dtype=torch.float64) for _ in range(3))
+        v, f = v.contiguous(), f.contiguous()
+        self._call(self._library.graceful_terms, left, right, v, f, linear, quadratic, norm if norms else None)
+        return linear, quadratic, norm if norms else None
+
+    def add_squares(self, left: Tensor, right: Tensor, weights: Tensor, totals: Tensor) -> Tensor:
+        """Add Σ_s w_s G_s² to `totals`, (rows, columns) float32, contiguous; returns w_s Σ G_s², (batch,) float64."""
+        squares = left.new_empty(len(left), dtype=torch.float64)
+        self._call(self._library.graceful_squares, left, right, weights.float().contiguous(), totals, squares)
+        return squares
+
+    def _call(self, function: "ctypes._NamedFuncPointer", left: Tensor, right: Tensor, *others: Tensor | None) -> None:
+        left, right = (_rows_contiguous(factor) for factor in (left, right))
+        (samples, positions, rows), columns = left.shape, right.shape[2]
+        factors = _Factors(
+            *(samples, positions, rows, columns, left.data_ptr(), right.data_ptr()),
+            *(left.stride(0), left.stride(1), right.stride(0), right.stride(1)),
+        )
+        threads = torch.get_num_threads()
+        needed = self._library.graceful_scratch(ctypes.byref(factors), ctypes.c_int64(threads))
+        if self._memory.nbytes < needed:
+            self._memory = torch.empty(-(-needed // 8), dtype=torch.float64)
+        pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (*others, self._memory)]
+        function(ctypes.byref(factors), *pointers, ctypes.c_int64(threads))
+
+
+def _rows_contiguous(factor: Tensor) -> Tensor:
+    factor = factor.float()
+    return factor if factor.stride(2) == 1 or factor.shape[2] == 1 else factor.contiguous()
+
+
+@functools.cache
+def tile_kernel() -> TileKernel | None:
+    """The kernel, compiled on first use; None, announced once, where that is not possible.
+
+    `GRACEFUL_CPU_KERNEL=0` in the environment turns it off.
+    """
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        kernel = TileKernel(load_library())
+    except NoCompilerError as error:
+        logger.warning("Scoring on the CPU without its compiled kernel, which is slower: %s", error)
+        return None
+    if not _agrees(kernel):
+        logger.warning("Scoring on the CPU without its compiled kernel, which is slower: it computes wrong values here")
+        return None
+    return kernel
+
+
+def _agrees(kernel: TileKernel) -> bool:
+    """Whether the compiled code is right, on sizes that leave rows, columns and vectors over."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(3, 5, 13, generator=generator), torch.randn(3, 5, 83, generator=generator)
+    v, f = torch.randn(13, 83, generator=generator), torch.rand(13, 83, generator=generator)
+    gradients = torch.einsum("btr,btc->brc", left.double(), right.double())
+    squares = gradients.square()
+    expected = ((gradients * v).sum(dim=(1, 2)), (squares * f).sum(dim=(1, 2)), squares.sum(dim=(1, 2)))
+    pairs = [*zip(kernel.terms(left, right, v, f, norms=True), expected, strict=True)]
+    totals = torch.zeros(13, 83)
+    pairs.append((kernel.add_squares(left, right, torch.ones(3), totals), expected[2]))
+    pairs.append((totals.double(), squares.sum(dim=0)))
+    return all(torch.allclose(found, wanted, rtol=1e-4, atol=1e-4) for found, wanted in pairs)
