@@ -54,7 +54,7 @@ def mean_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 # Logits that are worked on at once: few enough to stay in a CPU's cache, many enough for a device.
-_CPU_LOGITS, _DEVICE_LOGITS = 2**18, 2**26
+_CPU_LOGITS, _DEVICE_LOGITS = 2**20, 2**26
 
 
 class _TokenNll(torch.autograd.Function):
