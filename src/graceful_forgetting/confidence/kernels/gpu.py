@@ -1,18 +1,19 @@
 """Reducing G_s = Σ_t left[s, t] right[s, t]ᵀ of every sample s on a GPU; no G_s reaches device memory.
 
-The torch path writes each G_s and reads it back for every operation on it; here a tile of it lives in registers until it
-is reduced (`triton_tiles.py`). What reaches device memory is a number for every sample and tile.
+The torch path writes each G_s and reads it back for every operation on it; here a tile of it lives in registers until
+it is reduced (`triton_tiles.py`). What reaches device memory is a number for every sample and tile.
 
-Numerics. Tiles are accumulated in float32: by bfloat16 or float16 matrix units with float32 accumulators where left and
-right are of such a type, by three TF32 products per float32 product (relative error 2⁻²², as good as float32) where they
-are float32. Elements of a tile are summed in float32, tiles in float64, in an order fixed by shapes, dtypes and the model
-of GPU, without atomics: the same input gives the same bits. For that reason tile sizes come from a table and not from
-timings at run time, which differ from run to run. `benchmarks/gpu_scoring.py --sweep` times others.
+Numerics. Tiles are accumulated in float32: by matrix units of bfloat16 or float16 where left and right are of such a
+type, else by three TF32 products for each float32 product (relative error about 2⁻²², near that of float32). Elements
+of a tile are summed in float32 and tiles in float64, without atomics, in an order fixed by shapes, types and the kind
+of GPU: the same input gives the same bits. That is why tile sizes come from a table and not from timings at run time,
+which differ from run to run; `benchmarks/gpu_tilings.py` compares them.
 """
 
 import functools
 import importlib.util
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,8 +22,8 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 _NATIVE = (torch.float32, torch.bfloat16, torch.float16)
-# Tiles that run one after the other walk down this many rows of tiles, then on to the next column.
-_BAND = 8
+# Consecutive tiles go down this many rows of tiles, then on to the next column.
+BAND = 8
 # What a matrix unit takes at least, in every dimension.
 _LEAST = 16
 
@@ -39,6 +40,10 @@ class Tiling:
     positions: int
     warps: int
     stages: int
+
+    def tiles(self, rows: int, columns: int) -> int:
+        """Number of tiles that cover a weight (rows, columns)."""
+        return -(-rows // self.rows) * -(-columns // self.columns)
 
     def fitted(self, rows: int, columns: int, positions: int) -> "Tiling":
         """The same, no larger than a weight (rows, columns) and a sample of `positions` positions need."""
@@ -76,15 +81,14 @@ def confidence_terms(
         ValueError: shapes that do not match.
     """
     left, right = _operands(left, right)
-    batch, positions, rows, columns = _shape(
-        left, right, linear_weight=linear_weight, quadratic_weight=quadratic_weight
-    )
+    weights = {"linear_weight": linear_weight, "quadratic_weight": quadratic_weight}
+    batch, positions, rows, columns = _shape(left, right, weights)
     if 0 in (batch, positions, rows, columns):
         return left.new_zeros(batch, dtype=torch.float64), left.new_zeros(batch, dtype=torch.float64)
     from graceful_forgetting.confidence.kernels.triton_tiles import confidence_terms_kernel
 
-    tiling = tiling or choose_tiling(left, rows, columns)
-    tiles = -(-rows // tiling.rows) * -(-columns // tiling.columns)
+    tiling = tiling or _chosen(left, rows, columns)
+    tiles = tiling.tiles(rows, columns)
     # A weight of few tiles does not fill the device: its samples are shared out, and V and F read once for each share.
     shares = min(batch, -(-2 * _processors(left.device) // tiles))
     samples_each = -(-batch // shares)
@@ -108,7 +112,7 @@ def confidence_terms(
             ROWS=tiling.rows,
             COLUMNS=tiling.columns,
             POSITIONS=tiling.positions,
-            BAND=_BAND,
+            BAND=BAND,
             PRECISION=_precision(),
             WIDEN=not left.is_cuda,
             num_warps=tiling.warps,
@@ -139,7 +143,7 @@ def add_squares(
         ValueError: shapes that do not match; totals that are not float32 and contiguous.
     """
     left, right = _operands(left, right)
-    batch, positions, rows, columns = _shape(left, right, totals=totals)
+    batch, positions, rows, columns = _shape(left, right, {"totals": totals})
     if totals.dtype != torch.float32 or not totals.is_contiguous():
         raise ValueError(f"totals is {totals.dtype} with strides {totals.stride()}; it must be float32 and contiguous")
     if sample_weights is None:
@@ -150,8 +154,8 @@ def add_squares(
         return left.new_zeros(batch, dtype=torch.float64)
     from graceful_forgetting.confidence.kernels.triton_tiles import add_squares_kernel
 
-    tiling = tiling or choose_tiling(left, rows, columns, one_program_a_tile=True)
-    tiles = -(-rows // tiling.rows) * -(-columns // tiling.columns)
+    tiling = tiling or _chosen(left, rows, columns, at_least=_processors(left.device))
+    tiles = tiling.tiles(rows, columns)
     squares = left.new_empty((batch, tiles), dtype=torch.float32)
     with torch.cuda.device_of(left):
         add_squares_kernel[(tiles,)](
@@ -169,7 +173,7 @@ def add_squares(
             ROWS=tiling.rows,
             COLUMNS=tiling.columns,
             POSITIONS=tiling.positions,
-            BAND=_BAND,
+            BAND=BAND,
             PRECISION=_precision(),
             WIDEN=not left.is_cuda,
             num_warps=tiling.warps,
@@ -178,27 +182,30 @@ def add_squares(
     return squares.sum(dim=1, dtype=torch.float64)
 
 
-def choose_tiling(left: Tensor, rows: int, columns: int, *, one_program_a_tile: bool = False) -> Tiling:
-    """Tile sizes for `left` (batch, positions, rows) and a weight (rows, columns).
+def tiling_for(dtype: torch.dtype, capability: tuple[int, int] | None) -> Tiling:
+    """Tile sizes for operands of `dtype` on NVIDIA GPUs of a compute capability, or on others (None).
 
     Set so that a tile of the gradient and the tiles of V and F fit the registers of the warps that share it: with 128 x
     128 in float32, 192 of 255 registers a thread. A larger tile would read its operands less often, but V and F again
-    for every sample. The table follows from what `ptxas` reports for compute capability 8.0 to 12.0 (no spills; all
-    fit the 99 KiB of shared memory of consumer GPUs), not from timings: nobody has run it on a GPU yet.
-
-    one_program_a_tile: samples cannot be shared out, so that smaller tiles must fill the device.
+    for every sample. The table follows from registers and shared memory as compiled for compute capabilities 8.0 to
+    12.0 (`benchmarks/gpu_tilings.py`), not from timings: it has not been run on a GPU yet.
     """
-    if torch.version.hip is not None:
-        tiling = Tiling(64, 64, 32, warps=4, stages=2)
-    elif left.dtype == torch.float32:
-        tiling = Tiling(64, 64, 32, warps=4, stages=3)
-    else:
-        # Hopper's matrix units, and those of Blackwell's data centre, take their operands from shared memory, of
-        # which there is more.
-        roomy = left.is_cuda and torch.cuda.get_device_capability(left.device)[0] in (9, 10)
-        tiling = Tiling(128, 128, 64 if roomy else 32, warps=8, stages=3)
-    tiles = -(-rows // tiling.rows) * -(-columns // tiling.columns)
-    if one_program_a_tile and tiles < _processors(left.device):
+    if capability is None:
+        return Tiling(64, 64, 32, warps=4, stages=2)
+    if dtype == torch.float32:
+        return Tiling(64, 64, 32, warps=4, stages=3)
+    # Hopper and Blackwell's data centre GPUs have more shared memory, from which their matrix units take operands.
+    return Tiling(128, 128, 64 if capability[0] in (9, 10) else 32, warps=8, stages=3)
+
+
+def _chosen(left: Tensor, rows: int, columns: int, *, at_least: int = 1) -> Tiling:
+    """Tile sizes for `left` (batch, positions, rows) and a weight (rows, columns).
+
+    at_least: tiles that there should be, at the price of smaller ones, as no two programs can share a tile.
+    """
+    nvidia = left.is_cuda and torch.version.hip is None
+    tiling = tiling_for(left.dtype, torch.cuda.get_device_capability(left.device) if nvidia else None)
+    if tiling.tiles(rows, columns) < at_least:
         tiling = replace(tiling, rows=64, columns=64)
     return tiling.fitted(rows, columns, left.shape[1])
 
@@ -211,17 +218,18 @@ def _runs(index: int) -> bool:
     if importlib.util.find_spec("triton") is None:
         logger.warning("triton is not installed: per-sample gradients take the slower torch path on %s", device)
         return False
-    left, right, weight = torch.ones(2, 3, 5, device=device), torch.ones(2, 3, 7, device=device), torch.ones(5, 7)
+    left, right, weight = (torch.ones(shape, device=device) for shape in ((2, 3, 5), (2, 3, 7), (5, 7)))
     try:
-        terms = confidence_terms(left, right, weight.to(device), weight.to(device))
-        squares = add_squares(left, right, weight.to(device))
+        found = torch.stack([*confidence_terms(left, right, weight, weight), add_squares(left, right, weight)]).cpu()
+        # Every element of the gradients is 3.
+        if not torch.allclose(found.float(), torch.tensor([[3.0], [9.0], [9.0]]) * 35):
+            raise ArithmeticError(f"wrong sums: {found.tolist()}")
     except Exception as error:  # compilers and drivers fail in many ways; all have the same remedy
         logger.warning(
             "Triton does not work on %s, so per-sample gradients take the slower torch path there: %s", device, error
         )
         return False
-    expected = torch.tensor([3.0 * 35, 9.0 * 35, 9.0 * 35])
-    return bool(torch.allclose(torch.stack([*terms, squares]).cpu().float(), expected.unsqueeze(1)))
+    return True
 
 
 def _operands(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,7 +238,7 @@ def _operands(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left.float(), right.float()
 
 
-def _shape(left: Tensor, right: Tensor, **weights: Tensor) -> tuple[int, int, int, int]:
+def _shape(left: Tensor, right: Tensor, weights: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
     if left.dim() != 3 or right.dim() != 3 or left.shape[:2] != right.shape[:2]:
         raise ValueError(
             f"left and right have shapes {tuple(left.shape)} and {tuple(right.shape)}; they must be (batch, positions, "

@@ -14,7 +14,7 @@ from graceful_forgetting.confidence.contributions import Dense, Rows
 
 @dataclass(frozen=True)
 class LookedUp:
-    """What E adds, by row that occurs: sample (n,), row (n,), and (n, columns) float32 to the gradient and its square."""
+    """What E adds, by row that occurs: sample and row (n,); (n, columns) float32 to the gradient and to its square."""
 
     samples: Tensor
     rows: Tensor

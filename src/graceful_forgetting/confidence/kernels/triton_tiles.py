@@ -12,7 +12,6 @@ and `*_row` or `*_column` are these strides in elements. Offsets that can pass 2
 import triton
 import triton.language as tl
 
-
 # Numbers that change from batch to batch: not worth a compilation each.
 _VARYING = ["batch", "positions", "samples_each"]
 
@@ -51,7 +50,7 @@ def confidence_terms_kernel(
     f = tl.load(quadratic_weight + row.to(tl.int64) * columns + cells, mask=inside, other=0.0)
     steps = tl.cdiv(positions, POSITIONS)
     gradient = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for step in range(0, tl.minimum(samples_each, batch - first) * steps):
+    for step in range(tl.minimum(samples_each, batch - first) * steps):
         sample = first + step // steps
         gradient = _plus_products(
             gradient,
@@ -109,7 +108,7 @@ def add_squares_kernel(
     total = tl.load(place, mask=inside, other=0.0)
     steps = tl.cdiv(positions, POSITIONS)
     gradient = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for step in range(0, batch * steps):
+    for step in range(batch * steps):
         sample = step // steps
         gradient = _plus_products(
             gradient,
