@@ -212,6 +212,22 @@ def test_not_available_on_a_cpu() -> None:
     assert not gpu.available(torch.device("cpu"))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which Triton works")
+@pytest.mark.parametrize(("capability", "reason"), [((9, 0), "CUDA"), ((7, 5), "(7, 5), which is too old")])
+def test_a_gpu_on_which_triton_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: tuple[int, int], reason: str
+) -> None:
+    """The torch path is taken, and why is said once."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu._runs.cache_clear()
+    for _ in range(2):
+        assert not gpu.available(torch.device("cuda", 0))
+    gpu._runs.cache_clear()
+    (record,) = caplog.records
+    assert "slower torch path on cuda:0" in record.message
+    assert reason in record.message
+
+
 @settings(max_examples=20, deadline=None)
 @given(batch=st.integers(1, 3), length=st.integers(1, 6), height=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_tied_rows_add_to_the_dense_part(batch: int, length: int, height: int, seed: int) -> None:

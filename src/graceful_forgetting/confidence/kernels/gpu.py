@@ -11,10 +11,10 @@ which differ from run to run; `benchmarks/gpu_tilings.py` compares them.
 """
 
 import functools
-import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ _NATIVE = (torch.float32, torch.bfloat16, torch.float16)
 BAND = 8
 # What a matrix unit takes at least, in every dimension.
 _LEAST = 16
+# Of NVIDIA GPUs: the first with matrix units for bfloat16 and TF32. Compiled for older ones the kernels spill.
+_LEAST_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,7 @@ def confidence_terms(
             *left.stride(),
             *right.stride(),
             samples_each,
-            ROWS=tiling.rows,
-            COLUMNS=tiling.columns,
-            POSITIONS=tiling.positions,
-            BAND=BAND,
-            PRECISION=_precision(),
-            WIDEN=not left.is_cuda,
-            num_warps=tiling.warps,
-            num_stages=tiling.stages,
+            **_constants(left, tiling),
         )
     return linear.sum(dim=1, dtype=torch.float64), quadratic.sum(dim=1, dtype=torch.float64)
 
@@ -170,14 +165,7 @@ def add_squares(
             columns,
             *left.stride(),
             *right.stride(),
-            ROWS=tiling.rows,
-            COLUMNS=tiling.columns,
-            POSITIONS=tiling.positions,
-            BAND=BAND,
-            PRECISION=_precision(),
-            WIDEN=not left.is_cuda,
-            num_warps=tiling.warps,
-            num_stages=tiling.stages,
+            **_constants(left, tiling),
         )
     return squares.sum(dim=1, dtype=torch.float64)
 
@@ -213,23 +201,27 @@ def _chosen(left: Tensor, rows: int, columns: int, *, at_least: int = 1) -> Tili
 @functools.cache
 def _runs(index: int) -> bool:
     device = torch.device("cuda", index)
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    if importlib.util.find_spec("triton") is None:
-        logger.warning("triton is not installed: per-sample gradients take the slower torch path on %s", device)
-        return False
-    left, right, weight = (torch.ones(shape, device=device) for shape in ((2, 3, 5), (2, 3, 7), (5, 7)))
     try:
-        found = torch.stack([*confidence_terms(left, right, weight, weight), add_squares(left, right, weight)]).cpu()
-        # Every element of the gradients is 3.
-        if not torch.allclose(found.float(), torch.tensor([[3.0], [9.0], [9.0]]) * 35):
-            raise ArithmeticError(f"wrong sums: {found.tolist()}")
+        _try_out(device)
     except Exception as error:  # compilers and drivers fail in many ways; all have the same remedy
         logger.warning(
-            "Triton does not work on %s, so per-sample gradients take the slower torch path there: %s", device, error
+            "per-sample gradients take the slower torch path on %s, as Triton fails there: %s", device, error
         )
         return False
     return True
+
+
+def _try_out(device: torch.device) -> None:
+    """Run both kernels on gradients whose elements are all 3."""
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+        raise RuntimeError(f"it is of compute capability {torch.cuda.get_device_capability(device)}, which is too old")
+    weight = torch.ones(5, 7, device=device)
+    for dtype in (torch.bfloat16, torch.float32):
+        left, right = (torch.ones(2, 3, size, dtype=dtype, device=device) for size in weight.shape)
+        linear, quadratic = confidence_terms(left, right, weight, weight)
+        squares = add_squares(left, right, torch.zeros_like(weight))
+        if not all(bool((sums == 35 * value).all()) for sums, value in ((linear, 3), (quadratic, 9), (squares, 9))):
+            raise ArithmeticError(f"wrong sums in {dtype}")
 
 
 def _operands(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,9 +249,19 @@ def _weight(weight: Tensor) -> Tensor:
     return weight.contiguous()
 
 
-def _precision() -> str:
-    """How Triton multiplies float32; AMD's matrix units do it directly."""
-    return "tf32x3" if torch.version.hip is None else "ieee"
+def _constants(left: Tensor, tiling: Tiling) -> dict[str, Any]:
+    """What a kernel is compiled for."""
+    return {
+        "ROWS": tiling.rows,
+        "COLUMNS": tiling.columns,
+        "POSITIONS": tiling.positions,
+        "BAND": BAND,
+        # AMD's matrix units multiply float32 directly.
+        "PRECISION": "tf32x3" if torch.version.hip is None else "ieee",
+        "WIDEN": not left.is_cuda,
+        "num_warps": tiling.warps,
+        "num_stages": tiling.stages,
+    }
 
 
 def _processors(device: torch.device) -> int:
