@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from graceful_forgetting.confidence.kernels import gpu
 from graceful_forgetting.confidence.kernels.cpu import tile_kernel
 
 
@@ -25,4 +26,23 @@ class GradientKernel(Protocol):
 
 def gradient_kernel(device: torch.device) -> GradientKernel | None:
     """The kernel for tensors on `device`; None where there is none."""
-    return tile_kernel() if device.type == "cpu" else None
+    if device.type == "cpu":
+        return tile_kernel()
+    return _TRITON if gpu.available(device) else None
+
+
+class _TritonKernel:
+    """`gpu.py` as a `GradientKernel`."""
+
+    def terms(
+        self, left: Tensor, right: Tensor, v: Tensor, f: Tensor, *, norms: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        linear, quadratic = gpu.confidence_terms(left, right, v, f)
+        # Only Polyak's rule asks for it: once more through the product, rather than a third sum in every tile.
+        return linear, quadratic, gpu.confidence_terms(left, right, v, torch.ones_like(f))[1] if norms else None
+
+    def add_squares(self, left: Tensor, right: Tensor, weights: Tensor, totals: Tensor) -> Tensor:
+        return gpu.add_squares(left, right, totals, weights)
+
+
+_TRITON = _TritonKernel()
