@@ -122,7 +122,9 @@ def reduced(reducer: reducers.Reducer, left: Tensor, right: Tensor, looked_up: R
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=st.integers(1, 4), rows=st.integers(1, 30), columns=columns, seed=st.integers(0, 2**31), tied=st.booleans())
+@given(
+    batch=st.integers(1, 4), rows=st.integers(1, 30), columns=columns, seed=st.integers(0, 2**31), tied=st.booleans()
+)
 def test_reducers_agree_with_and_without_the_kernel(
     kernel: TileKernel, batch: int, rows: int, columns: int, seed: int, tied: bool
 ) -> None:
