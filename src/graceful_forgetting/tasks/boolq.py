@@ -1,9 +1,9 @@
 """BoolQ (Clark et al., NAACL 2019, arXiv 1905.10044) as a closed book: yes/no questions, answered without the passage.
 
-    prompt      "Question: does ethanol take more energy make that produces?\\nAnswer:"
-    completion  " no"
-    answer      "no"
-    choices     [" no", " yes"]
+prompt      "Question: does ethanol take more energy make that produces?\\nAnswer:"
+completion  " no"
+answer      "no"
+choices     [" no", " yes"]
 """
 
 import re

@@ -17,6 +17,7 @@ from graceful_forgetting.tasks.sst5 import SST5
 from graceful_forgetting.tasks.task import Task
 from graceful_forgetting.tasks.translation import TATOEBA_DE_EN
 
+SAMPLES = Path(__file__).parent / "samples"
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -100,3 +101,22 @@ def _known_task(name: str) -> Task | None:
 def _suggestion(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name.lower(), known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(repr(other) for other in near)}? " if near else ""
+
+
+def task_table() -> str:
+    """Every known task as a Markdown table; `docs/tasks.md` has it."""
+    lines = [
+        "| task | what it asks | metric | licence | data set on the hub | vendored rows |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in TASKS.values():
+        hub = " ".join((f"`{task.hub_id}`", *task.hub_configs))
+        vendored = "yes" if (SAMPLES / task.folder).is_dir() else "no"
+        lines.append(f"| `{task.name}` | {task.description} | {task.metric} | {task.licence} | {hub} | {vendored} |")
+    for name, family in FAMILIES.items():
+        example = family.make(family.subjects[0])
+        lines.append(
+            f"| `{name}:<subject>` | one of {len(family.subjects)} subjects, such as `{example.name}` "
+            f"| {example.metric} | {example.licence} | `{example.hub_id}` | no |"
+        )
+    return "\n".join(lines)

@@ -1,18 +1,19 @@
 """A task described in a YAML file, without code; `docs/tasks.md` has the keys and examples.
 
-    name: capitals
-    data: capitals/            # a JSONL file, or a folder with train.jsonl and test.jsonl, beside this file
-    columns: [country, capital]
-    prompt: "The capital of {{ country }} is"
-    completion: " {{ capital }}"
-    parse: first_line
-    metric: exact_match
+name: capitals
+data: capitals/            # a JSONL file, or a folder with train.jsonl and test.jsonl, beside this file
+columns: [country, capital]
+prompt: "The capital of {{ country }} is"
+completion: " {{ capital }}"
+parse: first_line
+metric: exact_match
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,12 +42,14 @@ class _File:
         if not path.is_file():
             raise FileNotFoundError(f"no task file at {path.absolute()}")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} must hold keys and values (`prompt: ...`); keys: {', '.join(_KEYS)}")
         self.content = content
+        self.definition = blake2b(text.encode(), digest_size=16).hexdigest()
         self.check_keys(content, _KEYS, "")
 
     def error(self, key: str, fix: str) -> ValueError:
@@ -121,6 +124,7 @@ def file_task(path: str | Path) -> Task:
         metric=metric,
         id_column=id_column,
         language=file.text("language", "en"),
+        definition=file.definition,
         **_origin(file),
     )
 
@@ -264,5 +268,6 @@ def _position(right: Any, options: list[str]) -> int:
     if isinstance(right, str) and len(right) == 1 and right in LETTERS[: len(options)]:
         return LETTERS.index(right)
     raise ValueError(
-        f"correct has the value {right!r}: it must be a number from 0 to {len(options) - 1}, a letter, or one of {options!r}"
+        f"correct has the value {right!r}: it must be a number from 0 to {len(options) - 1}, a letter, or "
+        f"one of {options!r}"
     )

@@ -8,12 +8,11 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from graceful_forgetting.tasks.catalogue import resolve_task
+from graceful_forgetting.tasks.catalogue import SAMPLES, resolve_task
 from graceful_forgetting.tasks.jsonl import files_of_split, read_jsonl, split_files
 from graceful_forgetting.tasks.local import local_task
 from graceful_forgetting.tasks.task import SPLITS, Row, Task
 
-SAMPLES = Path(__file__).parent / "samples"
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 # Where a row stands (for messages), its identifier, the row itself.
@@ -66,6 +65,22 @@ def load_task(
     rows = [_formatted(task, where, identifier, row) for where, identifier, row in located]
     _check_one_form(rows, [where for where, _, _ in located], require_completion)
     return Dataset.from_list(rows)
+
+
+def task_source(task: Task, data_source: str) -> str | Path:
+    """Where `load_task` finds the task for a recipe's `data_source`: 'hub', 'sample', or a folder with one folder a
+    task. A task with files of its own needs none.
+
+    Raises `FileNotFoundError` where `data_source` is neither of these words nor a folder.
+    """
+    if task.path is not None or data_source in ("hub", "sample"):
+        return data_source
+    folder = Path(data_source).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"data_source={data_source!r} is not a folder: use 'hub', 'sample', or a folder with one folder a task"
+        )
+    return folder / task.folder
 
 
 def load_local(

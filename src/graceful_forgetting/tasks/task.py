@@ -71,6 +71,8 @@ class Task:
     """Which rows of the source belong to the task; none = all."""
     id_column: str | None = None
     """Column that identifies a row; none = its position in the source split."""
+    definition: str = ""
+    """Content hash of the file that describes the task, where one does: what it changes is evaluated again."""
     language: str = "en"
     """Of the answers; F1 leaves out the articles of English and German, and splits Chinese into characters."""
 
