@@ -22,6 +22,7 @@ from graceful_forgetting.experiment.general_ability import GeneralAbility
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.models import ModelArguments
 from graceful_forgetting.experiment.provenance import public_settings
+from graceful_forgetting.experiment.result import TaskMetrics
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.experiment.training import arm_args, run_training
 from graceful_forgetting.fingerprint import fingerprint_json
@@ -307,7 +308,7 @@ class Pipeline:
             write_json(folder / "metrics.json", {task_name: asdict(metric) for task_name, metric in metrics.items()})
             write_json(folder / "items.json", {task_name: asdict(item) for task_name, item in items.items()})
             write_json(folder / "general.json", self.general_ability.measure(model, self.inputs.tokenizer))
-            return {f"{task_name}_correct": f"{m.correct}/{m.total}" for task_name, m in metrics.items()}
+            return {task_name: _in_short(metric) for task_name, metric in metrics.items()}
 
         settings = {
             "max_new_tokens": self.run.eval_max_new_tokens,
@@ -358,3 +359,12 @@ class Pipeline:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
         posterior = self.posterior().key if self.needs_posterior else None
         return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior
+
+
+def _in_short(metrics: TaskMetrics) -> str:
+    """One figure for the line that announces an evaluation."""
+    if metrics.correct is not None:
+        return f"{metrics.correct}/{metrics.total} correct"
+    if metrics.choice is not None:
+        return f"{100 * metrics.choice.accuracy_per_byte:.1f} % by likelihood"
+    return f"{metrics.bits_per_byte:.3f} bits per byte"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from graceful_forgetting.tasks.gsm8k import parse_number
-from graceful_forgetting.tasks.multiple_choice import parse_letter
+from graceful_forgetting.tasks.multiple_choice import LETTERS, letter_parser
 from graceful_forgetting.tasks.task import first_line
 
 Parser = Callable[[str], str | None]
@@ -18,7 +18,7 @@ def whole_text(text: str) -> str | None:
 PARSERS: dict[str, Parser] = {
     "exact": whole_text,
     "first_line": first_line,
-    "first_letter": parse_letter,
+    "first_letter": letter_parser(LETTERS),
     "last_number": parse_number,
 }
 

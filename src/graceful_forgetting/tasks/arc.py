@@ -3,7 +3,7 @@
 The form of a row is that of `multiple_choice.py`.
 """
 
-from graceful_forgetting.tasks.multiple_choice import keyed_row, parse_letter
+from graceful_forgetting.tasks.multiple_choice import keyed_row, letter_parser
 from graceful_forgetting.tasks.task import Task
 
 ARC_EASY = Task(
@@ -15,7 +15,7 @@ ARC_EASY = Task(
     splits={"train": "train", "test": "test"},
     columns=("id", "question", "choices", "answerKey"),
     format_row=lambda row: keyed_row(row, "question"),
-    parse_answer=parse_letter,
+    parse_answer=letter_parser("ABCDE"),
     metric="accuracy",
     id_column="id",
 )

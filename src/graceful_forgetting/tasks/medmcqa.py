@@ -9,7 +9,7 @@ The hub's test split has no answers (`cop` = -1): the task's test split is the h
 import re
 from typing import Any
 
-from graceful_forgetting.tasks.multiple_choice import choice_row, parse_letter
+from graceful_forgetting.tasks.multiple_choice import choice_row, letter_parser
 from graceful_forgetting.tasks.task import Row, Task
 
 _OPTIONS = ("opa", "opb", "opc", "opd")
@@ -47,10 +47,7 @@ SUBJECT_KEYS = {subject_key(subject): subject for subject in SUBJECTS}
 
 
 def _format(row: Row) -> dict[str, Any]:
-    try:
-        return choice_row(row["question"], [row[option] for option in _OPTIONS], row["cop"])
-    except ValueError as error:
-        raise ValueError(f"question with opa to opd and cop={row['cop']!r}: {error}") from error
+    return choice_row(row["question"], [row[option] for option in _OPTIONS], row["cop"], "cop")
 
 
 def medmcqa_task(subject: str | None = None, name: str | None = None) -> Task:
@@ -66,7 +63,7 @@ def medmcqa_task(subject: str | None = None, name: str | None = None) -> Task:
         folder=name or "medmcqa",
         columns=("id", "question", *_OPTIONS, "cop", "subject_name"),
         format_row=_format,
-        parse_answer=parse_letter,
+        parse_answer=letter_parser("ABCD"),
         metric="accuracy",
         row_filter=None if full is None else lambda row: row["subject_name"] == full,
         id_column="id",

@@ -11,7 +11,7 @@ that no MMLU score may be reported after training on it. A question that occurs 
 from hashlib import blake2b
 from typing import Any
 
-from graceful_forgetting.tasks.multiple_choice import choice_row, parse_letter
+from graceful_forgetting.tasks.multiple_choice import choice_row, letter_parser
 from graceful_forgetting.tasks.task import Row, Split, Task, text_of
 
 SUBJECTS = (
@@ -78,7 +78,7 @@ _TEST_SHARE = 5
 
 
 def _format(row: Row) -> dict[str, Any]:
-    return choice_row(row["question"], row["choices"], row["answer"])
+    return choice_row(row["question"], row["choices"], row["answer"], "answer")
 
 
 def divide_by_question(row: Row) -> Split:
@@ -98,7 +98,7 @@ def mmlu_task(subject: str) -> Task:
         splits={"train": "dev+validation", "test": "test"},
         columns=_COLUMNS,
         format_row=_format,
-        parse_answer=parse_letter,
+        parse_answer=letter_parser("ABCD"),
         metric="accuracy",
     )
 
@@ -113,6 +113,6 @@ PSYCHOL = Task(
     divide=divide_by_question,
     columns=_COLUMNS,
     format_row=_format,
-    parse_answer=parse_letter,
+    parse_answer=letter_parser("ABCD"),
     metric="accuracy",
 )

@@ -11,21 +11,29 @@ space.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from graceful_forgetting.tasks.task import Row
 
 LETTERS = "ABCDEFGHIJ"
-# A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
-_LEADING = re.compile(r"\s*[(\[*]*([A-J])(?:[.):,\]*]|\s*$|\s*\n)")
-_STATED = re.compile(r"\b(?i:answer)(?:\s+is\b)?:?\s*(?:option\s+)?[(\[*]*([A-J])\b(?!')")
 
 
-def parse_letter(text: str) -> str | None:
-    """The option letter that opens `text` (' B', '(B) ...', 'B. ...'), else the one after 'answer is', else none."""
-    match = _LEADING.match(text) or _STATED.search(text)
-    return match.group(1) if match else None
+@cache
+def letter_parser(letters: str) -> Callable[[str], str | None]:
+    """Reads the option letter, one of `letters` (such as 'ABCD'), that opens a text (' B', '(B) ...', 'B. ...'), else
+    the one after 'answer is', else none.
+    """
+    # A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
+    leading = re.compile(rf"\s*[(\[*]*([{letters}])(?:[.):,\]*]|\s*$|\s*\n)")
+    stated = re.compile(rf"\b(?i:answer)(?:\s+is\b)?:?\s*(?:option\s+)?[(\[*]*([{letters}])\b(?!')")
+
+    def parse(text: str) -> str | None:
+        match = leading.match(text) or stated.search(text)
+        return match.group(1) if match else None
+
+    return parse
 
 
 def lettered(options: Sequence[str]) -> list[str]:
@@ -35,13 +43,14 @@ def lettered(options: Sequence[str]) -> list[str]:
     return [f"{letter}. {_one_line(option)}" for letter, option in zip(LETTERS, options, strict=False)]
 
 
-def choice_row(question: Any, options: Any, right: Any) -> dict[str, Any]:
+def choice_row(question: Any, options: Any, right: Any, right_column: str) -> dict[str, Any]:
     """The question in the form of this module.
 
     Args:
         question: its text.
         options: the texts of all options.
         right: number of the right one, from 0.
+        right_column: the column that it comes from, for messages.
 
     Raises:
         ValueError: something else than that.
@@ -53,7 +62,7 @@ def choice_row(question: Any, options: Any, right: Any) -> dict[str, Any]:
     lines = lettered(options)
     # bool is an int in Python, and JSON's true must not pass for option B.
     if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(lines):
-        raise ValueError(f"{right!r} is not an option number from 0 to {len(lines) - 1}")
+        raise ValueError(f"{right_column}={right!r} is not an option number from 0 to {len(lines) - 1}")
     return {
         "prompt": "\n".join([f"Question: {_one_line(question)}", *lines, "Answer:"]),
         "completion": f" {lines[right]}",
@@ -73,7 +82,7 @@ def keyed_row(row: Row, question_column: str) -> dict[str, Any]:
     labels = list(choices["label"])
     if key not in labels:
         raise ValueError(f"answerKey={key!r} is none of the labels {', '.join(labels)}")
-    return choice_row(row[question_column], choices["text"], labels.index(key))
+    return choice_row(row[question_column], choices["text"], labels.index(key), "answerKey")
 
 
 def _one_line(text: str) -> str:

@@ -4,7 +4,7 @@ The form of a row is that of `multiple_choice.py`; the question may be the begin
 ends.
 """
 
-from graceful_forgetting.tasks.multiple_choice import keyed_row, parse_letter
+from graceful_forgetting.tasks.multiple_choice import keyed_row, letter_parser
 from graceful_forgetting.tasks.task import Task
 
 OPENBOOKQA = Task(
@@ -16,7 +16,7 @@ OPENBOOKQA = Task(
     splits={"train": "train", "test": "test"},
     columns=("id", "question_stem", "choices", "answerKey"),
     format_row=lambda row: keyed_row(row, "question_stem"),
-    parse_answer=parse_letter,
+    parse_answer=letter_parser("ABCD"),
     metric="accuracy",
     id_column="id",
 )

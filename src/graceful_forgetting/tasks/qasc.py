@@ -4,7 +4,7 @@ The form of a row is that of `multiple_choice.py`; the facts that a question was
 test split has no answers: the task's test split is the hub's `validation`.
 """
 
-from graceful_forgetting.tasks.multiple_choice import keyed_row, parse_letter
+from graceful_forgetting.tasks.multiple_choice import keyed_row, letter_parser
 from graceful_forgetting.tasks.task import Task
 
 QASC = Task(
@@ -15,7 +15,7 @@ QASC = Task(
     splits={"train": "train", "test": "validation"},
     columns=("id", "question", "choices", "answerKey"),
     format_row=lambda row: keyed_row(row, "question"),
-    parse_answer=parse_letter,
+    parse_answer=letter_parser("ABCDEFGH"),
     metric="accuracy",
     id_column="id",
 )
