@@ -211,3 +211,24 @@ def test_files_that_are_no_task(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(ValueError, match=r"t\.yaml (is not valid YAML|must hold keys and values)"):
         file_task(path)
+
+
+def test_the_examples_of_the_documentation_are_valid(write, tmp_path: Path) -> None:
+    write(CAPITALS)
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    examples = [block.split("```")[0] for block in page.split("```yaml\n")[1:]]
+    assert len(examples) == 2
+    tasks = []
+    for number, example in enumerate(examples):
+        assert len(example.splitlines()) < 60
+        path = tmp_path / f"example{number}.yaml"
+        path.write_text(example, encoding="utf-8")
+        tasks.append(file_task(path))
+    assert load_task(tasks[0])[0]["completion"] == " Paris"
+    choices = {"label": ["A", "B"], "text": ["bank", "shore"]}
+    assert tasks[1].format_row({"question": "River?", "choices": choices, "answerKey": "B"}) == {
+        "prompt": "Question: River?\nA. bank\nB. shore\nAnswer:",
+        "completion": " B. shore",
+        "answer": "B",
+        "choices": [" A. bank", " B. shore"],
+    }
