@@ -131,3 +131,12 @@ def test_text_is_read_in_windows_that_each_follow_the_first_token(make_model, to
         assert bits == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="not empty"):
         text_bits_per_byte(model, tokenizer, "", window=10, batch_size=2)
+
+
+def test_a_broken_model_is_named_and_its_mode_restored(make_model, tokenizer, learning):
+    model = make_model().train()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"row \d+ has log-likelihood .*not finite"):
+        completion_likelihoods(model, tokenizer, learning, 4)
+    assert model.training

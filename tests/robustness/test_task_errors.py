@@ -162,6 +162,9 @@ def test_field_that_is_not_text(tmp_path: Path) -> None:
         ({"prompt": 3}, "prompt=3 is neither text nor a list"),
         ({"prompt": [{"role": "user"}]}, "is neither text nor a list"),
         ({"prompt": "p", "completion": 3}, "completion=3 is not text, but prompt is"),
+        ({"prompt": "p", "completion": "c", "choices": ["c"]}, "choices=['c'] is not a list of two texts or more"),
+        ({"prompt": "p", "completion": "c", "choices": ["a", "b"]}, "completion='c' is none of choices=['a', 'b']"),
+        ({"prompt": [{"role": "user", "content": "q"}], "choices": ["a", "b"]}, "choices needs a prompt"),
         (
             {"prompt": [{"role": "user", "content": "p"}], "completion": "c"},
             "completion='c' is not a list of turns, but prompt is one",

@@ -52,7 +52,7 @@ def completion_likelihoods(
     the completions' positions alone.
 
     Raises:
-        ValueError: a row without tokens that count.
+        ValueError: a row without tokens that count, or a log-likelihood that is not finite.
     """
     tokenised = tokenize_dataset(rows, processing_class, argument="evaluation rows").to_list()
     pad_token_id = require_pad_token(processing_class)
@@ -67,8 +67,14 @@ def completion_likelihoods(
             for index, row_nats in zip(chosen, nats, strict=True):
                 row = tokenised[index]
                 ends = isinstance(row["completion"], str) and row["labels"][-1] == processing_class.eos_token_id
+                total = math.fsum(row_nats)
+                if not math.isfinite(total):
+                    raise ValueError(
+                        f"{description}: row {index} has log-likelihood {-total}: the model's logits are not finite; "
+                        "check its weights and dtype"
+                    )
                 found[index] = CompletionLikelihood(
-                    nats=math.fsum(row_nats),
+                    nats=total,
                     end_nats=row_nats[-1] if ends else 0.0,
                     tokens=len(row_nats),
                     bytes=len(completion_text(row["completion"]).encode()),

@@ -54,6 +54,8 @@ def _format(row: Row) -> dict[str, Any]:
             f"present: {', '.join(sorted(row)) or 'none'}"
         )
     prompt, completion = row["prompt"], row.get("completion")
+    if row.get("choices") is not None and not isinstance(prompt, str):
+        raise ValueError("choices needs a prompt and a completion that are text, not conversations")
     if _is_conversation(prompt):
         if completion is None:
             return {"prompt": _turns(prompt)}
