@@ -13,10 +13,11 @@ from pathlib import Path
 
 from graceful_forgetting.experiment.result import RunResult
 from graceful_forgetting.experiment.statistics import paired_interval
+from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
-FILES = (DOCS / "log.md", DOCS.parent / "README.md")
+FILES = (DOCS / "log.md", DOCS.parent / "README.md", DOCS / "tasks.md")
 # Result file -> what differs from the demo's recipe.
 VARIANTS = {
     "demo": "highest confidence (the demo)",
@@ -102,7 +103,7 @@ def scorer_cost() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"variants": variants, "effects": effects, "scorer_cost": scorer_cost}
+TABLES = {"variants": variants, "effects": effects, "scorer_cost": scorer_cost, "tasks": task_table}
 
 
 def filled(text: str) -> str:

@@ -106,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repetitions", type=int, default=9)
     bench.add_argument("--threads", type=int, default=2)
     bench.add_argument("--output", default="bench-confidence.json", help="where the numbers go, as JSON")
+    tasks = add("tasks", _tasks, "the known tasks, or their export to lm-evaluation-harness")
+    verbs = tasks.add_subparsers(dest="verb", required=True, metavar="verb")
+    verbs.add_parser("list", help="every known task, its metric, licence and data set on the hub")
+    export = verbs.add_parser("export", help="write tasks as YAML and JSONL of lm-evaluation-harness")
+    export.add_argument("folder", help="new folder, or one of an earlier export")
+    export.add_argument("--tasks", nargs="+", required=True, help="names or paths, as in a recipe")
+    export.add_argument("--data_source", default="hub", help="as in a recipe: hub, sample or a folder")
+    export.add_argument("--limit", type=int, help="test rows of each task, drawn by --seed; unset: all")
+    export.add_argument("--seed", type=int, default=42)
     add("env", _env, "versions and devices, for a bug report")
     return parser
 
@@ -244,6 +253,20 @@ def _world(options: argparse.Namespace, rest: list[str]) -> None:
     build = build_text_model if options.name == "text" else partial(build_world, options.name)
     path = build(options.output_dir, seed=options.seed, overwrite=options.overwrite)
     print(f"written: {path}")
+
+
+def _tasks(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.tasks import export_tasks
+    from graceful_forgetting.tasks.catalogue import task_table
+
+    if options.verb == "list":
+        print(task_table())
+        return
+    for path in export_tasks(
+        options.folder, options.tasks, data_source=options.data_source, limit=options.limit, seed=options.seed
+    ):
+        print(f"written: {path}")
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:

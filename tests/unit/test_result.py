@@ -16,6 +16,7 @@ from graceful_forgetting.experiment.provenance import (
 )
 from graceful_forgetting.experiment.result import (
     SCHEMA_VERSION,
+    ChoiceMetrics,
     GuardResult,
     LogEntry,
     RunResult,
@@ -88,6 +89,27 @@ def test_other_schema_version_is_refused_by_name(complete, version):
     content = complete.to_json() | {"schema_version": version}
     with pytest.raises(ValueError, match=rf"schema_version={version!r}.*reads schema version {SCHEMA_VERSION}"):
         RunResult.from_json(content)
+
+
+def test_version_1_reads_with_what_it_did_not_measure_as_none(complete):
+    content = complete.to_json() | {"schema_version": 1}
+    for run in content["runs"]:
+        del run["neutral_bits_per_byte"], run["lm_eval"]
+        for values in run["metrics"].values():
+            del values["f1"], values["chrf"], values["choice"]
+    assert RunResult.from_json(content) == complete
+    del content["runs"]
+    with pytest.raises(ValueError, match=r"result\.runs is missing"):
+        RunResult.from_json(content)
+
+
+def test_summary_prefers_the_metric_that_the_task_declares():
+    choice = ChoiceMetrics(0.5, 0.6, 0.25, 1 / 3, 0.35 / 0.75)
+    for expected, values in (("f1", {"f1": 0.4}), ("chrf", {"chrf": 30.0}), ("accuracy", {"choice": choice})):
+        assert summarise([training_run("base", None, new=metrics(0.5, **values))]).tasks["new"].metric == expected
+    task = summarise([training_run("base", None, new=metrics(None, choice=choice, bits_per_byte=1.0))]).tasks["new"]
+    assert (task.metric, task.arms["base"].mean) == ("choice_accuracy", choice.adjusted_per_byte)
+    assert task.higher_is_better
 
 
 def test_file_that_is_no_result_is_refused():
@@ -181,7 +203,7 @@ def test_schema_page_names_every_field_and_the_version():
     page = SCHEMA_PAGE.read_text(encoding="utf-8")
     found: set[type] = set()
     dataclasses_below(RunResult, found)
-    assert len(found) == 16
+    assert len(found) == 17
     names = {field.name for cls in found for field in dataclasses.fields(cls)}
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
     assert f"`schema_version` is `{SCHEMA_VERSION}`" in page

@@ -1,19 +1,25 @@
 """Tasks: formats, answer parsing, metrics, the vendored samples and the user's own data."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from graceful_forgetting.tasks import (
     TASKS,
+    AnswerScores,
     available_splits,
     load_local,
     load_task,
     local_task,
+    require_metric,
     resolve_task,
     score_answers,
+    task_source,
 )
+from graceful_forgetting.tasks.catalogue import SAMPLES
+from graceful_forgetting.tasks.metrics import answer_tokens, token_f1
 
 GSM8K, DENTAL = TASKS["gsm8k"], TASKS["dental"]
 
@@ -55,6 +61,7 @@ def test_dental_row_becomes_options_and_letter() -> None:
         ),
         "completion": " B. Candidiasis",
         "answer": "B",
+        "choices": [" A. Lichen planus", " B. Candidiasis", " C. Lupus", " D. Tuberculosis"],
     }
 
 
@@ -108,17 +115,40 @@ def test_dental_parses_the_letter(text: str, answer: str | None) -> None:
     assert DENTAL.parse_answer(text) == answer
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
-@pytest.mark.parametrize(("split", "size"), [("train", 300), ("test", 100)])
-def test_every_sample_row_loads_and_its_own_completion_scores(name: str, split: str, size: int) -> None:
-    dataset = load_task(name, split, source="sample")
-    assert dataset.num_rows == size
-    assert dataset.column_names == ["prompt", "completion", "answer", "row"]
-    assert len(set(dataset["row"])) == size
-    assert score_answers(TASKS[name], list(dataset["completion"]), list(dataset["answer"]))["value"] == 1.0
+SAMPLE_SIZES = {
+    **dict.fromkeys(("gsm8k", "dental", "psychol", "arc_easy", "openbookqa"), (300, 100)),
+    **dict.fromkeys(("boolq_closed_book", "tatoeba_de_en"), (300, 100)),
+    **dict.fromkeys(("xquad:en", "xquad:de", "xquad:zh"), (100, 50)),
+    "qasc": (200, 100),
+}
+GENERATED = ("gsm8k", "tatoeba_de_en", "xquad:en", "xquad:de", "xquad:zh")
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", sorted(SAMPLE_SIZES))
+def test_every_sample_row_loads_and_its_own_completion_scores(name: str) -> None:
+    for split, size in zip(("train", "test"), SAMPLE_SIZES[name], strict=True):
+        dataset = load_task(name, split, source="sample")
+        assert dataset.num_rows == size
+        choices = [] if name in GENERATED else ["choices"]
+        assert dataset.column_names == ["prompt", "completion", "answer", *choices, "row"]
+        assert len(set(dataset["row"])) == size
+        if name == "tatoeba_de_en":
+            pytest.importorskip("sacrebleu", reason="chrF needs the extra eval")
+        scores = score_answers(TASKS[name], list(dataset["completion"]), list(dataset["answer"]))
+        assert scores.value == pytest.approx(100 if name == "tatoeba_de_en" else 1)
+        assert scores.unparsable == 0
+
+
+def test_vendored_rows_stay_small_and_every_folder_is_attributed() -> None:
+    files = list(SAMPLES.rglob("*.jsonl"))
+    assert sum(file.stat().st_size for file in files) < 2_000_000
+    lines = (SAMPLES / "ATTRIBUTION.md").read_text(encoding="utf-8").splitlines()
+    attributed = {name for line in lines if line.startswith("## ") for name in line[3:].split(", ")}
+    assert {str(file.parent.relative_to(SAMPLES)) for file in files} <= attributed
+    assert {str(file.parent.relative_to(SAMPLES)) for file in files} == {TASKS[name].folder for name in SAMPLE_SIZES}
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLE_SIZES))
 def test_sample_splits_share_no_prompt(name: str) -> None:
     train, test = (set(load_task(name, split, source="sample")["prompt"]) for split in ("train", "test"))
     assert not train & test
@@ -127,7 +157,8 @@ def test_sample_splits_share_no_prompt(name: str) -> None:
 def test_dental_sample_has_only_dental_rows_with_hub_ids() -> None:
     row = load_task("dental", "train", source="sample")[0]
     assert row["row"] == "f184a533-98b4-43ad-b1f5-70edc6704d9e"
-    assert row["answer"] in DENTAL.choices
+    assert row["answer"] in "ABCD"
+    assert row["completion"] in row["choices"]
 
 
 def test_limit_draws_the_same_rows_again_and_smaller_draws_are_nested() -> None:
@@ -240,11 +271,195 @@ def test_blank_lines_and_byte_order_mark_are_read(tmp_path: Path) -> None:
 
 def test_score_counts_right_wrong_and_unparsable() -> None:
     scores = score_answers(DENTAL, [" A. x", " B. y", "no idea"], ["A", "C", "D"])
-    assert scores == {
-        "metric": "accuracy",
-        "value": 1 / 3,
-        "num_items": 3,
-        "num_correct": 1,
-        "num_unparsable": 1,
-        "correct": [True, False, False],
+    assert scores == AnswerScores("accuracy", 1 / 3, [1.0, 0.0, 0.0], [True, False, False], unparsable=1)
+    assert scores.num_correct == 1
+
+
+# Presets: rows of the hub's form, written here ------------------------------------------------------------------------
+
+KEYED = {"text": ["sand", "local weather", "forests"], "label": ["1", "2", "3"]}
+
+
+def test_keyed_choices_become_letters_whatever_their_labels() -> None:
+    row = {"id": "x", "question": "Climate is\tdescribed as?", "choices": KEYED, "answerKey": "2"}
+    expected = {
+        "prompt": "Question: Climate is described as?\nA. sand\nB. local weather\nC. forests\nAnswer:",
+        "completion": " B. local weather",
+        "answer": "B",
+        "choices": [" A. sand", " B. local weather", " C. forests"],
     }
+    assert TASKS["arc_easy"].format_row(row) == expected
+    assert TASKS["qasc"].format_row(row) == expected
+    assert TASKS["openbookqa"].format_row({**row, "question_stem": row["question"]}) == expected
+
+
+def test_mmlu_and_psychol_rows() -> None:
+    row = {"question": "Nearsightedness?", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": 3}
+    for task in (resolve_task("mmlu:anatomy"), TASKS["psychol"]):
+        formatted = task.format_row(row)
+        assert formatted["prompt"].endswith("D. d\nAnswer:")
+        assert (formatted["completion"], formatted["answer"]) == (" D. d", "D")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" very negative", "very negative"),
+        ("Negative.", "negative"),
+        ("a very positive one", "very positive"),
+        ("bad\nneutral", None),
+        ("positively", None),
+    ],
+)
+def test_sst5_parses_the_grade(text: str, answer: str | None) -> None:
+    assert TASKS["sst5"].parse_answer(text) == answer
+
+
+def test_sst5_row() -> None:
+    formatted = TASKS["sst5"].format_row({"text": " no movement . ", "label": 4, "label_text": "very positive"})
+    assert formatted["prompt"] == "Review: no movement .\nSentiment:"
+    assert formatted["completion"] == " very positive" == formatted["choices"][4]
+    assert (formatted["answer"], len(formatted["choices"])) == ("very positive", 5)
+
+
+@pytest.mark.parametrize(("text", "answer"), [(" Yes.", "yes"), ("false", "no"), ("yesterday", None), ("", None)])
+def test_boolq_parses_yes_and_no(text: str, answer: str | None) -> None:
+    assert TASKS["boolq_closed_book"].parse_answer(text) == answer
+
+
+def test_boolq_row_is_a_closed_book() -> None:
+    row = {"question": "is water wet", "answer": False, "passage": "Water is ..."}
+    expected = {"prompt": "Question: is water wet?\nAnswer:", "completion": " no", "answer": "no"}
+    assert TASKS["boolq_closed_book"].format_row(row) == {**expected, "choices": [" no", " yes"]}
+
+
+def test_translation_reads_both_forms_of_the_hub() -> None:
+    expected = {"prompt": "German: Tom ist da.\nEnglish:", "completion": " Tom is here.", "answer": "Tom is here."}
+    task = TASKS["tatoeba_de_en"]
+    assert task.format_row({"translation": {"de": "Tom ist da.", "en": "Tom is here."}}) == expected
+    assert task.format_row({"english": "Tom is here.", "non_english": "Tom ist  da."}) == expected
+    assert task.parse_answer(" Tom is here.\nGerman: next") == "Tom is here."
+
+
+def test_xquad_row() -> None:
+    row = {"id": "1", "context": "Berlin is\nbig.", "question": "What?", "answers": {"text": ["Berlin "]}}
+    assert TASKS["xquad:de"].format_row(row) == {
+        "prompt": "Context: Berlin is big.\nQuestion: What?\nAnswer:",
+        "completion": " Berlin",
+        "answer": "Berlin",
+    }
+
+
+def test_our_divisions_put_every_row_of_the_hub_on_one_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset
+
+    questions = [{"question": f"q{i}", "choices": ["a", "b"], "answer": 0} for i in range(50)]
+    asked = []
+
+    def fake_load_dataset(path: str, name: str, *, split: str) -> Dataset:
+        asked.append((name, split))
+        return Dataset.from_list(questions[:30] if name == "high_school_psychology" else questions[20:])
+
+    monkeypatch.setattr("graceful_forgetting.tasks.loading.load_dataset", fake_load_dataset)
+    train, test = (load_task("psychol", split)["prompt"] for split in ("train", "test"))
+    assert len(train) + len(test) == 60
+    assert not set(train) & set(test)
+    assert 3 <= len(set(test)) <= 17
+    assert asked[:2] == [(f"{name}_psychology", "dev+validation+test") for name in ("high_school", "professional")]
+
+
+def test_division_of_xquad_is_that_of_its_vendored_rows() -> None:
+    for language in ("en", "de", "zh"):
+        task = TASKS[f"xquad:{language}"]
+        for split in ("train", "test"):
+            for row in load_task(task, split, source="sample")["row"]:
+                assert task.divide({"id": row}) == split
+
+
+def test_division_of_psychol_is_that_of_its_vendored_rows() -> None:
+    for split in ("train", "test"):
+        for line in (SAMPLES / "psychol" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+            assert TASKS["psychol"].divide(json.loads(line)) == split
+
+
+def test_subjects_by_name(tmp_path: Path) -> None:
+    task = resolve_task("medmcqa:social_preventive_medicine")
+    assert task.row_filter({"subject_name": "Social & Preventive Medicine"})
+    assert not task.row_filter({"subject_name": "Surgery"})
+    assert resolve_task("mmlu:anatomy").hub_configs == ("anatomy",)
+
+
+def test_hub_files_stand_in_for_train_and_test(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "choices": ["a", "b"], "answer": 0} for i in range(3)]
+    folder = tmp_path / "mmlu" / "anatomy"
+    for name, row in zip(("dev", "validation", "test"), rows, strict=True):
+        write_rows(folder / f"{name}.jsonl", [row])
+    task = resolve_task("mmlu:anatomy")
+    source = task_source(task, str(tmp_path))
+    assert available_splits(task, source) == ("train", "test")
+    assert [p.split("\n")[0] for p in load_task(task, "train", source=source)["prompt"]] == [
+        "Question: q0",
+        "Question: q1",
+    ]
+    assert load_task(task, "test", source=source).num_rows == 1
+
+
+def test_one_task_from_a_path_of_its_own(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [DENTAL_ROW])
+    task = resolve_task(f"dental@{path}")
+    assert (task.name, task.path, task.hub_id) == ("dental", path, None)
+    assert list(load_task(task, source="hub")["answer"]) == ["B"]
+
+
+def test_local_multiple_choice(tmp_path: Path) -> None:
+    row = {"prompt": "2 + 2 =", "completion": " 4", "choices": [" 3", " 4"]}
+    path = write_rows(tmp_path / "sums.jsonl", [row])
+    assert load_local(path)[0] == {**row, "answer": "4", "row": "0"}
+
+
+# Metrics --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "answer", "language", "f1"),
+    [
+        ("The Eiffel Tower!", "eiffel tower", "en", 1.0),
+        ("big Eiffel Tower", "Eiffel Tower", "en", 0.8),
+        ("Rome", "Paris", "en", 0.0),
+        ("the", "a", "en", 1.0),
+        ("", "Paris", "en", 0.0),
+        ("der Turm", "Turm", "de", 1.0),
+        ("the Turm", "Turm", "de", 2 / 3),
+        ("复杂性理论", "计算复杂性理论", "zh", 10 / 12),
+        ("计算，理论。", "计算理论", "zh", 1.0),
+    ],
+)
+def test_token_f1(found: str, answer: str, language: str, f1: float) -> None:
+    assert token_f1(answer_tokens(found, language), answer_tokens(answer, language)) == pytest.approx(f1)
+
+
+def test_f1_task_counts_exact_matches_as_well() -> None:
+    scores = score_answers(
+        TASKS["xquad:en"], [" The tower.\nQuestion: x", " red tower", ""], ["tower", "tower", "tower"]
+    )
+    assert scores.correct == [True, False, False]
+    assert scores.scores == pytest.approx([1.0, 2 / 3, 0.0])
+    assert scores.value == pytest.approx(5 / 9)
+    assert scores.unparsable == 1
+
+
+def test_chrf_is_that_of_sacrebleu() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu", reason="chrF needs the extra eval")
+    found, answers = [" Tom is here.\nGerman:", " A cat"], ["Tom was here.", "A dog sleeps"]
+    scores = score_answers(TASKS["tatoeba_de_en"], found, answers)
+    assert scores.value == sacrebleu.corpus_chrf(["Tom is here.", "A cat"], [answers]).score
+    assert scores.scores[0] == sacrebleu.sentence_chrf("Tom is here.", ["Tom was here."]).score
+    assert scores.correct is None
+    assert scores.num_correct is None
+
+
+def test_chrf_without_sacrebleu_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    with pytest.raises(ImportError, match=r"needs sacrebleu.*pip install 'graceful-forgetting\[eval\]'"):
+        require_metric(TASKS["tatoeba_de_en"])
+    require_metric(GSM8K)

@@ -20,7 +20,8 @@ class RunArguments:
     )
     learning_task: str | None = _setting(
         None,
-        "What is learned: a task's name, or the path of your own JSONL file or of a folder with train.jsonl.",
+        "What is learned: a task's name (`graceful tasks list`), <name>@<path of its rows>, a YAML task, or the path "
+        "of your own JSONL file or of a folder with train.jsonl.",
     )
     forgetting_tasks: list[str] | None = field(
         default=None,
@@ -34,6 +35,21 @@ class RunArguments:
     forgetting_limit: int | None = _setting(None, "Prompts used of each forgetting task, drawn by seed; unset: all.")
     eval_limit: int | None = _setting(None, "Test rows used of each task, drawn by seed; unset: all.")
     eval_max_new_tokens: int = _setting(256, "Longest answer generated in the evaluation, in tokens.")
+    eval_generate: bool = _setting(
+        True, "Generate answers in the evaluation; off: likelihoods alone, without accuracy of generated answers."
+    )
+    neutral_text: str | None = _setting(
+        None,
+        "Text that no task is about, of which every model's bits per byte are measured: a file, or 'sample' for the "
+        "8 KB in the package.",
+    )
+    lm_eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks of lm-evaluation-harness on every model: names, YAML files or folders; needs the extra eval."
+        },
+    )
+    lm_eval_limit: int | None = _setting(None, "Documents used of each of lm_eval_tasks; unset: all.")
     # Not `eval_batch_size`, which TrainingArguments has as a property.
     evaluation_batch_size: int = _setting(32, "Answers generated at once in the evaluation.")
     never_knew_model: str | None = _setting(
@@ -52,7 +68,7 @@ class RunArguments:
                 f"world={self.world!r} brings its own learning_task, forgetting_tasks and never_knew_model: "
                 "remove these"
             )
-        for name in ("learning_limit", "forgetting_limit", "eval_limit"):
+        for name in ("learning_limit", "forgetting_limit", "eval_limit", "lm_eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not valid: it must be at least 1, or unset for all")

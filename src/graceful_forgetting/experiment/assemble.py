@@ -19,6 +19,7 @@ from graceful_forgetting.experiment.result import (
     TaskSelection,
     TrainingRunResult,
 )
+from graceful_forgetting.experiment.schema import dataclass_from_plain
 from graceful_forgetting.experiment.stages import Stage
 from graceful_forgetting.experiment.summary import summarise
 from graceful_forgetting.experiment.training import LOG_FILE, UNLEARNING_FILE
@@ -61,7 +62,8 @@ def _title(pipeline: Pipeline) -> str:
 
 
 def _training_run(pipeline: Pipeline, arm: Any, seed: int | None) -> TrainingRunResult:
-    metrics = read_json(pipeline.evaluation(arm, seed).path / "metrics.json")
+    evaluation = pipeline.evaluation(arm, seed).path
+    metrics = read_json(evaluation / "metrics.json")
     unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
     log: list[LogEntry] = []
     if seed is not None:
@@ -72,9 +74,12 @@ def _training_run(pipeline: Pipeline, arm: Any, seed: int | None) -> TrainingRun
         arm=arm,
         seed=seed,
         training_log=log,
-        metrics={task: TaskMetrics(**values) for task, values in metrics.items()},
+        metrics={
+            task: dataclass_from_plain(TaskMetrics, values, f"metrics.{task}") for task, values in metrics.items()
+        },
         unlearn_updates=unlearning["updates"],
         guard=GuardResult(**unlearning["guard"]),
+        **read_json(evaluation / "general.json"),
     )
 
 

@@ -1,30 +1,52 @@
-"""How well a model does a task: answers generated greedily, and the likelihood of the right answer."""
+"""How well a model does a task: answers generated greedily, and the likelihood of the given ones."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-import torch
 from datasets import Dataset
-from tqdm import tqdm
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.data import (
-    IGNORE_INDEX,
-    collate,
-    require_pad_token,
-    sequence_losses,
-    tokenize_dataset,
-    tokenize_prompt,
-)
-from graceful_forgetting.experiment.result import Role, TaskMetrics
+from graceful_forgetting.data import require_pad_token, tokenize_prompt
+from graceful_forgetting.experiment.likelihood import CompletionLikelihood, completion_likelihoods, completion_text
+from graceful_forgetting.experiment.result import ChoiceMetrics, Role, TaskMetrics
 from graceful_forgetting.generation import check_context, generate_completions, stop_token_ids
 from graceful_forgetting.tasks import Task, score_answers
 
 
+@dataclass(frozen=True)
+class TaskItems:
+    """One model's outcome on every row of a test set, in the order of the rows.
+
+    Attributes:
+        row: identifiers, where the rows have them; else positions.
+        generated: the model's answers; none where nothing was generated.
+        correct: whether the generated answer is right; none where answers are not right or wrong.
+        score: 1 or 0, token F1, or chrF of the generated answer (`AnswerScores.scores`).
+        nats: negative log-likelihood of the given completion, EOS included.
+        tokens: its tokens, EOS included.
+        bytes: its length in UTF-8.
+        choice_log_likelihoods: of every option, without EOS, in the order of `choices`; none but for multiple choice.
+        choice_correct: whether the right option has the highest log-likelihood per byte.
+    """
+
+    row: list[str]
+    generated: list[str] | None
+    correct: list[bool] | None
+    score: list[float] | None
+    nats: list[float]
+    tokens: list[int]
+    bytes: list[int]
+    choice_log_likelihoods: list[list[float]] | None
+    choice_correct: list[bool] | None
+
+
 def evaluate_task(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     processing_class: PreTrainedTokenizerBase,
     rows: Dataset,
     role: Role,
@@ -33,45 +55,84 @@ def evaluate_task(
     batch_size: int,
     max_new_tokens: int,
     description: str,
+    generate: bool = True,
 ) -> TaskMetrics:
-    """Accuracy of greedy answers and bits per byte of the given ones.
+    """The metrics of `evaluate_items`, without its items."""
+    return evaluate_items(
+        model,
+        processing_class,
+        rows,
+        role,
+        task,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        description=description,
+        generate=generate,
+    )[0]
+
+
+def evaluate_items(
+    model: PreTrainedModel | PeftModel,
+    processing_class: PreTrainedTokenizerBase,
+    rows: Dataset,
+    role: Role,
+    task: Task | None,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    description: str,
+    generate: bool = True,
+) -> tuple[TaskMetrics, TaskItems]:
+    """Score greedy answers by the task's metric, and the likelihood of the given answers and of all options.
 
     Args:
         model: any causal language model, at the weights to evaluate.
         processing_class: its tokenizer.
-        rows: `prompt`, `completion`, and `answer` where `task` is given.
+        rows: `prompt`, `completion`; `answer` where `task` is given; `choices` for multiple choice.
         role: of the task in the run.
-        task: how answers are read; none: exact match of the stripped text.
+        task: how answers are read and scored; none: exact match of the stripped text.
         batch_size: rows per pass.
         max_new_tokens: longest answer.
         description: label of the progress bar.
+        generate: off: likelihoods alone, and nothing that needs a generated answer.
 
     Raises:
         ValueError: a prompt or row that does not fit into the model's context.
+        ImportError: the task's metric needs a package that is not installed.
     """
-    answers = _generate_answers(model, processing_class, rows, batch_size, max_new_tokens, description)
-    unparsable = 0
-    if task is None:
-        correct = sum(
-            given.strip() == wanted.strip() for given, wanted in zip(answers, rows["completion"], strict=True)
-        )
-    else:
-        score = score_answers(task, answers, rows["answer"])
-        correct, unparsable = score["num_correct"], score["num_unparsable"]
-    bits_per_byte, nll_per_token = answer_likelihood(model, processing_class, rows, batch_size)
-    return TaskMetrics(
-        role=role,
-        accuracy=correct / len(rows),
+    metrics = TaskMetrics(role=role, accuracy=None, correct=None, total=len(rows))
+    generated = correct = score = None
+    if generate:
+        generated = _generate_answers(model, processing_class, rows, batch_size, max_new_tokens, description)
+        correct, score = _score(metrics, task, generated, rows)
+    likelihoods = _likelihoods(model, processing_class, rows, batch_size, description)
+    given = [row[position] for row, position in zip(likelihoods, _right_positions(rows), strict=True)]
+    metrics.bits_per_byte, metrics.nll_per_token = _totals(given)
+    choice_correct = None
+    if "choices" in rows.column_names:
+        choice_correct = _by_likelihood(likelihoods, rows, per_byte=True)
+        metrics.choice = _choice_metrics(likelihoods, rows)
+    items = TaskItems(
+        row=list(rows["row"]) if "row" in rows.column_names else [str(index) for index in range(len(rows))],
+        generated=generated,
         correct=correct,
-        total=len(rows),
-        bits_per_byte=bits_per_byte,
-        nll_per_token=nll_per_token,
-        unparsable=unparsable,
+        score=score,
+        nats=[likelihood.nats for likelihood in given],
+        tokens=[likelihood.tokens for likelihood in given],
+        bytes=[likelihood.bytes for likelihood in given],
+        choice_log_likelihoods=None
+        if choice_correct is None
+        else [[choice.log_likelihood for choice in choices] for choices in likelihoods],
+        choice_correct=choice_correct,
     )
+    return metrics, items
+
+
+# Generated answers ---------------------------------------------------------------------------------------------------
 
 
 def _generate_answers(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     processing_class: PreTrainedTokenizerBase,
     rows: Dataset,
     batch_size: int,
@@ -91,36 +152,90 @@ def _generate_answers(
     return processing_class.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
 
 
+def _score(
+    metrics: TaskMetrics, task: Task | None, generated: Sequence[str], rows: Dataset
+) -> tuple[list[bool] | None, list[float]]:
+    """Fill in what `metrics` says of generated answers; returns right or wrong, and the score, of every item."""
+    if task is None:
+        correct = [
+            given.strip() == completion_text(wanted).strip()
+            for given, wanted in zip(generated, rows["completion"], strict=True)
+        ]
+        metrics.accuracy, metrics.correct, metrics.unparsable = fmean(correct), sum(correct), 0
+        return correct, [float(right) for right in correct]
+    scores = score_answers(task, generated, rows["answer"])
+    metrics.unparsable = scores.unparsable
+    if scores.correct is not None:
+        metrics.accuracy, metrics.correct = fmean(scores.correct), scores.num_correct
+    if scores.metric == "f1":
+        metrics.f1 = scores.value
+    if scores.metric == "chrf":
+        metrics.chrf = scores.value
+    return scores.correct, scores.scores
+
+
+# Likelihood of given answers -----------------------------------------------------------------------------------------
+
+
 def answer_likelihood(
-    model: PreTrainedModel, processing_class: PreTrainedTokenizerBase, rows: Dataset, batch_size: int
+    model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase, rows: Dataset, batch_size: int
 ) -> tuple[float, float]:
     """Bits per UTF-8 byte of the given completions (independent of the tokenizer), and nats per token.
 
     Both are totals over all rows, so long answers weigh more; the EOS token counts as tokens but not as bytes.
     """
-    tokenised = tokenize_dataset(rows, processing_class, argument="evaluation rows")
-    pad_token_id = require_pad_token(processing_class)
-    nats = tokens = 0.0
-    training = model.training
-    model.eval()
-    try:
-        for start in tqdm(range(0, len(rows), batch_size), desc="likelihood", leave=False, disable=None):
-            batch = collate(
-                [tokenised[i] for i in range(start, min(start + batch_size, len(rows)))],
-                pad_token_id,
-                model.device,
-            )
-            labels = batch.pop("labels")
-            with torch.no_grad():
-                losses = sequence_losses(model(**batch, use_cache=False).logits, labels)
-            counts = (labels[:, 1:] != IGNORE_INDEX).sum(dim=1)
-            nats += (losses * counts).sum().item()
-            tokens += counts.sum().item()
-    finally:
-        model.train(training)
-    size = sum(len(_text(completion).encode()) for completion in rows["completion"])
+    return _totals(completion_likelihoods(model, processing_class, rows, batch_size))
+
+
+def _totals(likelihoods: Sequence[CompletionLikelihood]) -> tuple[float, float]:
+    nats = math.fsum(likelihood.nats for likelihood in likelihoods)
+    size = sum(likelihood.bytes for likelihood in likelihoods)
+    tokens = sum(likelihood.tokens for likelihood in likelihoods)
     return nats / math.log(2) / max(size, 1), nats / max(tokens, 1)
 
 
-def _text(completion: str | Sequence[dict[str, Any]]) -> str:
-    return completion if isinstance(completion, str) else "".join(turn["content"] for turn in completion)
+def _likelihoods(
+    model: PreTrainedModel | PeftModel,
+    processing_class: PreTrainedTokenizerBase,
+    rows: Dataset,
+    batch_size: int,
+    description: str,
+) -> list[list[CompletionLikelihood]]:
+    """Of every option of every row; without options, of the completion alone."""
+    rows_of_pairs = [
+        [{"prompt": row["prompt"], "completion": text} for text in row.get("choices") or [row["completion"]]]
+        for row in rows
+    ]
+    pairs: Any = Dataset.from_list([pair for row in rows_of_pairs for pair in row])
+    flat = iter(
+        completion_likelihoods(model, processing_class, pairs, batch_size, description=f"{description}, likelihood")
+    )
+    return [[next(flat) for _ in row] for row in rows_of_pairs]
+
+
+def _right_positions(rows: Dataset) -> list[int]:
+    if "choices" not in rows.column_names:
+        return [0] * len(rows)
+    return [choices.index(completion) for choices, completion in zip(rows["choices"], rows["completion"], strict=True)]
+
+
+def _by_likelihood(likelihoods: Sequence[Sequence[CompletionLikelihood]], rows: Dataset, per_byte: bool) -> list[bool]:
+    """Whether the right option is the likeliest; of equal ones the first counts, as with an arg max."""
+    right = []
+    for choices, position in zip(likelihoods, _right_positions(rows), strict=True):
+        values = [choice.log_likelihood / (choice.bytes if per_byte else 1) for choice in choices]
+        right.append(values.index(max(values)) == position)
+    return right
+
+
+def _choice_metrics(likelihoods: Sequence[Sequence[CompletionLikelihood]], rows: Dataset) -> ChoiceMetrics:
+    accuracy = fmean(_by_likelihood(likelihoods, rows, per_byte=False))
+    per_byte = fmean(_by_likelihood(likelihoods, rows, per_byte=True))
+    chance = fmean(1 / len(choices) for choices in likelihoods)
+    return ChoiceMetrics(
+        accuracy=accuracy,
+        accuracy_per_byte=per_byte,
+        chance=chance,
+        adjusted=(accuracy - chance) / (1 - chance),
+        adjusted_per_byte=(per_byte - chance) / (1 - chance),
+    )

@@ -17,16 +17,19 @@ from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.evaluation import evaluate_task
+from graceful_forgetting.experiment.evaluation import evaluate_items
+from graceful_forgetting.experiment.general_ability import GeneralAbility
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.models import ModelArguments
 from graceful_forgetting.experiment.provenance import public_settings
+from graceful_forgetting.experiment.result import TaskMetrics
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.experiment.training import arm_args, run_training
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
 from graceful_forgetting.selection import select_with_audit
+from graceful_forgetting.tasks import require_metric
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +88,11 @@ class Pipeline:
             raise ValueError(
                 "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0"
             )
+        self.general_ability = GeneralAbility(run)
         self.inputs = RunInputs(run, lwf, model)
+        for _, _, task in self.inputs.test_sets.values():
+            if task is not None and run.eval_generate:
+                require_metric(task)
         self.directory = RunDirectory(lwf.output_dir, force=run.force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
@@ -285,9 +292,9 @@ class Pipeline:
             model = (
                 self.inputs.loader.base(base) if trained is None else self.inputs.loader.finished(base, trained.path)
             )
-            metrics = {}
+            metrics, items = {}, {}
             for task_name, (rows, role, task) in self.inputs.test_sets.items():
-                metrics[task_name] = evaluate_task(
+                metrics[task_name], items[task_name] = evaluate_items(
                     model,
                     self.inputs.tokenizer,
                     rows,
@@ -296,12 +303,21 @@ class Pipeline:
                     batch_size=self.run.evaluation_batch_size,
                     max_new_tokens=self.run.eval_max_new_tokens,
                     description=f"{name}: {task_name}",
+                    generate=self.run.eval_generate,
                 )
             write_json(folder / "metrics.json", {task_name: asdict(metric) for task_name, metric in metrics.items()})
-            return {f"{task_name}_correct": f"{m.correct}/{m.total}" for task_name, m in metrics.items()}
+            write_json(folder / "items.json", {task_name: asdict(item) for task_name, item in items.items()})
+            write_json(folder / "general.json", self.general_ability.measure(model, self.inputs.tokenizer))
+            return {task_name: _in_short(metric) for task_name, metric in metrics.items()}
 
         settings = {
             "max_new_tokens": self.run.eval_max_new_tokens,
+            "generate": self.run.eval_generate,
+            "general_ability": self.general_ability.settings(),
+            "tasks": {
+                task_name: None if task is None else [task.metric, task.definition]
+                for task_name, (_, _, task) in self.inputs.test_sets.items()
+            },
             "fingerprint": self.inputs.base_fingerprint if trained is None else None,
             "data": {k: v for k, v in self.inputs.data_fingerprints.items() if k.endswith("_test")},
         }
@@ -343,3 +359,12 @@ class Pipeline:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
         posterior = self.posterior().key if self.needs_posterior else None
         return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior
+
+
+def _in_short(metrics: TaskMetrics) -> str:
+    """One figure for the line that announces an evaluation."""
+    if metrics.correct is not None:
+        return f"{metrics.correct}/{metrics.total} correct"
+    if metrics.choice is not None:
+        return f"{100 * metrics.choice.accuracy_per_byte:.1f} % by likelihood"
+    return f"{metrics.bits_per_byte:.3f} bits per byte"

@@ -13,11 +13,11 @@ from graceful_forgetting.artifacts import read_json, write_json
 from graceful_forgetting.experiment.schema import dataclass_from_plain
 from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Arm = Literal["base", "plain", "lwf", "never_knew"]
 Role = Literal["learning", "forgetting"]
-Metric = Literal["accuracy", "bits_per_byte", "nll_per_token"]
+Metric = Literal["f1", "chrf", "accuracy", "choice_accuracy", "bits_per_byte", "nll_per_token"]
 
 
 @dataclass
@@ -84,8 +84,27 @@ class LogEntry:
 
 
 @dataclass
+class ChoiceMetrics:
+    """Multiple choice by likelihood, nothing generated: the option with the highest log-likelihood is the answer.
+
+    `accuracy` compares log-likelihoods, `accuracy_per_byte` log-likelihoods per UTF-8 byte; `chance` is the mean of 1 /
+    number of options, and the adjusted values are (accuracy − chance) / (1 − chance): 0 for guessing, 1 for all right.
+    """
+
+    accuracy: float
+    accuracy_per_byte: float
+    chance: float
+    adjusted: float
+    adjusted_per_byte: float
+
+
+@dataclass
 class TaskMetrics:
-    """One model on one task's test set; `unparsable`: outputs without a readable answer, counted as wrong."""
+    """One model on one task's test set; None where not measured.
+
+    `accuracy`, `correct`, `unparsable` (outputs without a readable answer, counted as wrong), `f1` and `chrf` are of
+    generated answers; `choice`, `bits_per_byte` and `nll_per_token` of likelihoods.
+    """
 
     role: Role
     accuracy: float | None
@@ -94,6 +113,9 @@ class TaskMetrics:
     bits_per_byte: float | None = None
     nll_per_token: float | None = None
     unparsable: int | None = None
+    f1: float | None = None
+    chrf: float | None = None
+    choice: ChoiceMetrics | None = None
 
 
 @dataclass
@@ -107,7 +129,11 @@ class GuardResult:
 
 @dataclass
 class TrainingRunResult:
-    """One arm under one seed (None for the base model, which no seed touches); `metrics` is by task."""
+    """One arm under one seed (None for the base model, which no seed touches); `metrics` is by task.
+
+    `neutral_bits_per_byte` is of the neutral text, None without one; `lm_eval` has the numbers of lm-evaluation-harness
+    by its task and metric, empty where none was asked for.
+    """
 
     arm: Arm
     seed: int | None
@@ -115,6 +141,8 @@ class TrainingRunResult:
     metrics: dict[str, TaskMetrics]
     unlearn_updates: int
     guard: GuardResult
+    neutral_bits_per_byte: float | None = None
+    lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -195,7 +223,8 @@ class RunResult:
 
     @classmethod
     def from_json(cls, content: Any, where: str = "result") -> "RunResult":
-        """Read what `to_json` wrote; `where` names the source in errors.
+        """Read what `to_json` wrote; `where` names the source in errors. In a file of version 1, what it did not
+        measure is None.
 
         Raises `ValueError` for another schema version, a missing or unknown field, or a value of the wrong
         type.
@@ -203,10 +232,12 @@ class RunResult:
         if not isinstance(content, dict) or "schema_version" not in content:
             raise ValueError(f"field {where}.schema_version is missing: this is not a result file")
         version = content["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version == 1:
+            content = _from_version_1(content)
+        elif version != SCHEMA_VERSION:
             raise ValueError(
                 f"{where}.schema_version={version!r}: this version of graceful-forgetting reads schema "
-                f"version {SCHEMA_VERSION} only; read the file with the version that wrote it, or run the "
+                f"version {SCHEMA_VERSION} and 1 only; read the file with the version that wrote it, or run the "
                 "experiment again"
             )
         return dataclass_from_plain(cls, content, where)
@@ -220,6 +251,17 @@ class RunResult:
     def load(cls, path: str | Path) -> "RunResult":
         """Read a result file. Raises as `from_json` does, and `FileNotFoundError`."""
         return cls.from_json(read_json(path), str(path))
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """A result of version 1 with the fields that version 2 added, as not measured."""
+    upgraded = {**content, "schema_version": 2}
+    if "runs" in content:
+        upgraded["runs"] = [{"neutral_bits_per_byte": None, "lm_eval": {}, **run} for run in content["runs"]]
+    for run in upgraded.get("runs", []):
+        added = {"f1": None, "chrf": None, "choice": None}
+        run["metrics"] = {task: {**added, **metrics} for task, metrics in run.get("metrics", {}).items()}
+    return upgraded
 
 
 def _finite(value: Any) -> Any:

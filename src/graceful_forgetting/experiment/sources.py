@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.tasks import TASKS, Task, available_splits, load_task, resolve_task
+from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
 from graceful_forgetting.worlds import load_world, world_checkpoint
 
 
@@ -60,7 +60,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     assert arguments.learning_task is not None
     assert arguments.forgetting_tasks is not None
     learning = resolve_task(arguments.learning_task)
-    source = _source_of(learning, arguments.data_source)
+    source = task_source(learning, arguments.data_source)
     forgetting: dict[str, ForgettingSource] = {}
     for name in arguments.forgetting_tasks:
         task = resolve_task(name)
@@ -90,19 +90,8 @@ def check_model_path(argument: str, value: str) -> None:
         raise FileNotFoundError(f"{argument}={value!r} is not a model folder: there is no {path / 'config.json'}")
 
 
-def _source_of(task: Task, data_source: str) -> str | Path:
-    if data_source in ("hub", "sample") or task.name not in TASKS:
-        return data_source
-    folder = Path(data_source).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"data_source={data_source!r} is not a folder: use 'hub', 'sample', or a folder with one folder a task"
-        )
-    return folder / task.name
-
-
 def _test_rows(task: Task, arguments: RunArguments, seed: int) -> Dataset | None:
-    source = _source_of(task, arguments.data_source)
+    source = task_source(task, arguments.data_source)
     if "test" not in available_splits(task, source):
         return None
     rows = load_task(task, "test", source=source, limit=arguments.eval_limit, seed=seed, require_completion=False)
@@ -110,7 +99,7 @@ def _test_rows(task: Task, arguments: RunArguments, seed: int) -> Dataset | None
 
 
 def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> ForgettingSource:
-    source = _source_of(task, arguments.data_source)
+    source = task_source(task, arguments.data_source)
     rows = load_task(
         task, "train", source=source, limit=arguments.forgetting_limit, seed=seed, require_completion=False
     )

@@ -15,16 +15,24 @@ from graceful_forgetting.experiment.result import (
 )
 from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
 
-_HIGHER_IS_BETTER: dict[Metric, bool] = {"accuracy": True, "bits_per_byte": False, "nll_per_token": False}
+# In order of preference. F1 and chrF are measured only for tasks that declare them as their metric.
+_HIGHER_IS_BETTER: dict[Metric, bool] = {
+    "f1": True,
+    "chrf": True,
+    "accuracy": True,
+    "choice_accuracy": True,
+    "bits_per_byte": False,
+    "nll_per_token": False,
+}
 
 
 def summarise(runs: Sequence[TrainingRunResult], confidence: float = 0.95) -> Summary:
     """Mean and spread of every arm on every task, LWF − plain paired by seed, and the gap recovered.
 
-    A task is summarised by accuracy, else bits per byte, else negative log-likelihood per token: the first
-    that every run with that task has. Only seeds that all compared arms share enter a comparison. Raises
-    `ValueError` when an arm has a seed twice, when runs disagree on a task's role, or when they share no
-    metric on a task.
+    A task is summarised by F1 or chrF where that is its metric, else accuracy, else chance-adjusted accuracy by
+    likelihood, else bits per byte, else negative log-likelihood per token: the first that every run with that task
+    has. Only seeds that all compared arms share enter a comparison. Raises `ValueError` when an arm has a seed twice,
+    when runs disagree on a task's role, or when they share no metric on a task.
     """
     seen: set[tuple[str, int | None]] = set()
     for run in runs:
@@ -83,7 +91,10 @@ def _shared_metric(task: str, measured: list[TaskMetrics]) -> Metric:
 
 def _values(metrics: TaskMetrics) -> dict[Metric, float | None]:
     return {
+        "f1": metrics.f1,
+        "chrf": metrics.chrf,
         "accuracy": metrics.accuracy,
+        "choice_accuracy": None if metrics.choice is None else metrics.choice.adjusted_per_byte,
         "bits_per_byte": metrics.bits_per_byte,
         "nll_per_token": metrics.nll_per_token,
     }

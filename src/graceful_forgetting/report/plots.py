@@ -20,7 +20,10 @@ ARM_NAMES: dict[str, str] = {
     "never_knew": "Never knew",
 }
 METRIC_NAMES: dict[str, str] = {
+    "f1": "F1",
+    "chrf": "chrF",
     "accuracy": "accuracy",
+    "choice_accuracy": "chance-adjusted accuracy by likelihood",
     "bits_per_byte": "bits per byte (lower is better)",
     "nll_per_token": "negative log-likelihood per token (lower is better)",
 }

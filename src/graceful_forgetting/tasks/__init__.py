@@ -1,21 +1,29 @@
 """Tasks: public question-answering data and the user's own, as prompt, completion and answer.
 
-A new task is one new file and one entry in `catalogue.py`.
+A new task is one new file and one entry in `catalogue.py`, or a YAML file (`file_task.py`).
 """
 
-from graceful_forgetting.tasks.catalogue import TASKS, resolve_task
-from graceful_forgetting.tasks.loading import available_splits, load_local, load_task
+from graceful_forgetting.tasks.catalogue import FAMILIES, TASKS, resolve_task
+from graceful_forgetting.tasks.export import export_tasks
+from graceful_forgetting.tasks.file_task import file_task
+from graceful_forgetting.tasks.loading import available_splits, load_local, load_task, task_source
 from graceful_forgetting.tasks.local import local_task
-from graceful_forgetting.tasks.metrics import score_answers
+from graceful_forgetting.tasks.metrics import AnswerScores, require_metric, score_answers
 from graceful_forgetting.tasks.task import Task
 
 __all__ = [
+    "FAMILIES",
     "TASKS",
+    "AnswerScores",
     "Task",
     "available_splits",
+    "export_tasks",
+    "file_task",
     "load_local",
     "load_task",
     "local_task",
+    "require_metric",
     "resolve_task",
     "score_answers",
+    "task_source",
 ]

@@ -1,32 +1,122 @@
 """The known tasks, and how a task name or a path in a recipe is understood."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from graceful_forgetting.tasks import medmcqa, mmlu, xquad
+from graceful_forgetting.tasks.arc import ARC_EASY
+from graceful_forgetting.tasks.boolq import BOOLQ_CLOSED_BOOK
+from graceful_forgetting.tasks.file_task import file_task
 from graceful_forgetting.tasks.gsm8k import GSM8K
 from graceful_forgetting.tasks.local import local_task
-from graceful_forgetting.tasks.medmcqa import DENTAL
+from graceful_forgetting.tasks.openbookqa import OPENBOOKQA
+from graceful_forgetting.tasks.qasc import QASC
+from graceful_forgetting.tasks.sst5 import SST5
 from graceful_forgetting.tasks.task import Task
+from graceful_forgetting.tasks.translation import TATOEBA_DE_EN
 
-TASKS: dict[str, Task] = {task.name: task for task in (GSM8K, DENTAL)}
+SAMPLES = Path(__file__).parent / "samples"
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        GSM8K,
+        QASC,
+        SST5,
+        medmcqa.DENTAL,
+        mmlu.PSYCHOL,
+        TATOEBA_DE_EN,
+        *map(xquad.xquad_task, xquad.LANGUAGES),
+        ARC_EASY,
+        OPENBOOKQA,
+        BOOLQ_CLOSED_BOOK,
+        medmcqa.MEDMCQA,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tasks of one data set by subject, named `<family>:<subject>`."""
+
+    subjects: tuple[str, ...]
+    make: Callable[[str], Task]
+
+
+FAMILIES: dict[str, Family] = {
+    "mmlu": Family(mmlu.SUBJECTS, mmlu.mmlu_task),
+    "medmcqa": Family(tuple(medmcqa.SUBJECT_KEYS), medmcqa.medmcqa_task),
+}
 
 
 def resolve_task(name_or_path: str | Path) -> Task:
-    """The known task of that name, else the user's own data at that path (`local_task`).
+    """A task by name or path:
+
+    - `gsm8k`, `mmlu:anatomy`: a known task;
+    - `dental@data/dental`: a known task, its rows from that JSONL file or folder, in the hub's fields;
+    - `my_task.yaml`: a task described in YAML (`file_task`);
+    - any other path: the user's own data (`local_task`).
 
     A known name wins over a file of the same name; write './gsm8k' for the file. Raises `ValueError` for a
     name that is neither known nor a path, with the nearest known names, and `FileNotFoundError` for a path
     that is not there.
     """
     name = str(name_or_path)
-    if name in TASKS:
-        return TASKS[name]
+    known = _known_task(name)
+    if known is not None:
+        return known
+    preset, at, folder = name.partition("@")
+    if at and (known := _known_task(preset)) is not None:
+        path = Path(folder).expanduser()
+        if not folder or not path.exists():
+            raise FileNotFoundError(f"task {name!r}: there is no file or folder {folder!r}; write <task>@<path>")
+        return replace(known, hub_id=None, path=path)
     path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        return file_task(path)
     if path.exists() or isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix:
         return local_task(path)
-    near = get_close_matches(name.lower(), TASKS, n=3, cutoff=0.4)
-    suggestion = f"did you mean {' or '.join(repr(other) for other in near)}? " if near else ""
     raise ValueError(
-        f"unknown task {name!r}: {suggestion}Known tasks: {', '.join(sorted(TASKS))}; "
-        "or give the path of a JSONL file or of a folder with train.jsonl and test.jsonl"
+        f"unknown task {name!r}: {_suggestion(name, TASKS)}Known tasks: {', '.join(sorted(TASKS))}, "
+        f"{', '.join(f'{family}:<subject>' for family in FAMILIES)}; "
+        "or give the path of a JSONL file, of a folder with train.jsonl and test.jsonl, or of a YAML task"
     )
+
+
+def _known_task(name: str) -> Task | None:
+    if name in TASKS:
+        return TASKS[name]
+    family, colon, subject = name.partition(":")
+    if not colon or family not in FAMILIES:
+        return None
+    if subject not in FAMILIES[family].subjects:
+        raise ValueError(
+            f"unknown task {name!r}: {_suggestion(subject, FAMILIES[family].subjects)}Subjects of {family}: "
+            f"{', '.join(FAMILIES[family].subjects)}"
+        )
+    return FAMILIES[family].make(subject)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(repr(other) for other in near)}? " if near else ""
+
+
+def task_table() -> str:
+    """Every known task as a Markdown table; `docs/tasks.md` has it."""
+    lines = [
+        "| task | what it asks | metric | licence | data set on the hub | vendored rows |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in TASKS.values():
+        hub = " ".join((f"`{task.hub_id}`", *task.hub_configs))
+        vendored = "yes" if (SAMPLES / task.folder).is_dir() else "no"
+        lines.append(f"| `{task.name}` | {task.description} | {task.metric} | {task.licence} | {hub} | {vendored} |")
+    for name, family in FAMILIES.items():
+        example = family.make(family.subjects[0])
+        lines.append(
+            f"| `{name}:<subject>` | one of {len(family.subjects)} subjects, such as `{example.name}` "
+            f"| {example.metric} | {example.licence} | `{example.hub_id}` | no |"
+        )
+    return "\n".join(lines)

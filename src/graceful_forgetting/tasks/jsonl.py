@@ -1,33 +1,42 @@
 """JSON Lines files: which file holds a split, and reading one with errors that name the file and the line."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.tasks.task import SPLITS
 
 
-def split_files(path: Path) -> dict[str, Path]:
-    """Split name -> file, for a folder (`train.jsonl`, `test.jsonl`: those that exist) or for one file.
+def split_files(path: Path, source_splits: Mapping[str, str] | None = None) -> dict[str, list[Path]]:
+    """Split name -> files, for a folder (`train.jsonl`, `test.jsonl`: those that exist) or for one file.
 
     One file holds the train split, unless it is called test.jsonl: so rows are never trained and tested on by
-    accident. Raises `FileNotFoundError` if `path` does not exist or is a folder with neither file, naming
-    what was tried.
+    accident. In a folder without `<split>.jsonl`, the files of `source_splits` stand in: {"train": "dev+validation"}
+    is dev.jsonl and validation.jsonl. Raises `FileNotFoundError` if `path` does not exist or is a folder with none of
+    them, naming what was tried.
     """
     if path.is_file():
-        return {"test" if path.name == "test.jsonl" else "train": path}
+        return {"test" if path.name == "test.jsonl" else "train": [path]}
     if not path.exists():
         raise FileNotFoundError(f"no file or folder at {path.absolute()}; give a JSONL file or a folder of them")
-    candidates = {split: path / f"{split}.jsonl" for split in SPLITS}
-    found = {split: file for split, file in candidates.items() if file.is_file()}
+    tried: list[str] = []
+    found: dict[str, list[Path]] = {}
+    for split in SPLITS:
+        for names in (split, (source_splits or {}).get(split, split)):
+            files = [path / f"{name}.jsonl" for name in names.split("+")]
+            tried += [file.name for file in files if file.name not in tried]
+            if all(file.is_file() for file in files):
+                found[split] = files
+                break
     if not found:
-        raise FileNotFoundError(f"no data in folder {path.absolute()}: tried {_names(candidates.values())}")
+        raise FileNotFoundError(f"no data in folder {path.absolute()}: tried {', '.join(tried)}")
     return found
 
 
-def split_file(path: Path, split: str) -> Path:
-    """The file of one split under `path`; raises `FileNotFoundError` saying what was tried and what is."""
-    files = split_files(path)
+def files_of_split(path: Path, split: str, source_splits: Mapping[str, str] | None = None) -> list[Path]:
+    """The files of one split under `path`; raises `FileNotFoundError` saying what was tried and what is."""
+    files = split_files(path, source_splits)
     if split in files:
         return files[split]
     if path.is_file():
@@ -35,13 +44,10 @@ def split_file(path: Path, split: str) -> Path:
             f"split {split!r} is not in {path.absolute()}: one file is taken as the {next(iter(files))} "
             f"split. Put both splits into one folder as train.jsonl and test.jsonl and give that folder"
         )
+    there = ", ".join(file.name for group in files.values() for file in group)
     raise FileNotFoundError(
-        f"split {split!r} is not in folder {path.absolute()}: tried {split}.jsonl; there is {_names(files.values())}"
+        f"split {split!r} is not in folder {path.absolute()}: tried {split}.jsonl; there is {there}"
     )
-
-
-def _names(paths: Any) -> str:
-    return ", ".join(path.name for path in paths)
 
 
 def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:

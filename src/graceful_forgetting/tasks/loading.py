@@ -2,18 +2,17 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from graceful_forgetting.tasks.catalogue import resolve_task
-from graceful_forgetting.tasks.jsonl import read_jsonl, split_file, split_files
+from graceful_forgetting.tasks.catalogue import SAMPLES, resolve_task
+from graceful_forgetting.tasks.jsonl import files_of_split, read_jsonl, split_files
 from graceful_forgetting.tasks.local import local_task
 from graceful_forgetting.tasks.task import SPLITS, Row, Task
 
-SAMPLES = Path(__file__).parent / "samples"
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 # Where a row stands (for messages), its identifier, the row itself.
@@ -29,10 +28,11 @@ def load_task(
     seed: int = 42,
     require_completion: bool = True,
 ) -> Dataset:
-    """One split of a task: columns `prompt`, `completion`, `answer`, `row` (the row's identifier, text).
+    """One split of a task: columns `prompt`, `completion`, `answer`, `row` (the row's identifier, text), and for
+    multiple choice `choices` (the completions of all options).
 
     Args:
-        task: a known task's name, the path of the user's own data, or a `Task`.
+        task: a known task's name, the path of the user's own data or of a YAML task, or a `Task`.
         split: "train" or "test".
         source: for a known task, "hub", "sample" (the rows vendored in the package), or the path of a JSONL
             file or of a folder with train.jsonl and test.jsonl in the hub's fields. A task that is itself a
@@ -67,6 +67,22 @@ def load_task(
     return Dataset.from_list(rows)
 
 
+def task_source(task: Task, data_source: str) -> str | Path:
+    """Where `load_task` finds the task for a recipe's `data_source`: 'hub', 'sample', or a folder with one folder a
+    task. A task with files of its own needs none.
+
+    Raises `FileNotFoundError` where `data_source` is neither of these words nor a folder.
+    """
+    if task.path is not None or data_source in ("hub", "sample"):
+        return data_source
+    folder = Path(data_source).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"data_source={data_source!r} is not a folder: use 'hub', 'sample', or a folder with one folder a task"
+        )
+    return folder / task.folder
+
+
 def load_local(
     path: str | Path,
     split: str = "train",
@@ -87,7 +103,9 @@ def available_splits(task: str | Path | Task, source: str | Path = "hub") -> tup
     if not isinstance(task, Task):
         task = resolve_task(task)
     folder = _folder(task, source)
-    return SPLITS if folder is None else tuple(split for split in SPLITS if split in split_files(folder))
+    if folder is None:
+        return SPLITS
+    return tuple(split for split in SPLITS if split in split_files(folder, _source_splits(task)))
 
 
 def _folder(task: Task, source: str | Path) -> Path | None:
@@ -97,57 +115,71 @@ def _folder(task: Task, source: str | Path) -> Path | None:
     if source == "hub":
         return None
     if source == "sample":
-        return SAMPLES / task.name
+        folder = SAMPLES / task.folder
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"task {task.name!r} has no vendored rows, source='sample' cannot be used (licence: {task.licence}); "
+                "use source='hub', or source=<path of a JSONL file or folder>"
+            )
+        return folder
     return Path(source).expanduser()
+
+
+def _source_splits(task: Task) -> Mapping[str, str] | None:
+    # Where the division is ours, the source's own splits are none: they would put the same rows on both sides.
+    return task.splits if task.divide is None else None
 
 
 def _describe(task: Task, split: str, source: str | Path) -> str:
     folder = _folder(task, source)
     if folder is None:
         return f"{task.hub_id} [{task.splits[split]}]"
-    return str(split_file(folder, split))
+    return ", ".join(str(file) for file in files_of_split(folder, split, _source_splits(task)))
 
 
 def _located_rows(task: Task, split: str, source: str | Path) -> Iterator[_Located]:
     folder = _folder(task, source)
-    rows = _hub_rows(task, split) if folder is None else _file_rows(task, _split_file(task, folder, split, source))
+    rows = _hub_rows(task, split) if folder is None else _file_rows(task, _files(task, folder, split, source))
     for position, (where, row) in enumerate(rows):
         if task.row_filter is None or task.row_filter(row):
             identifier = str(position if task.id_column is None else row[task.id_column])
             yield where, identifier, row
 
 
-def _split_file(task: Task, folder: Path, split: str, source: str | Path) -> Path:
+def _files(task: Task, folder: Path, split: str, source: str | Path) -> list[Path]:
     try:
-        return split_file(folder, split)
+        return files_of_split(folder, split, _source_splits(task))
     except FileNotFoundError as error:
         if task.path is not None:
             raise
         raise FileNotFoundError(f"task {task.name!r}, source={str(source)!r}: {error}") from error
 
 
-def _file_rows(task: Task, path: Path) -> Iterator[tuple[str, Row]]:
-    for number, row in read_jsonl(path):
-        where = f"{path}:{number}"
-        _check_columns(task, where, set(row))
-        yield where, row
+def _file_rows(task: Task, paths: Sequence[Path]) -> Iterator[tuple[str, Row]]:
+    for path in paths:
+        for number, row in read_jsonl(path):
+            where = f"{path}:{number}"
+            _check_columns(task, where, set(row))
+            yield where, row
 
 
 def _hub_rows(task: Task, split: str) -> Iterator[tuple[str, Row]]:
-    try:
-        dataset = load_dataset(task.hub_id, task.hub_config, split=task.splits[split])
-    # Everything that datasets raises for an unreachable or missing repository is an OSError.
-    except OSError as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "")
-        reason = f" (HF_HUB_OFFLINE={offline} is set)" if offline.upper() in _TRUE else ""
-        raise ConnectionError(
-            f"task {task.name!r}: could not load {task.hub_id} from the hub{reason}: {error}. "
-            f"Use source='sample' (a few vendored rows) or source=<path of a JSONL file or folder>"
-        ) from error
-    where = f"{task.hub_id} [{task.splits[split]}]"
-    _check_columns(task, where, set(dataset.column_names))
-    for position, row in enumerate(dataset):
-        yield f"{where} row {position}", row
+    for config in task.hub_configs or (None,):
+        where = " ".join(filter(None, (task.hub_id, config, f"[{task.splits[split]}]")))
+        try:
+            dataset = load_dataset(task.hub_id, config, split=task.splits[split])
+        # Everything that datasets raises for an unreachable or missing repository is an OSError.
+        except OSError as error:
+            offline = os.environ.get("HF_HUB_OFFLINE", "")
+            reason = f" (HF_HUB_OFFLINE={offline} is set)" if offline.upper() in _TRUE else ""
+            raise ConnectionError(
+                f"task {task.name!r}: could not load {task.hub_id} from the hub{reason}: {error}. "
+                f"Use source='sample' (a few vendored rows) or source=<path of a JSONL file or folder>"
+            ) from error
+        _check_columns(task, where, set(dataset.column_names))
+        for position, row in enumerate(dataset):
+            if task.divide is None or task.divide(row) == split:
+                yield f"{where} row {position}", row
 
 
 def _check_columns(task: Task, where: str, present: set[str]) -> None:
@@ -174,7 +206,10 @@ def _check_one_form(rows: list[dict[str, Any]], places: list[str], require_compl
     for row, where in zip(rows, places, strict=True):
         if require_completion and "completion" not in row:
             raise ValueError(f"{where}: has no completion; prompts alone serve only as a forgetting task")
-        if ("completion" in row) != ("completion" in first):
-            raise ValueError(f"{where}: rows with and without completion are mixed (compare {places[0]})")
+        for column in ("completion", "choices"):
+            if (column in row) != (column in first):
+                raise ValueError(f"{where}: rows with and without {column} are mixed (compare {places[0]})")
         if isinstance(row["prompt"], str) != isinstance(first["prompt"], str):
             raise ValueError(f"{where}: text and conversations are mixed (compare {places[0]})")
+        if "choices" in row and row["completion"] not in row["choices"]:
+            raise ValueError(f"{where}: completion={row['completion']!r} is none of choices={row['choices']!r}")

@@ -6,6 +6,7 @@ A JSONL row is one of
     {"prompt": "Capital of France?"}                         prompt only: enough for a forgetting task
     {"prompt": [{"role": "user", "content": ...}], "completion": [{"role": "assistant", "content": ...}]}
     {"messages": [..., {"role": "assistant", "content": ...}]}           the last turn is the completion
+    {"prompt": "2 + 2 =", "completion": " 4", "choices": [" 3", " 4"]}    multiple choice: the completion is one of them
 
 All rows of a split have the same form. The answer is the completion's text without surrounding white space,
 and the metric is exact match with it.
@@ -53,6 +54,8 @@ def _format(row: Row) -> dict[str, Any]:
             f"present: {', '.join(sorted(row)) or 'none'}"
         )
     prompt, completion = row["prompt"], row.get("completion")
+    if row.get("choices") is not None and not isinstance(prompt, str):
+        raise ValueError("choices needs a prompt and a completion that are text, not conversations")
     if _is_conversation(prompt):
         if completion is None:
             return {"prompt": _turns(prompt)}
@@ -66,7 +69,13 @@ def _format(row: Row) -> dict[str, Any]:
         return {"prompt": prompt}
     if not isinstance(completion, str):
         raise ValueError(f"completion={completion!r} is not text, but prompt is; use one form")
-    return {"prompt": prompt, "completion": completion, "answer": completion.strip()}
+    whole = {"prompt": prompt, "completion": completion, "answer": completion.strip()}
+    choices = row.get("choices")
+    if choices is None:
+        return whole
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) and text for text in choices):
+        raise ValueError(f"choices={choices!r} is not a list of two texts or more")
+    return {**whole, "choices": choices}
 
 
 def _parse(text: str) -> str | None:

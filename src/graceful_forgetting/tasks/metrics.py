@@ -1,19 +1,58 @@
 """Scoring generated answers against reference answers."""
 
-from collections.abc import Sequence
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from graceful_forgetting.tasks.task import Task
+from graceful_forgetting.tasks.task import Task, TaskMetric
+
+# Articles that the F1 of question answering leaves out: English as in SQuAD's evaluation (Rajpurkar et al., 2016),
+# German as in MLQA's (Lewis et al., arXiv 1910.07475).
+_ARTICLES = {
+    "en": frozenset(("a", "an", "the")),
+    "de": frozenset(("ein", "eine", "einen", "einem", "eines", "einer", "der", "die", "das", "den", "dem", "des")),
+}
+_CJK = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
 
 
-def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
-    """Share of `completions` (generated text) whose parsed answer equals the reference in `answers`.
+@dataclass(frozen=True)
+class AnswerScores:
+    """What generated answers are worth.
 
-    `answers` is the column of that name that `load_task` makes. A completion without a readable answer counts
-    as wrong. Returns `metric` (its name), `value` (share of right answers, 0 to 1), `num_items`,
-    `num_correct`, `num_unparsable` and `correct` (one bool an item, in order).
+    Attributes:
+        metric: the task's metric.
+        value: share of right answers (0 to 1) for 'accuracy' and 'exact_match'; mean token F1 (0 to 1) for 'f1'; chrF
+            of the whole corpus (0 to 100, as sacrebleu gives it) for 'chrf'.
+        scores: one number an item, in order: 1 or 0 for right or wrong, its F1, or its own chrF (0 to 100).
+        correct: one bool an item, in order; for 'f1' exact match after SQuAD's normalisation; none for 'chrf'.
+        unparsable: items in which no answer could be read; they count as wrong.
+    """
 
-    Raises `ValueError` if the lengths differ or there is nothing to score.
+    metric: TaskMetric
+    value: float
+    scores: list[float]
+    correct: list[bool] | None
+    unparsable: int
+
+    @property
+    def num_correct(self) -> int | None:
+        """Right answers; none where answers are not right or wrong."""
+        return None if self.correct is None else sum(self.correct)
+
+
+def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]) -> AnswerScores:
+    """Score `completions` (generated text) against the reference in `answers`, by the task's own metric.
+
+    `answers` is the column of that name that `load_task` makes.
+
+    Raises:
+        ValueError: the lengths differ, or there is nothing to score.
+        ImportError: the metric is chrF, and sacrebleu is not installed.
     """
     if len(completions) != len(answers):
         raise ValueError(
@@ -22,12 +61,65 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
     if not completions:
         raise ValueError(f"completions is empty: there is nothing to score for task {task.name!r}")
     parsed = [task.parse_answer(completion) for completion in completions]
+    unparsable = sum(found is None for found in parsed)
+    if task.metric == "chrf":
+        value, scores = _chrf([found or "" for found in parsed], answers)
+        return AnswerScores(task.metric, value, scores, None, unparsable)
+    if task.metric == "f1":
+        tokens = [
+            (answer_tokens(found or "", task.language), answer_tokens(answer, task.language))
+            for found, answer in zip(parsed, answers, strict=True)
+        ]
+        scores = [token_f1(found, answer) for found, answer in tokens]
+        return AnswerScores(
+            task.metric, fmean(scores), scores, [found == answer for found, answer in tokens], unparsable
+        )
     correct = [found == answer for found, answer in zip(parsed, answers, strict=True)]
-    return {
-        "metric": task.metric,
-        "value": sum(correct) / len(correct),
-        "num_items": len(correct),
-        "num_correct": sum(correct),
-        "num_unparsable": sum(found is None for found in parsed),
-        "correct": correct,
-    }
+    return AnswerScores(
+        task.metric, sum(correct) / len(correct), [float(right) for right in correct], correct, unparsable
+    )
+
+
+def answer_tokens(text: str, language: str = "en") -> list[str]:
+    """The words that F1 compares: lower case, no punctuation, no articles; Chinese one character a word."""
+    lowered = "".join(character for character in text.lower() if not _is_punctuation(character))
+    words = _CJK.sub(r" \1 ", lowered).split()
+    return [word for word in words if word not in _ARTICLES.get(language, ())]
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
+def token_f1(found: Sequence[str], answer: Sequence[str]) -> float:
+    """Harmonic mean of precision and recall of the words of an answer, as bags (SQuAD, arXiv 1606.05250); 1 where both
+    have none.
+    """
+    if not found or not answer:
+        return float(not found and not answer)
+    shared = sum((Counter(found) & Counter(answer)).values())
+    return 2 * shared / (len(found) + len(answer))
+
+
+def require_metric(task: Task) -> None:
+    """Raise `ImportError` where the task's metric needs a package that is not installed."""
+    if task.metric == "chrf":
+        _chrf_scorer()
+
+
+def _chrf_scorer() -> Callable[[], Any]:
+    try:
+        from sacrebleu.metrics import CHRF
+    except ImportError as error:
+        raise ImportError(
+            "the metric chrF needs sacrebleu, which is not installed: pip install 'graceful-forgetting[eval]'"
+        ) from error
+    return CHRF
+
+
+def _chrf(found: Sequence[str], answers: Sequence[str]) -> tuple[float, list[float]]:
+    """chrF (Popović, 2015) of the corpus and of every sentence, 0 to 100."""
+    scorer = _chrf_scorer()()
+    value = scorer.corpus_score(list(found), [list(answers)]).score
+    single = [scorer.sentence_score(one, [answer]).score for one, answer in zip(found, answers, strict=True)]
+    return value, single

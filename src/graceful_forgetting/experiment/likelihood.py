@@ -1,0 +1,139 @@
+"""Log-likelihood of given completions, row by row: what every likelihood metric is made from."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets
+from graceful_forgetting.data import IGNORE_INDEX, collate, require_pad_token, tokenize_dataset
+
+
+@dataclass(frozen=True)
+class CompletionLikelihood:
+    """How likely a model finds one completion after its prompt.
+
+    Attributes:
+        nats: negative log-likelihood of all its tokens, the closing EOS token included.
+        end_nats: of that EOS token alone; 0 for conversations, which the chat template ends.
+        tokens: number of tokens, EOS included.
+        bytes: length of the completion's text in UTF-8.
+    """
+
+    nats: float
+    end_nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of the text alone, without the end (nats, at most 0)."""
+        return self.end_nats - self.nats
+
+
+def completion_likelihoods(
+    model: PreTrainedModel | PeftModel,
+    processing_class: PreTrainedTokenizerBase,
+    rows: Dataset,
+    batch_size: int,
+    description: str = "likelihood",
+) -> list[CompletionLikelihood]:
+    """The likelihood of every row's `completion` after its `prompt`, in the order of the rows.
+
+    Rows of similar length share a batch, padded on the right whatever the tokenizer says, and logits are computed at
+    the completions' positions alone.
+
+    Raises:
+        ValueError: a row without tokens that count, or a log-likelihood that is not finite.
+    """
+    tokenised = tokenize_dataset(rows, processing_class, argument="evaluation rows").to_list()
+    pad_token_id = require_pad_token(processing_class)
+    order = sorted(range(len(rows)), key=lambda index: -len(tokenised[index]["input_ids"]))
+    found: dict[int, CompletionLikelihood] = {}
+    training = model.training
+    model.eval()
+    try:
+        for start in tqdm(range(0, len(rows), batch_size), desc=description, leave=False, disable=None):
+            chosen = order[start : start + batch_size]
+            nats = _token_nats(model, [tokenised[index] for index in chosen], pad_token_id)
+            for index, row_nats in zip(chosen, nats, strict=True):
+                row = tokenised[index]
+                ends = isinstance(row["completion"], str) and row["labels"][-1] == processing_class.eos_token_id
+                total = math.fsum(row_nats)
+                if not math.isfinite(total):
+                    raise ValueError(
+                        f"{description}: row {index} has log-likelihood {-total}: the model's logits are not finite; "
+                        "check its weights and dtype"
+                    )
+                found[index] = CompletionLikelihood(
+                    nats=total,
+                    end_nats=row_nats[-1] if ends else 0.0,
+                    tokens=len(row_nats),
+                    bytes=len(completion_text(row["completion"]).encode()),
+                )
+    finally:
+        model.train(training)
+    return [found[index] for index in range(len(rows))]
+
+
+@torch.no_grad()
+def _token_nats(model: Any, rows: Sequence[Any], pad_token_id: int) -> list[list[float]]:
+    """Negative log-likelihood of every counted token of every row, in order."""
+    batch = collate(rows, pad_token_id, model.device)
+    positions, targets = counted_targets(batch)
+    logits = counted_logits(model, batch, positions)
+    counted = targets != IGNORE_INDEX
+    nats: Tensor = F.cross_entropy(logits[counted].float(), targets[counted], reduction="none")
+    return [part.tolist() for part in nats.split(counted.sum(dim=1).tolist())]
+
+
+def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:
+    """The text of a completion, joined over its turns where it is a conversation."""
+    return completion if isinstance(completion, str) else "".join(turn["content"] for turn in completion)
+
+
+def text_bits_per_byte(
+    model: PreTrainedModel | PeftModel,
+    processing_class: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    window: int,
+    batch_size: int,
+) -> float:
+    """Bits per UTF-8 byte of a text, cut into windows of `window` tokens that are each read alone.
+
+    Each window follows the BOS token, or the EOS token where there is none, so that its first token counts as well.
+
+    Raises:
+        ValueError: an empty text, or a tokenizer without both tokens.
+    """
+    prefix = processing_class.bos_token_id
+    if prefix is None:
+        prefix = processing_class.eos_token_id
+    ids = processing_class(text=text, add_special_tokens=False)["input_ids"]
+    if prefix is None or not ids:
+        raise ValueError("neutral_text needs text that is not empty, and a tokenizer with a BOS or EOS token")
+    size = window - 1
+    rows = [{"input_ids": [prefix, *ids[start : start + size]]} for start in range(0, len(ids), size)]
+    for row in rows:
+        row["labels"] = [IGNORE_INDEX, *row["input_ids"][1:]]
+    training = model.training
+    model.eval()
+    try:
+        nats = math.fsum(
+            nat
+            for start in range(0, len(rows), batch_size)
+            for row_nats in _token_nats(model, rows[start : start + batch_size], require_pad_token(processing_class))
+            for nat in row_nats
+        )
+    finally:
+        model.train(training)
+    return nats / math.log(2) / len(text.encode())

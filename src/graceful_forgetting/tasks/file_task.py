@@ -1,0 +1,273 @@
+"""A task described in a YAML file, without code; `docs/tasks.md` has the keys and examples.
+
+name: capitals
+data: capitals/            # a JSONL file, or a folder with train.jsonl and test.jsonl, beside this file
+columns: [country, capital]
+prompt: "The capital of {{ country }} is"
+completion: " {{ capital }}"
+parse: first_line
+metric: exact_match
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from graceful_forgetting.tasks.answers import PARSERS, Parser, regex_parser
+from graceful_forgetting.tasks.jsonl import split_files
+from graceful_forgetting.tasks.multiple_choice import LETTERS
+from graceful_forgetting.tasks.task import SPLITS, Row, Task, TaskMetric
+from graceful_forgetting.tasks.templates import expression, expression_variables, template, variables
+
+_KEYS = (
+    *("name", "description", "licence", "language"),
+    *("data", "hub", "columns", "id_column"),
+    *("prompt", "completion", "answer", "choices", "correct", "parse", "metric"),
+)
+_HUB_KEYS = ("id", "config", "splits")
+_DEFAULT_CHOICE = " {{ letter }}. {{ choice }}"
+
+
+class _File:
+    """The content of the file, read key by key; every error names file, key, value and fix."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.is_file():
+            raise FileNotFoundError(f"no task file at {path.absolute()}")
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} must hold keys and values (`prompt: ...`); keys: {', '.join(_KEYS)}")
+        self.content = content
+        self.definition = blake2b(text.encode(), digest_size=16).hexdigest()
+        self.check_keys(content, _KEYS, "")
+
+    def error(self, key: str, fix: str) -> ValueError:
+        value = self.content.get(key.split(".")[0])
+        return ValueError(f"{self.path}: key {key!r} is {value!r}: {fix}")
+
+    def check_keys(self, mapping: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
+        for key in mapping:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(f"{self.path}: key {prefix + str(key)!r} is unknown: {hint}Keys: {', '.join(known)}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.content.get(key, default)
+        if value is None:
+            raise ValueError(f"{self.path}: key {key!r} is missing; it must be text")
+        if not isinstance(value, str) or not value:
+            raise self.error(key, "it must be text that is not empty")
+        return value
+
+    def one_of(self, key: str, default: str, known: tuple[str, ...]) -> str:
+        value = self.text(key, default)
+        if value not in known:
+            raise self.error(key, f"it must be one of {', '.join(known)}")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.content.get(key)
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+            raise self.error(key, "it must be a list of texts, such as [question, answer]")
+        return tuple(value)
+
+    def readable(self, key: str, names: set[str], columns: tuple[str, ...], also: tuple[str, ...]) -> None:
+        """Raise for a name in `names` that is neither a column nor in `also`."""
+        for name in sorted(names - set(columns) - set(also)):
+            near = get_close_matches(name, columns, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else "add it to columns, or correct it. "
+            raise self.error(key, f"it reads {name!r}, which is no column; {hint}Columns: {', '.join(columns)}")
+
+    def checked(self, key: str, find: Callable[[str], set[str]], source: str) -> set[str]:
+        try:
+            return find(source)
+        except ValueError as error:
+            raise self.error(key, str(error)) from error
+
+
+def file_task(path: str | Path) -> Task:
+    """The task that the YAML file at `path` describes.
+
+    Raises:
+        FileNotFoundError: the file or its data are not there.
+        ValueError: a key or value that is not valid; names file, key, value and fix.
+    """
+    file = _File(Path(path).expanduser())
+    columns = file.texts("columns")
+    multiple_choice = "choices" in file.content
+    parse = _parser(file, "first_letter" if multiple_choice else "exact")
+    default_metric = "accuracy" if multiple_choice else "exact_match"
+    metric: Any = file.one_of("metric", default_metric, get_args(TaskMetric))
+    id_column = None if "id_column" not in file.content else file.text("id_column")
+    if id_column is not None and id_column not in columns:
+        raise file.error("id_column", f"it must be one of columns: {', '.join(columns)}")
+    form = _choice_form(file, columns, parse) if multiple_choice else _plain_form(file, columns, parse)
+    return Task(
+        name=file.text("name", file.path.stem),
+        description=file.text("description", f"described in {file.path}"),
+        licence=file.text("licence", "of the user's data"),
+        columns=columns,
+        format_row=form,
+        parse_answer=parse,
+        metric=metric,
+        id_column=id_column,
+        language=file.text("language", "en"),
+        definition=file.definition,
+        **_origin(file),
+    )
+
+
+def _origin(file: _File) -> dict[str, Any]:
+    if ("data" in file.content) == ("hub" in file.content):
+        raise ValueError(
+            f"{file.path}: give either key 'data' (a JSONL file or folder, relative to this file) or key 'hub' "
+            "(id, config, splits), and not both"
+        )
+    if "data" in file.content:
+        path = file.path.parent / Path(file.text("data")).expanduser()
+        try:
+            split_files(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{file.path}: key 'data' is {file.text('data')!r}: {error}") from error
+        return {"path": path}
+    hub = file.content["hub"]
+    if not isinstance(hub, dict) or not isinstance(hub.get("id"), str):
+        raise file.error("hub", "it must hold id, and may hold config and splits: {id: owner/name, config: main}")
+    file.check_keys(hub, _HUB_KEYS, "hub.")
+    config, splits = hub.get("config"), hub.get("splits", {"train": "train", "test": "test"})
+    if config is not None and not isinstance(config, str):
+        raise file.error("hub.config", "it must be text")
+    if (
+        not isinstance(splits, dict)
+        or set(splits) != set(SPLITS)
+        or not all(isinstance(split, str) for split in splits.values())
+    ):
+        raise file.error("hub.splits", "it must name both: {train: train, test: validation}")
+    return {"hub_id": hub["id"], "hub_configs": () if config is None else (config,), "splits": splits}
+
+
+def _parser(file: _File, default: str) -> Parser:
+    value = file.content.get("parse", default)
+    if isinstance(value, dict) and set(value) == {"regex"} and isinstance(value["regex"], str):
+        try:
+            return regex_parser(value["regex"])
+        except re.error as error:
+            raise file.error("parse.regex", f"it is not a valid regular expression: {error}") from error
+    if not isinstance(value, str) or value not in PARSERS:
+        raise file.error("parse", f"it must be one of {', '.join(PARSERS)}, or {{regex: '...'}}")
+    return PARSERS[value]
+
+
+def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callable[[Row], dict[str, Any]]:
+    if "correct" in file.content:
+        raise file.error("correct", "it needs choices; remove it or add them")
+    sources = {"prompt": file.text("prompt"), "completion": file.text("completion")}
+    sources["answer"] = file.text("answer", sources["completion"])
+    for key, source in sources.items():
+        file.readable(key, file.checked(key, variables, source), columns, ("row",))
+    render = {key: template(source) for key, source in sources.items()}
+
+    def form(row: Row) -> dict[str, Any]:
+        values = {**row, "row": row}
+        rendered = {key: render[key](values) for key in sources}
+        return {**rendered, "answer": _answer(parse, rendered["completion"], rendered["answer"])}
+
+    return form
+
+
+def _answer(parse: Parser, completion: str, reference: str) -> str:
+    """The reference as `parse` would give it; raises `ValueError` where the completion itself would count as wrong."""
+    answer, read = parse(reference), parse(completion)
+    if answer is None:
+        raise ValueError(f"no answer can be read in {reference!r}: check the keys answer and parse")
+    if read != answer:
+        raise ValueError(
+            f"the completion {completion!r} is read as {read!r}, and the answer is {answer!r}: the right completion "
+            "must count as right; check the keys completion, answer and parse"
+        )
+    return answer
+
+
+@dataclass(frozen=True)
+class _ChoiceForm:
+    """Row -> multiple-choice question; `options` and `correct` are functions of the row's values."""
+
+    prompt: Callable[[Mapping[str, Any]], str]
+    completion: Callable[[Mapping[str, Any]], str]
+    options: Callable[[Mapping[str, Any]], Any]
+    correct: Callable[[Mapping[str, Any]], Any]
+    parse: Parser
+
+    def __call__(self, row: Row) -> dict[str, Any]:
+        values = {**row, "row": row}
+        options = self.options(values)
+        if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
+            raise ValueError(f"choices has the value {options!r}; it must be a list of texts")
+        if not 2 <= len(options) <= len(LETTERS):
+            raise ValueError(f"choices has {len(options)} texts; it must have 2 to {len(LETTERS)}")
+        right = _position(self.correct(values), list(options))
+        completions = [
+            self.completion({**values, "choices": options, "choice": option, "letter": letter})
+            for option, letter in zip(options, LETTERS, strict=False)
+        ]
+        answers = [self.parse(completion) for completion in completions]
+        if None in answers or len(set(answers)) < len(answers):
+            raise ValueError(
+                f"the choices {completions!r} are read as {answers!r}, which does not tell them apart: check the keys "
+                "completion and parse"
+            )
+        return {
+            "prompt": self.prompt({**values, "choices": options}),
+            "completion": completions[right],
+            "answer": answers[right],
+            "choices": completions,
+        }
+
+
+def _choice_form(file: _File, columns: tuple[str, ...], parse: Parser) -> _ChoiceForm:
+    if "answer" in file.content:
+        raise file.error("answer", "with choices the answer is the correct one; remove it")
+    prompt, completion = file.text("prompt"), file.text("completion", _DEFAULT_CHOICE)
+    correct = file.text("correct")
+    file.readable("prompt", file.checked("prompt", variables, prompt), columns, ("row", "choices"))
+    also = ("row", "choices", "choice", "letter")
+    file.readable("completion", file.checked("completion", variables, completion), columns, also)
+    file.readable("correct", file.checked("correct", expression_variables, correct), columns, ("row",))
+    fixed = file.content["choices"]
+    if isinstance(fixed, str):
+        file.readable("choices", file.checked("choices", expression_variables, fixed), columns, ("row",))
+        options = expression(fixed)
+    else:
+        file.texts("choices")
+
+        def options(values: Mapping[str, Any]) -> Any:
+            del values
+            return fixed
+
+    return _ChoiceForm(template(prompt), template(completion), options, expression(correct), parse)
+
+
+def _position(right: Any, options: list[str]) -> int:
+    """Number of the right option, from its number, its text or its letter."""
+    if isinstance(right, int) and not isinstance(right, bool) and 0 <= right < len(options):
+        return right
+    if isinstance(right, str) and right in options:
+        return options.index(right)
+    if isinstance(right, str) and len(right) == 1 and right in LETTERS[: len(options)]:
+        return LETTERS.index(right)
+    raise ValueError(
+        f"correct has the value {right!r}: it must be a number from 0 to {len(options) - 1}, a letter, or "
+        f"one of {options!r}"
+    )

@@ -1,0 +1,234 @@
+"""Tasks described in YAML: what they make of rows, and what they say about mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from graceful_forgetting.tasks import available_splits, file_task, load_task, resolve_task, score_answers
+
+CAPITALS = {
+    "data": "capitals",
+    "columns": ["country", "capital"],
+    "prompt": "The capital of {{ country }} is",
+    "completion": " {{ capital }}",
+}
+QUIZ = {
+    "data": "quiz",
+    "columns": ["question", "options", "key"],
+    "prompt": "{{ question }}\n{{ lettered(choices) }}\nAnswer:",
+    "choices": "options.text",
+    "correct": "options.label.index(key)",
+}
+QUIZ_ROW = {"question": "2 + 2?", "options": {"text": ["3", "4", "5"], "label": ["x", "y", "z"]}, "key": "y"}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Writes a task file beside the data of both tasks; a key with the value None is left out."""
+
+    def write_task(base: dict, **changes) -> Path:
+        rows = {"capitals": {"country": "France", "capital": "Paris"}, "quiz": QUIZ_ROW}
+        for name, row in rows.items():
+            for split in ("train", "test"):
+                path = tmp_path / name / f"{split}.jsonl"
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        content = {key: value for key, value in {**base, **changes}.items() if value is not None}
+        path = tmp_path / "my_task.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write_task
+
+
+def test_plain_task(write) -> None:
+    path = write(CAPITALS, name="capitals", licence="CC0", parse="first_line")
+    task = resolve_task(str(path))
+    assert (task.name, task.metric, task.licence) == ("capitals", "exact_match", "CC0")
+    assert available_splits(task) == ("train", "test")
+    assert load_task(task, "test")[0] == {
+        "prompt": "The capital of France is",
+        "completion": " Paris",
+        "answer": "Paris",
+        "row": "0",
+    }
+    assert score_answers(task, [" Paris\nmore", "Rome"], ["Paris", "Paris"]).correct == [True, False]
+
+
+def test_multiple_choice_task(write) -> None:
+    task = file_task(write(QUIZ))
+    assert (task.name, task.metric) == ("my_task", "accuracy")
+    assert load_task(task)[0] == {
+        "prompt": "2 + 2?\nA. 3\nB. 4\nC. 5\nAnswer:",
+        "completion": " B. 4",
+        "answer": "B",
+        "choices": [" A. 3", " B. 4", " C. 5"],
+        "row": "0",
+    }
+
+
+@pytest.mark.parametrize("correct", ["1", "key", "'4'", "'B'"])
+def test_the_correct_choice_by_number_text_or_letter(write, correct: str) -> None:
+    task = file_task(write(QUIZ, correct=correct))
+    assert task.format_row({**QUIZ_ROW, "key": "4"})["answer"] == "B"
+
+
+def test_fixed_choices_without_letters(write) -> None:
+    fields = {"choices": ["bad", "good"], "correct": "label", "completion": " {{ choice }}", "parse": "exact"}
+    task = file_task(write(QUIZ, columns=["question", "label"], prompt="{{ question }}", **fields))
+    assert task.format_row({"question": "q", "label": 1}) == {
+        "prompt": "q",
+        "completion": " good",
+        "answer": "good",
+        "choices": [" bad", " good"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("parse", "completion", "answer"),
+    [
+        ("exact", " a b ", "a b"),
+        ("first_line", "\n a \n b", "a"),
+        ("first_letter", " B. x", "B"),
+        ("last_number", "it is $1,080.00", "1080"),
+        ({"regex": r"=\s*(\w+)"}, "x = y7.", "y7"),
+        ({"regex": r"\d+"}, "x 12 13", "12"),
+    ],
+)
+def test_ways_to_read_answers(write, parse, completion: str, answer: str) -> None:
+    task = file_task(write(CAPITALS, parse=parse, completion="{{ capital }}"))
+    assert task.format_row({"country": "c", "capital": completion})["answer"] == answer
+
+
+def test_hub_task_names_configuration_and_splits(write) -> None:
+    hub = {"id": "owner/name", "config": "main", "splits": {"train": "train", "test": "validation"}}
+    task = file_task(write(CAPITALS, data=None, hub=hub))
+    assert (task.hub_id, task.hub_configs, task.splits["test"]) == ("owner/name", ("main",), "validation")
+
+
+def test_names_that_are_no_words_are_reached_through_the_row(write) -> None:
+    task = file_task(write(CAPITALS, columns=["the country", "capital"], prompt="{{ row['the country'] }}?"))
+    assert task.format_row({"the country": "Peru", "capital": "Lima"})["prompt"] == "Peru?"
+
+
+def test_a_changed_file_is_another_definition(write) -> None:
+    assert file_task(write(CAPITALS)).definition != file_task(write(CAPITALS, parse="first_line")).definition
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"promt": "x"}, r"key 'promt' is unknown: did you mean 'prompt'\? Keys: name"),
+        ({"prompt": None}, r"key 'prompt' is missing; it must be text"),
+        ({"prompt": ["x"]}, r"key 'prompt' is \['x'\]: it must be text"),
+        ({"prompt": "{{ country"}, r"key 'prompt' is '{{ country': not a valid template"),
+        ({"prompt": "{{ county }}"}, r"key 'prompt'.*reads 'county', which is no column; did you mean 'country'\?"),
+        ({"columns": "country"}, r"key 'columns' is 'country': it must be a list of texts"),
+        ({"columns": None}, r"key 'columns' is None: it must be a list of texts"),
+        ({"metric": "acc"}, r"key 'metric' is 'acc': it must be one of accuracy, exact_match, f1, chrf"),
+        (
+            {"parse": "number"},
+            r"key 'parse' is 'number': it must be one of exact, first_line, first_letter, last_number",
+        ),
+        ({"parse": {"regex": "("}}, r"key 'parse.regex' .* not a valid regular expression"),
+        ({"data": None}, r"give either key 'data' .* or key 'hub'"),
+        ({"hub": {"id": "a/b"}}, r"give either key 'data' .* and not both"),
+        ({"data": None, "hub": "a/b"}, r"key 'hub' is 'a/b': it must hold id"),
+        ({"data": None, "hub": {"id": "a/b", "split": {}}}, r"key 'hub.split' is unknown: did you mean 'splits'\?"),
+        ({"data": None, "hub": {"id": "a/b", "splits": {"train": "x"}}}, r"key 'hub.splits' .*it must name both"),
+        ({"correct": "1"}, r"key 'correct' is '1': it needs choices"),
+        ({"id_column": "id"}, r"key 'id_column' is 'id': it must be one of columns: country, capital"),
+    ],
+)
+def test_mistakes_name_file_key_value_and_fix(write, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=r"my_task\.yaml: " + message):
+        file_task(write(CAPITALS, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": "{{ key }}"}, r"key 'answer' .*with choices the answer is the correct one"),
+        ({"correct": None}, r"key 'correct' is missing"),
+        ({"correct": "label.index(key)"}, r"key 'correct' .*reads 'label', which is no column"),
+        ({"choices": "options.text +"}, r"key 'choices' .*not a valid template"),
+        ({"choices": []}, r"key 'choices' is \[\]: it must be a list of texts"),
+        ({"completion": "{{ chioce }}"}, r"key 'completion' .*reads 'chioce'"),
+    ],
+)
+def test_mistakes_in_multiple_choice(write, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=r"my_task\.yaml: " + message):
+        file_task(write(QUIZ, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choices": "options.texts"}, r"quiz/train\.jsonl:1: 'options\.texts' has no value"),
+        ({"choices": "question"}, r"choices has the value '2 \+ 2\?'; it must be a list of texts"),
+        ({"correct": "7"}, r"correct has the value 7: it must be a number from 0 to 2"),
+        ({"completion": " x"}, r"does not tell them apart"),
+        ({"parse": "last_number", "completion": " {{ letter }}"}, r"does not tell them apart"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(write, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_task(file_task(write(QUIZ, **changes)))
+
+
+def test_a_right_completion_that_would_count_as_wrong_is_refused(write) -> None:
+    task = file_task(write(CAPITALS, completion=" It is {{ capital }}.", answer="{{ capital }}"))
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: .*is read as 'It is Paris\.', and the answer is 'Paris'"):
+        load_task(task)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ country.__class__.__mro__ }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ lettered.__globals__ }}",
+        "{% for i in range(10**9) %}x{% endfor %}",
+    ],
+)
+def test_templates_reach_nothing_but_values(write, source: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be filled in"):
+        load_task(file_task(write(CAPITALS, prompt=source)))
+
+
+def test_missing_files_are_named(write, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no task file at .*nothing\.yaml"):
+        resolve_task(tmp_path / "nothing.yaml")
+    with pytest.raises(FileNotFoundError, match=r"my_task\.yaml: key 'data' is 'elsewhere'"):
+        file_task(write(CAPITALS, data="elsewhere"))
+
+
+@pytest.mark.parametrize("content", ["- a\n", "prompt: [\n", ""])
+def test_files_that_are_no_task(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"t\.yaml (is not valid YAML|must hold keys and values)"):
+        file_task(path)
+
+
+def test_the_examples_of_the_documentation_are_valid(write, tmp_path: Path) -> None:
+    write(CAPITALS)
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    examples = [block.split("```")[0] for block in page.split("```yaml\n")[1:]]
+    assert len(examples) == 2
+    tasks = []
+    for number, example in enumerate(examples):
+        assert len(example.splitlines()) < 60
+        path = tmp_path / f"example{number}.yaml"
+        path.write_text(example, encoding="utf-8")
+        tasks.append(file_task(path))
+    assert load_task(tasks[0])[0]["completion"] == " Paris"
+    choices = {"label": ["A", "B"], "text": ["bank", "shore"]}
+    assert tasks[1].format_row({"question": "River?", "choices": choices, "answerKey": "B"}) == {
+        "prompt": "Question: River?\nA. bank\nB. shore\nAnswer:",
+        "completion": " B. shore",
+        "answer": "B",
+        "choices": [" A. bank", " B. shore"],
+    }
