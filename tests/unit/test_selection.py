@@ -269,9 +269,9 @@ def test_weights_are_ranks_of_mean_one(scores):
 
 
 def test_strategies_that_find_the_number_take_none():
-    with pytest.raises(ValueError, match="fraction=0.5 with strategy='gap'"):
+    with pytest.raises(ValueError, match=r"fraction=0\.5 with strategy='gap'"):
         select_for_unlearning(scored_rows(), strategy="gap", fraction=0.5)
-    with pytest.raises(ValueError, match="min_fraction=0.6 .*at most max_fraction=0.4"):
+    with pytest.raises(ValueError, match=r"min_fraction=0\.6 .*at most max_fraction=0\.4"):
         select_for_unlearning(scored_rows(), strategy="gap", min_fraction=0.6, max_fraction=0.4)
     weighted = select_for_unlearning(scored_rows(), strategy="weighted").remove_columns("source_index")
     with pytest.raises(ValueError, match="'unlearn_weight', which selection adds"):
