@@ -83,8 +83,8 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     forget_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Share of the scored samples that is unlearned, in (0, 1]. Unset, where neither another field nor the "
-            "strategy says how many: 0.25."
+            "help": "Share of the scored samples that is unlearned, in (0, 1]. Unset, where neither another field nor "
+            "the strategy says how many: 0.25."
         },
     )
     forget_count: int | None = taken_from(SelectionConfig, "count")
