@@ -207,8 +207,14 @@ class LWFTrainer(UnlearningTrainer):
 
         Returns:
             the self-knowledge with its scores, the selected samples and the audit of the selection.
+
+        Raises:
+            ValueError: there is neither a `forget_dataset` nor a `preparation`.
         """
-        assert self._forget_dataset is not None
+        if self._forget_dataset is None:
+            if self.preparation is None:
+                raise ValueError("forget_dataset is None: there is no self-knowledge to prepare")
+            return self.preparation
         with preserved_rng():
             self.preparation = prepare_unlearning(
                 self.model,

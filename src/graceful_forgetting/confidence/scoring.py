@@ -80,11 +80,10 @@ def score_confidence(
         announce: receives the estimates of memory and time, before the work starts.
 
     Raises:
-        ValueError: a posterior of another model, or none where the scorer needs one; no learning rows where it needs
-            those; 'interference' with a
-            posterior of some parameters only; weights that are not finite; packed rows; a row that exceeds
-            the model's context; no row in which a token counts; with `strict`, a model with modules that no
-            batched rule covers; more memory needed than is free.
+        ValueError: a posterior of another model, or none where the scorer needs one; no learning rows where it
+            needs those; 'interference' with a posterior of some parameters only; weights that are not finite;
+            packed rows; a row that exceeds the model's context; no row in which a token counts; with `strict`, a
+            model with modules that no batched rule covers; more memory needed than is free.
         FloatingPointError: a sample whose loss or gradient is not finite, by row and parameter.
     """
     config = config or ConfidenceConfig()
