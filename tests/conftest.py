@@ -1,5 +1,6 @@
 """Tiny models, tokenizers and data that every test may use; built in code, so that nothing reaches the network."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 disable_progress_bar()
 
 WORDS = [f"w{i}" for i in range(60)]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of every later collection: accelerate collects at the start of each training."""
+    gc.freeze()
 
 
 @pytest.fixture

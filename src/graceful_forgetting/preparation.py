@@ -2,34 +2,37 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import DataCollator, PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.artifacts import atomic_directory, write_json
+from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import ForgetAnswers, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.reference import reference_args, train_reference
+from graceful_forgetting.reference import reference_args, restored_weights, train_reference
 from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 
 logger = logging.getLogger(__name__)
 
 TASK_COLUMN = "forgetting_task"
 SCORE_COLUMN = "forgetting_confidence"
+POSTERIOR_FOLDER = "posterior"
+_FOLDER = "preparation"
+# Columns that hold, or go with, an answer.
+_ANSWERED = ("completion", "messages", "conversations", "text", "input_ids")
+_WITH_ANSWER = (*_ANSWERED, "labels", "completion_mask", "assistant_masks")
 
 
 @dataclass
@@ -83,10 +86,11 @@ def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset]) -> 
     return forget_dataset
 
 
-def needs_elicitation(forget_dataset: Dataset) -> bool:
-    """Whether the rows are prompts without answers."""
-    answered = {"completion", "messages", "input_ids", "text"}
-    return not answered & set(forget_dataset.column_names)
+def needs_elicitation(forget_dataset: Dataset, answers: ForgetAnswers | None = None) -> bool:
+    """Whether the model answers the prompts itself, by the setting `forget_answers`; unset: if there are no answers."""
+    if answers is not None:
+        return answers == "self_generated"
+    return not set(_ANSWERED) & set(forget_dataset.column_names)
 
 
 def check_forget_dataset(forget_dataset: Dataset, args: LWFConfig) -> None:
@@ -96,7 +100,13 @@ def check_forget_dataset(forget_dataset: Dataset, args: LWFConfig) -> None:
         ValueError: no usable columns, or packing together with per-sample scoring.
     """
     columns = forget_dataset.column_names
-    if needs_elicitation(forget_dataset) and "prompt" not in columns:
+    answers = None if SCORE_COLUMN in columns else args.forget_answers
+    if answers == "given" and not set(_ANSWERED) & set(columns):
+        raise ValueError(
+            f"forget_answers='given' needs answers in forget_dataset (columns {', '.join(_ANSWERED)}); it has "
+            f"{', '.join(columns)}. Add them, or use forget_answers='self_generated'"
+        )
+    if needs_elicitation(forget_dataset, answers) and "prompt" not in columns:
         raise ValueError(
             "forget_dataset needs a column `prompt` (the model answers itself), or answers as well (`prompt` and "
             f"`completion`, `messages`, or `input_ids` and `labels`); it has {', '.join(columns)}"
@@ -132,15 +142,17 @@ def prepare_unlearning(
         processing_class: tokenizer with a pad token.
         data_collator: of the learning batches, used by the reference run.
     """
-    main_process = args.process_index == 0
     work = Path(args.output_dir) / "work"
     posterior: LearningPosterior | None = None
     reference_log: list[dict[str, float]] = []
+    needs = SCORERS[args.confidence_scorer].needs
     if SCORE_COLUMN in forget_dataset.column_names:
         scored = tokenize_dataset(forget_dataset, processing_class, argument="forget_dataset")
     else:
-        if needs_elicitation(forget_dataset):
-            knowledge = elicit_self_knowledge(model, processing_class, forget_dataset, args.elicitation_config())
+        if needs_elicitation(forget_dataset, args.forget_answers):
+            given = [name for name in _WITH_ANSWER if name in forget_dataset.column_names]
+            prompts = forget_dataset.remove_columns(given)
+            knowledge = elicit_self_knowledge(model, processing_class, prompts, args.elicitation_config())
         else:
             knowledge = tokenize_dataset(
                 forget_dataset,
@@ -148,40 +160,118 @@ def prepare_unlearning(
                 max_length=context_length(model.config),
                 argument="forget_dataset",
             )
-        if Need.POSTERIOR in SCORERS[args.confidence_scorer].needs:
-            base_fingerprint = fingerprint_model(model)
-            logger.info("Reference run: plain fine-tuning on the learning task")
-            with _restored_weights(model):
-                reference, reference_log = train_reference(
-                    model,
-                    reference_args(args, Path(args.output_dir) / "reference"),
-                    train_dataset,
-                    processing_class,
-                    data_collator=data_collator,
-                )
-                if main_process:
-                    reference.save_model()
-                posterior = estimate_posterior(
-                    base_fingerprint,
-                    model,
-                    train_dataset,
-                    args.posterior_config(),
-                    processing_class,
-                    resume_dir=work / "posterior",
-                )
+        if Need.POSTERIOR in needs:
+            posterior, reference_log = prepare_posterior(model, args, train_dataset, processing_class, data_collator)
         scored = score_confidence(
-            model, knowledge, posterior, args.confidence_config(), processing_class, resume_dir=work / "scores"
+            model,
+            knowledge,
+            posterior,
+            args.confidence_config(),
+            processing_class,
+            learning=train_dataset if Need.LEARNING in needs else None,
+            resume_dir=work / "scores",
         )
     if SOURCE_INDEX in scored.column_names:
         scored = scored.remove_columns(SOURCE_INDEX)
     selected, audit = select_with_audit(scored, **asdict(args.selection_config()))
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
-    if main_process:
-        save_preparation(preparation, Path(args.output_dir) / "preparation")
+    if args.process_index == 0:
+        save_preparation(preparation, preparation_folder(args))
         for stage in ("posterior", "scores"):
             shutil.rmtree(work / stage, ignore_errors=True)
     logger.info(f"{len(selected)} of {len(scored)} samples are unlearned")
     return preparation
+
+
+def prepare_posterior(
+    model: PreTrainedModel | PeftModel,
+    args: LWFConfig,
+    train_dataset: Dataset,
+    processing_class: PreTrainedTokenizerBase,
+    data_collator: DataCollator,
+) -> tuple[LearningPosterior, list[dict[str, float]]]:
+    """Run the plain reference, keep it in `<output_dir>/reference`, and estimate the posterior at its weights.
+
+    Arguments as in `prepare_unlearning`; the model comes back with the weights that it came with.
+
+    Returns:
+        the posterior and the training log of the reference run.
+    """
+    base_fingerprint = fingerprint_model(model)
+    logger.info("Reference run: plain fine-tuning on the learning task")
+    with restored_weights(model):
+        reference, reference_log = train_reference(
+            model,
+            reference_args(args, Path(args.output_dir) / "reference"),
+            train_dataset,
+            processing_class,
+            data_collator=data_collator,
+        )
+        if args.process_index == 0:
+            reference.save_model()
+        posterior = estimate_posterior(
+            base_fingerprint,
+            model,
+            train_dataset,
+            args.posterior_config(),
+            processing_class,
+            resume_dir=Path(args.output_dir) / "work" / "posterior",
+        )
+    return posterior, reference_log
+
+
+def score_again(
+    model: PreTrainedModel | PeftModel,
+    args: LWFConfig,
+    preparation: Preparation,
+    train_dataset: Dataset,
+) -> Preparation:
+    """Score the same self-knowledge at the model's present weights in place of θ_base, and select anew.
+
+    The posterior stays that of the learning task, so that Δ of the formula is what is left of the way to θ*_L. The
+    model comes back as it was.
+    """
+    posterior = preparation.posterior
+    if posterior is not None:
+        metadata = posterior.metadata | {"model": fingerprint_model(model)}
+        posterior = LearningPosterior(posterior.mean, posterior.precision, metadata)
+    needs = SCORERS[args.confidence_scorer].needs
+    scored = score_confidence(
+        model,
+        preparation.scored,
+        posterior,
+        args.confidence_config(),
+        learning=train_dataset if Need.LEARNING in needs else None,
+    )
+    selected, audit = select_with_audit(scored, **asdict(args.selection_config()))
+    return replace(preparation, scored=scored, selected=selected, audit=audit)
+
+
+def preparation_folder(args: LWFConfig) -> Path:
+    """Where the artefacts of the stages before training are."""
+    return Path(args.output_dir) / _FOLDER
+
+
+def load_preparation(directory: Path, model: nn.Module) -> Preparation:
+    """What `save_preparation` wrote for this base model.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: its posterior is damaged or for another model.
+    """
+    if not (directory / "selection.json").is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no preparation, which this run reads again when it is resumed: keep output_dir as the "
+            "interrupted run left it, or pass preparation="
+        )
+    posterior = directory / POSTERIOR_FOLDER
+    return Preparation(
+        scored=load_from_disk(str(directory / "scored")),
+        selected=load_from_disk(str(directory / "selected")),
+        audit=read_json(directory / "selection.json"),
+        posterior=LearningPosterior.from_pretrained(posterior, model=model) if posterior.is_dir() else None,
+        reference_log=read_json(directory / "reference_log.json"),
+    )
 
 
 def save_preparation(preparation: Preparation, directory: Path) -> None:
@@ -192,29 +282,4 @@ def save_preparation(preparation: Preparation, directory: Path) -> None:
         write_json(partial / "selection.json", preparation.audit)
         write_json(partial / "reference_log.json", preparation.reference_log)
         if preparation.posterior is not None:
-            preparation.posterior.save_pretrained(partial / "posterior")
-
-
-@contextmanager
-def _restored_weights(model: nn.Module) -> Iterator[None]:
-    """Give the model back its trainable weights, its buffers, its mode and its `forward` when the block ends."""
-    head = model.get_base_model() if isinstance(model, PeftModel) else model
-    forward = head.forward
-    training = model.training
-    kept: dict[str, Tensor] = {
-        name: tensor.detach().clone().cpu()
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
-    }
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-                if name in kept:
-                    tensor.copy_(kept[name])
-        for parameter in model.parameters():
-            parameter.grad = None
-        # A second trainer wraps the forward of the model (fused head, autocast) once more.
-        head.forward = forward
-        model.train(training)
+            preparation.posterior.save_pretrained(partial / POSTERIOR_FOLDER)

@@ -4,12 +4,15 @@ It gives θ*_L of the formula and is, at the same time, the plain baseline that 
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
+from peft import PeftModel
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
@@ -81,3 +84,28 @@ def train_reference(
     )
     trainer.train()
     return trainer, trainer.state.log_history
+
+
+@contextmanager
+def restored_weights(model: nn.Module) -> Iterator[None]:
+    """Give the model back its trainable weights, its buffers, its mode and its `forward` when the block ends."""
+    head = model.get_base_model() if isinstance(model, PeftModel) else model
+    forward = head.forward
+    training = model.training
+    kept: dict[str, Tensor] = {
+        name: tensor.detach().clone().cpu()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+    }
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+                if name in kept:
+                    tensor.copy_(kept[name])
+        for parameter in model.parameters():
+            parameter.grad = None
+        # A second trainer wraps the forward of the model (fused head, autocast) once more.
+        head.forward = forward
+        model.train(training)

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from scipy.stats import rankdata
 
 from graceful_forgetting.config import SelectionConfig, SelectionStrategy
 
 SOURCE_INDEX = "source_index"
+WEIGHT_COLUMN = "unlearn_weight"
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -24,31 +26,39 @@ def select_for_unlearning(
     strategy: SelectionStrategy = "highest",
     threshold: float | None = None,
     quotas: Mapping[str, float] | str | None = None,
+    min_fraction: float = 0.05,
+    max_fraction: float = 0.5,
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
     seed: int = 42,
 ) -> Dataset:
     """Choose the samples to unlearn by their score.
 
-    Exactly one of `fraction`, `count`, `threshold` and `quotas` says how many. Rows whose score is null or
-    not finite are never chosen and are no part of what a fraction refers to.
+    Exactly one of `fraction`, `count`, `threshold` and `quotas` says how many, unless the strategy finds out itself
+    ("gap", "weighted"). Rows whose score is null or not finite are never chosen and are no part of what a fraction
+    refers to.
 
     Args:
         scored: rows with a column `score_column`.
         fraction: share of the rows with a score, in (0, 1]; rounded to the nearest number, at least one row.
         count: number of rows.
-        strategy: "highest" or "lowest" score, "random" (same pool, order drawn from `seed`), or "threshold":
-            every row whose score is at least `threshold`.
+        strategy: "highest" or "lowest" score; "random" (same pool, order drawn from `seed`); "threshold": every row
+            whose score is at least `threshold`; "gap": the highest scores, as many as lie above the largest gap
+            between two neighbours in the sorted scores (the first of equal gaps); "weighted": every row with a
+            score, and a column `unlearn_weight`, 2 · rank / (n + 1) with rank 1 for the lowest of n scores (equal
+            scores share their mean rank), so that the mean weight is 1.
         threshold: lowest score chosen; with strategy "threshold" only.
         quotas: for each forgetting task by name a share of its rows (float in (0, 1]) or a number of rows
             (int); nothing is chosen from a task that is not named. JSON text is accepted.
+        min_fraction, max_fraction: smallest and largest share of the rows with a score that "gap" may choose, each
+            rounded to the nearest number.
         task_column: column with the name of a row's forgetting task; needed for `quotas`.
         score_column: column with the score.
         seed: seed of strategy "random"; the others do not use it.
 
     Returns:
         The chosen rows, best first (by `strategy`, ties by row index), with a column `source_index`: the
-        row's index in `scored`.
+        row's index in `scored`; with "weighted" also `unlearn_weight`.
 
     Raises:
         TypeError: `scored` is not a `datasets.Dataset`.
@@ -62,6 +72,8 @@ def select_for_unlearning(
         strategy=strategy,
         threshold=threshold,
         quotas=quotas,
+        min_fraction=min_fraction,
+        max_fraction=max_fraction,
         task_column=task_column,
         score_column=score_column,
         seed=seed,
@@ -76,6 +88,8 @@ def select_with_audit(
     strategy: SelectionStrategy = "highest",
     threshold: float | None = None,
     quotas: Mapping[str, float] | str | None = None,
+    min_fraction: float = 0.05,
+    max_fraction: float = 0.5,
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
     seed: int = 42,
@@ -94,6 +108,8 @@ def select_with_audit(
         count=count,
         threshold=threshold,
         quotas=quotas if quotas is None or isinstance(quotas, str) else dict(quotas),
+        min_fraction=min_fraction,
+        max_fraction=max_fraction,
         seed=seed,
     )
     _check_columns(scored, config, task_column, score_column)
@@ -101,8 +117,42 @@ def select_with_audit(
     order = _ranked(pool.scores, config)
     chosen = _choose(order, pool, config)
     selected = scored.select(chosen).add_column(SOURCE_INDEX, chosen)
+    if config.strategy == "weighted":
+        selected = selected.add_column(WEIGHT_COLUMN, _rank_weights([pool.scores[index] for index in chosen]))
     settings = asdict(config) | {"task_column": task_column, "score_column": score_column}
     return selected, _audit(scored, pool, order, chosen, settings)
+
+
+def select_retained(
+    scored: Dataset,
+    selected: Dataset,
+    fraction: float,
+    task_column: str = "forgetting_task",
+    score_column: str = "forgetting_confidence",
+) -> Dataset:
+    """The rows of lowest score, which unlearning should leave as they are; none of them is in `selected`.
+
+    Args:
+        scored: rows with a column `score_column`.
+        selected: what `select_for_unlearning` chose of them, with `source_index`.
+        fraction: share of the rows with a score, in (0, 1]; fewer rows where no more are left.
+
+    Returns:
+        The rows, lowest score first.
+
+    Raises:
+        ValueError: every row with a score is selected.
+    """
+    pool = _pool(scored, task_column, score_column)
+    taken = set(selected[SOURCE_INDEX])
+    lowest = sorted(pool.scores, key=lambda index: pool.scores[index])
+    kept = [index for index in lowest if index not in taken][: max(1, round(fraction * len(lowest)))]
+    if not kept:
+        raise ValueError(
+            f"unlearn_retain_weight is set, and all {len(lowest)} rows with a score are unlearned, which leaves none "
+            "to retain: unlearn fewer (forget_fraction), or set unlearn_retain_weight=0"
+        )
+    return scored.select(kept)
 
 
 @dataclass(frozen=True)
@@ -124,11 +174,13 @@ def _check_columns(scored: Dataset, config: SelectionConfig, task_column: str, s
             raise ValueError(
                 f"scored has no column {name!r} (for {purpose}); its columns: {', '.join(columns) or 'none'}"
             )
-    if SOURCE_INDEX in columns:
-        raise ValueError(
-            f"scored has a column {SOURCE_INDEX!r}, which selection adds; select from the whole scored data "
-            "set, or rename the column"
-        )
+    added = [SOURCE_INDEX] + ([WEIGHT_COLUMN] if config.strategy == "weighted" else [])
+    for name in added:
+        if name in columns:
+            raise ValueError(
+                f"scored has a column {name!r}, which selection adds; select from the whole scored data set, or "
+                "rename the column"
+            )
     if len(scored) == 0:
         raise ValueError("scored has no rows: there is nothing to select from")
 
@@ -171,8 +223,25 @@ def _choose(order: Sequence[int], pool: _Pool, config: SelectionConfig) -> list[
         return chosen
     if config.count is not None:
         return list(order[: _number("count", config.count, len(order))])
+    if config.strategy == "gap":
+        return list(order[: _above_largest_gap([pool.scores[index] for index in order], config)])
+    if config.strategy == "weighted":
+        return list(order)
     assert config.fraction is not None, "SelectionConfig has checked that one of the four is set"
     return list(order[: _number("fraction", float(config.fraction), len(order))])
+
+
+def _above_largest_gap(scores: Sequence[float], config: SelectionConfig) -> int:
+    """How many of the descending scores lie above the largest gap that the bounds allow; at least one."""
+    fewest = max(1, round(config.min_fraction * len(scores)))
+    most = max(fewest, round(config.max_fraction * len(scores)))
+    # Below the last score there is no gap.
+    candidates = range(fewest, min(most, len(scores) - 1) + 1)
+    return max(candidates, key=lambda number: scores[number - 1] - scores[number], default=fewest)
+
+
+def _rank_weights(scores: Sequence[float]) -> list[float]:
+    return [float(2 * rank / (len(scores) + 1)) for rank in rankdata(scores)]
 
 
 def _choose_by_task(order: Sequence[int], pool: _Pool, quotas: Mapping[str, float]) -> list[int]:
@@ -263,6 +332,11 @@ def _audit(
 def _reason(pool: _Pool, index: int, rank: int, eligible: int, settings: Mapping[str, Any]) -> str:
     if settings["strategy"] == "threshold":
         return f"score at least {settings['threshold']}"
+    if settings["strategy"] == "weighted":
+        return f"rank {rank} of {eligible} by highest score, weighted by it"
+    if settings["strategy"] == "gap":
+        bounds = f"between {settings['min_fraction']:g} and {settings['max_fraction']:g} of the rows"
+        return f"rank {rank} of {eligible} by highest score, above the largest gap {bounds}"
     if settings["strategy"] == "random":
         place = f"drawn {rank} of {eligible} at random (seed {settings['seed']})"
     else:

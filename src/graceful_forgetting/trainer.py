@@ -1,47 +1,61 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting. Orchestration, and every touch of TRL's internals."""
 
 import logging
-import math
+import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
+from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.baselines import BASELINES, Baseline, BaselineContext
+from graceful_forgetting.baselines import Need as BaselineNeed
+from graceful_forgetting.confidence.scorer import Need as ScorerNeed
+from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import collate
+from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.preparation import (
+    POSTERIOR_FOLDER,
     SCORE_COLUMN,
     Preparation,
     check_forget_dataset,
     combine_forget_datasets,
+    load_preparation,
+    preparation_folder,
+    prepare_posterior,
     prepare_unlearning,
+    score_again,
 )
-from graceful_forgetting.reference import NonFiniteLossError, PlainTrainer
+from graceful_forgetting.reference import reference_args, train_reference
 from graceful_forgetting.rng import preserved_rng
-from graceful_forgetting.unlearning.schedule import is_unlearning_step
-from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_samples
+from graceful_forgetting.selection import select_retained
+from graceful_forgetting.unlearning.base_losses import with_base_losses
+from graceful_forgetting.unlearning.objectives import OBJECTIVES
+from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
+from graceful_forgetting.unlearning.trainer import CHECKPOINT_FOLDER, UnlearningTrainer
+from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FOLDER = "unlearning"
+BASELINE_FILE = "baseline.json"
 
 
-class LWFTrainer(PlainTrainer):
+class LWFTrainer(UnlearningTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
 
     Learning **With** Forgetting (Jiang et al., *Graceful Forgetting in Generative Language Models*, EMNLP 2025, arXiv
     2505.19715); not Learning *without* Forgetting (Li & Hoiem, 2016), which has the opposite goal.
 
-    All arguments of `SFTTrainer` keep their meaning. One is added:
+    All arguments of `SFTTrainer` keep their meaning. Two are added:
 
     Args:
         model: name, path or model.
@@ -50,7 +64,13 @@ class LWFTrainer(PlainTrainer):
             - prompts only (`prompt`): the model answers them itself, its answers are scored, a part is selected;
             - with answers (`prompt` + `completion`, or `messages`, or `input_ids` + `labels`): scored and selected;
             - already scored (`forgetting_confidence`): selected.
-            None: plain fine-tuning, parameter for parameter that of `SFTTrainer`.
+            None: plain fine-tuning, parameter for parameter that of `SFTTrainer`, unless `args.baseline` is set.
+        preparation: in place of `forget_dataset`, what the stages before training have produced already for this base
+            model (of another trainer, or put together from artefacts): scored self-knowledge, its selection, and the
+            posterior where `args` needs one.
+
+    With `args.baseline`, a method to compare with is added to the fine-tuning, with unlearning or without
+    (`graceful_forgetting.baselines`).
 
     `train()` first does what is missing (self-knowledge, reference run, posterior, confidence, selection), from the
     base weights and without consuming any random numbers of the run; `prepare_unlearning()` does it on its own. Its
@@ -58,11 +78,12 @@ class LWFTrainer(PlainTrainer):
     schedule and do not change the order of the learning batches.
 
     The Trainer log has, beside the usual `loss` and `grad_norm` of learning: `unlearn_loss` (mean L(x) of the samples
-    before their unlearning updates), `unlearn_active` (share of them below the cap), `unlearn_grad_norm`, and
-    `unlearn_updates` (how many so far).
+    before their unlearning updates), `unlearn_active` (share of them that still have a gradient), `unlearn_grad_norm`
+    (before clipping; with schedule 'joint' of the weighted unlearning gradient alone), `unlearn_updates` (how many so
+    far), and `baseline_loss` (what the baseline adds to `loss`).
 
     Raises:
-        TypeError: `args` is not an `LWFConfig`, or `forget_dataset` is of another type.
+        TypeError: `args` is not an `LWFConfig`, or `forget_dataset` or `preparation` is of another type.
         ValueError: names the argument, its value and the remedy.
         NonFiniteLossError: during training; names the step.
     """
@@ -88,6 +109,7 @@ class LWFTrainer(PlainTrainer):
         args: LWFConfig | None = None,
         *positional: Any,
         forget_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        preparation: Preparation | None = None,
         **keywords: Any,
     ):
         if args is None:
@@ -95,39 +117,88 @@ class LWFTrainer(PlainTrainer):
             args = LWFConfig(output_dir=f"{Path(name).name or 'model'}-LWF")
         if not isinstance(args, LWFConfig):
             raise TypeError(f"args must be an LWFConfig (an SFTConfig with more fields), not {type(args).__name__}")
-        self.preparation: Preparation | None = None
-        self._updates: UnlearningUpdates | None = None
+        if preparation is not None and not isinstance(preparation, Preparation):
+            raise TypeError(f"preparation must be a Preparation, not {type(preparation).__name__}")
+        if preparation is not None and forget_dataset is not None:
+            raise ValueError(
+                "forget_dataset and preparation are both given: a preparation takes the place of a forget_dataset"
+            )
+        self.preparation = preparation
         self._forget_dataset = None if forget_dataset is None else combine_forget_datasets(forget_dataset)
-        if self._forget_dataset is not None and args.unlearn_every > 0:
+        self._baseline_class = None if args.baseline is None else BASELINES[args.baseline]
+        self._check_baseline(model, args)
+        if self._forget_dataset is not None and (args.unlearn_every > 0 or self._needs(BaselineNeed.SELF_KNOWLEDGE)):
             check_forget_dataset(self._forget_dataset, args)
         super().__init__(model, args, *positional, **keywords)
-        if self.unlearning_enabled:
-            self._check_backend()
+        self._check_backend()
 
     @property
     def unlearning_enabled(self) -> bool:
         """Whether this run unlearns at all."""
-        return self._forget_dataset is not None and self.args.unlearn_every > 0
+        return self._has_self_knowledge and self.args.unlearn_every > 0
+
+    @property
+    def _has_self_knowledge(self) -> bool:
+        return self._forget_dataset is not None or self.preparation is not None
+
+    def _needs(self, need: BaselineNeed) -> bool:
+        return self._baseline_class is not None and need in self._baseline_class.needs
+
+    def _check_baseline(self, model: str | PreTrainedModel | PeftModel, args: LWFConfig) -> None:
+        if self._needs(BaselineNeed.SELF_KNOWLEDGE) and not self._has_self_knowledge:
+            raise ValueError(
+                f"baseline={args.baseline!r} needs the base model's self-knowledge: pass forget_dataset (with "
+                "unlearn_every=0 nothing of it is unlearned)"
+            )
+        if self._needs(BaselineNeed.FULL_MODEL) and isinstance(model, PeftModel):
+            raise ValueError(
+                f"baseline={args.baseline!r} changes all weights of the model, and an adapter is trained: train the "
+                "model itself"
+            )
 
     def _check_backend(self) -> None:
+        if self._needs(BaselineNeed.FULL_MODEL) and isinstance(self.model, PeftModel):
+            self._check_baseline(self.model, self.args)
+        if self.args.baseline is not None and self.compute_loss_func is not None:
+            raise ValueError(
+                f"compute_loss_func cannot be used with baseline={self.args.baseline!r}, which adds to the loss of TRL"
+            )
+        if not self.unlearning_enabled and self.args.baseline is None:
+            return
         if self.accelerator.distributed_type not in (
             DistributedType.NO,
             DistributedType.MULTI_GPU,
             DistributedType.MULTI_CPU,
         ):
             raise ValueError(
-                f"unlearning under {self.accelerator.distributed_type} is not supported: use one process or DDP, or "
-                "unlearn_every=0"
+                f"unlearning or a baseline under {self.accelerator.distributed_type} is not supported: use one process "
+                "or DDP, or unlearn_every=0 and no baseline"
             )
-        if not isinstance(self.train_dataset, Dataset) and self._needs_posterior():
+        if not isinstance(self.train_dataset, Dataset) and self._reads_learning_rows():
             raise ValueError(
                 "a streaming train_dataset cannot be used to score forget_dataset, since the Fisher information needs "
-                "all rows: pass a Dataset, or a forget_dataset that is already scored (`forgetting_confidence`)"
+                "all rows, nor with a baseline or an objective that reads them: pass a Dataset, or a forget_dataset "
+                "that is already scored (`forgetting_confidence`)"
+            )
+        if self.args.unlearn_rescore_every and self.unlearning_enabled and not self._can_score():
+            raise ValueError(
+                f"unlearn_rescore_every={self.args.unlearn_rescore_every} needs what scorer "
+                f"{self.args.confidence_scorer!r} reads, and the samples come scored without it: pass a forget_dataset "
+                "that is not scored yet, or preparation= with the posterior"
             )
 
-    def _needs_posterior(self) -> bool:
-        assert self._forget_dataset is not None
-        return SCORE_COLUMN not in self._forget_dataset.column_names
+    def _is_scored(self) -> bool:
+        return self._forget_dataset is None or SCORE_COLUMN in self._forget_dataset.column_names
+
+    def _reads_learning_rows(self) -> bool:
+        objective = OBJECTIVES[self.args.unlearn_objective](self.args)
+        unlearns_with_them = self.unlearning_enabled and ObjectiveNeed.LEARNING in objective.needs
+        return not self._is_scored() or self.args.baseline is not None or unlearns_with_them
+
+    def _can_score(self) -> bool:
+        if ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs:
+            return True
+        return not self._is_scored() or (self.preparation is not None and self.preparation.posterior is not None)
 
     # Before training -------------------------------------------------------------------------------------------------
 
@@ -136,8 +207,14 @@ class LWFTrainer(PlainTrainer):
 
         Returns:
             the self-knowledge with its scores, the selected samples and the audit of the selection.
+
+        Raises:
+            ValueError: there is neither a `forget_dataset` nor a `preparation`.
         """
-        assert self._forget_dataset is not None
+        if self._forget_dataset is None:
+            if self.preparation is None:
+                raise ValueError("forget_dataset is None: there is no self-knowledge to prepare")
+            return self.preparation
         with preserved_rng():
             self.preparation = prepare_unlearning(
                 self.model,
@@ -151,16 +228,110 @@ class LWFTrainer(PlainTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`; runs `prepare_unlearning` first unless that was done or a checkpoint is resumed."""
-        if self.unlearning_enabled:
-            checkpoint = self._checkpoint(resume_from_checkpoint)
-            if checkpoint is not None:
-                samples = load_samples(checkpoint / CHECKPOINT_FOLDER)
-            else:
-                samples = (self.preparation or self.prepare_unlearning()).selected
-            self._updates = UnlearningUpdates(samples, self.args, self.model.parameters())
-        self._pending_losses: list[Tensor] = []
-        self._stop_announced = False
+        checkpoint = self._checkpoint(resume_from_checkpoint)
+        with preserved_rng():
+            if self.args.baseline is not None:
+                self._base_weights = fingerprint_model(self.model)["weights"]
+                self._check_base_weights(checkpoint)
+                self.baseline = self._make_baseline(checkpoint)
+            if self.unlearning_enabled:
+                self._updates = self._make_updates(checkpoint)
+            # The last thing to happen at θ_base.
+            if self.baseline is not None and checkpoint is None:
+                self.baseline.before_training(self.model)
         return super().train(resume_from_checkpoint, *positional, **keywords)
+
+    def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
+        args = self.args
+        objective_needs = OBJECTIVES[args.unlearn_objective](args).needs
+        if checkpoint is None:
+            preparation = self._prepared(checkpoint)
+            selected = preparation.selected
+            if ObjectiveNeed.BASE_LOSSES in objective_needs:
+                selected = with_base_losses(selected, self.model, args.confidence_batch_size)
+            rows = selected, self._retained(preparation)
+        else:
+            rows = load_rows(checkpoint / CHECKPOINT_FOLDER)
+        return UnlearningUpdates(
+            rows[0],
+            args,
+            self.model.parameters(),
+            retained=rows[1],
+            learning=self.train_dataset,
+            renew=self._renewal(checkpoint) if args.unlearn_rescore_every else None,
+        )
+
+    def _renewal(self, checkpoint: Path | None) -> Callable[[], tuple[Dataset, Dataset | None]]:
+        """Scores the pool at the weights of the moment; gives the samples to unlearn and those to retain."""
+        pool = self._prepared(checkpoint)
+        if ObjectiveNeed.BASE_LOSSES in OBJECTIVES[self.args.unlearn_objective](self.args).needs:
+            scored = with_base_losses(pool.scored, self.model, self.args.confidence_batch_size)
+            pool = replace(pool, scored=scored)
+
+        def renew() -> tuple[Dataset, Dataset | None]:
+            again = score_again(self.model, self.args, pool, self.train_dataset)
+            return again.selected, self._retained(again)
+
+        return renew
+
+    def _retained(self, preparation: Preparation) -> Dataset | None:
+        if not self.args.unlearn_retain_weight:
+            return None
+        return select_retained(preparation.scored, preparation.selected, self.args.unlearn_retain_fraction)
+
+    def _prepared(self, checkpoint: Path | None) -> Preparation:
+        """The stages before training: as given, as done before, as the interrupted run left them, or done now."""
+        if self.preparation is None and checkpoint is not None:
+            self.preparation = load_preparation(preparation_folder(self.args), self.model)
+        return self.preparation or self.prepare_unlearning()
+
+    def _make_baseline(self, checkpoint: Path | None) -> Baseline:
+        assert self._baseline_class is not None
+        prepared = self._prepared(checkpoint) if self._needs(BaselineNeed.SELF_KNOWLEDGE) else None
+        return self._baseline_class(
+            BaselineContext(
+                model=self.model,
+                args=self.args,
+                learning=self.train_dataset,
+                self_knowledge=None if prepared is None else prepared.scored,
+                selected=None if prepared is None else prepared.selected,
+                posterior=self._learning_posterior(checkpoint) if self._needs(BaselineNeed.POSTERIOR) else None,
+                fine_tune=self._fine_tune,
+            )
+        )
+
+    def _learning_posterior(self, checkpoint: Path | None) -> LearningPosterior:
+        if self.unlearning_enabled and checkpoint is None:
+            self._prepared(checkpoint)
+        if self.preparation is not None and self.preparation.posterior is not None:
+            return self.preparation.posterior
+        folder = preparation_folder(self.args)
+        if checkpoint is not None:
+            return LearningPosterior.from_pretrained(folder / POSTERIOR_FOLDER, model=self.model)
+        posterior, _ = prepare_posterior(
+            self.model, self.args, self.train_dataset, self.processing_class, self.data_collator
+        )
+        if self.args.process_index == 0:
+            posterior.save_pretrained(folder / POSTERIOR_FOLDER)
+            shutil.rmtree(Path(self.args.output_dir) / "work" / "posterior", ignore_errors=True)
+        return posterior
+
+    def _fine_tune(self, rows: Dataset, updates: int) -> None:
+        args = reference_args(self.args, Path(self.args.output_dir) / "work" / "baseline")
+        args.max_steps = updates
+        train_reference(self.model, args, rows, self.processing_class, data_collator=self.data_collator)
+
+    def _check_base_weights(self, checkpoint: Path | None) -> None:
+        """A baseline measures θ_base again when a run is resumed, so the model must start from the same weights."""
+        if checkpoint is None:
+            return
+        file = checkpoint / BASELINE_FILE
+        if not file.is_file() or read_json(file)["base_weights"] != self._base_weights:
+            raise ValueError(
+                f"resume_from_checkpoint={str(checkpoint)!r} with baseline={self.args.baseline!r}: the checkpoint was "
+                "written by a run from another base model, or without a baseline. Pass the model that the interrupted "
+                "run started from, and the same settings"
+            )
 
     def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
         if isinstance(resume_from_checkpoint, str):
@@ -168,131 +339,9 @@ class LWFTrainer(PlainTrainer):
         last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
         return None if last is None else Path(last)
 
-    # During training -------------------------------------------------------------------------------------------------
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """Fetch the micro-batches of the next learning update; the unlearning update that precedes it happens here.
-
-        At this point of the Trainer's loop gradients are empty and no `no_sync` context is open (there is one around
-        `training_step` when gradients are accumulated), so that clipping and DDP work as for any update.
-        """
-        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self._updates is not None and batches[0]:
-            self._observe_learning_loss()
-            if not self._updates.guard.stopped and is_unlearning_step(self.state.global_step, self.args.unlearn_every):
-                with preserved_rng(seed=self.args.seed + self._updates.count):
-                    self._unlearn(self._updates)
-        return batches
-
-    def _unlearn(self, updates: UnlearningUpdates) -> None:
-        model = self.model_wrapped
-        model.train()
-        micro_batches = updates.next_micro_batches(self.args.process_index, self.args.world_size)
-        rows = sum(len(batch) for batch in micro_batches)
-        loss_sum = active_sum = 0.0
-        for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with self.accelerator.no_sync(model) if not last else torch.enable_grad():
-                losses = self._sample_losses(model, batch)
-                objective = updates.objective(losses)
-                self.accelerator.backward(objective.sum() / rows)
-            loss_sum += self._mean_over_processes(losses.detach().sum())
-            active_sum += self._mean_over_processes(updates.active(losses.detach()).float().sum())
-        self._require_finite("loss", loss_sum)
-        grad_norm = self._step(updates) if active_sum > 0 else 0.0
-        model.zero_grad()
-        updates.count += 1
-        updates.log.add(loss_sum / rows, active_sum / rows, grad_norm)
-
-    def _step(self, updates: UnlearningUpdates) -> float:
-        if self.args.unlearn_lr_scheduler == "follow":
-            scale = self._get_learning_rate() / self.args.learning_rate
-            for group in updates.optimizer.param_groups:
-                group["lr"] = updates.peak_learning_rate * scale
-        norm = torch.nn.utils.clip_grad_norm_(updates.parameters, self.args.unlearn_max_grad_norm or math.inf).item()
-        self._require_finite("gradient norm", norm)
-        updates.optimizer.step()
-        return norm
-
-    def _require_finite(self, what: str, value: float) -> None:
-        assert self._updates is not None
-        if not math.isfinite(value):
-            self.model_wrapped.zero_grad()
-            raise NonFiniteLossError(
-                f"the unlearning {what} is {value} before learning update {self.state.global_step + 1} (unlearning "
-                f"update {self._updates.count + 1}); checkpoints saved so far are intact. Lower unlearn_learning_rate "
-                f"({self._updates.peak_learning_rate:g}), or use unlearn_objective='bounded_ascent'"
-            )
-
-    def _sample_losses(self, model: nn.Module, rows: list[dict[str, Any]]) -> Tensor:
-        """L(x) of each row, shape (batch,), from the per-token log-probabilities of TRL's fused head."""
-        inputs = self._prepare_inputs(collate(rows, self.processing_class.pad_token_id))
-        with self.compute_loss_context_manager(), self.maybe_activation_offload_context:
-            outputs = model(**inputs, fused_lm_head=True)
-        return -outputs.log_probs.float().sum(dim=1) / outputs.label_mask.sum(dim=1)
-
-    def _mean_over_processes(self, value: Tensor) -> float:
-        return self.accelerator.gather(value).mean().item()
-
-    def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
-        """As `SFTTrainer.training_step`; keeps the loss for the guard. Raises `NonFiniteLossError`."""
-        loss = super().training_step(*positional, **keywords)
-        if self._updates is not None:
-            self._pending_losses.append(loss)
-        return loss
-
-    def _observe_learning_loss(self) -> None:
-        """Hand the loss of the last learning update, the sum over its micro-batches, to the guard."""
-        if self._pending_losses and self._updates is not None:
-            loss = self._mean_over_processes(torch.stack(self._pending_losses).sum())
-            self._pending_losses.clear()
-            self._updates.guard.observe_learning_loss(loss, self.state.global_step)
-            self._announce_stop()
-
-    def _announce_stop(self) -> None:
-        guard = self._updates.guard if self._updates is not None else None
-        if guard is not None and guard.stopped and not self._stop_announced:
-            self._stop_announced = True
-            logger.warning(f"Unlearning stopped at learning update {guard.step}: {guard.reason}")
-
-    def evaluate(self, *positional: Any, **keywords: Any) -> dict[str, float]:
-        """As `SFTTrainer.evaluate`; during training, the guard sees the loss."""
-        metrics = super().evaluate(*positional, **keywords)
-        if self._updates is not None and self.is_in_train:
-            for name, value in metrics.items():
-                if name.endswith("_loss"):
-                    self._updates.guard.observe_held_out_loss(name, value, self.state.global_step)
-            self._announce_stop()
-        return metrics
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `SFTTrainer.log`, with the measurements of unlearning beside those of learning."""
-        if self._updates is not None and "loss" in logs:
-            logs.update(self._updates.log.drain())
-            logs["unlearn_updates"] = self._updates.count
-        super().log(logs, start_time)
-
-    def unlearning_summary(self) -> dict[str, Any]:
-        """Number of unlearning updates so far, and whether, when and why the guard ended them; JSON types."""
-        if self._updates is None:
-            return {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
-        guard = self._updates.guard
-        return {
-            "updates": self._updates.count,
-            "guard": {"stopped": guard.stopped, "reason": guard.reason, "step": guard.step},
-        }
-
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._updates is not None:
-            # On every process: it gathers.
-            self._observe_learning_loss()
-            if self.args.should_save:
-                self._updates.save(Path(output_dir) / CHECKPOINT_FOLDER)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self._updates is not None:
-            self._updates.load(Path(checkpoint) / CHECKPOINT_FOLDER)
+        if self.baseline is not None and self.args.should_save:
+            write_json(Path(output_dir) / BASELINE_FILE, {"base_weights": self._base_weights})

@@ -28,20 +28,31 @@ trainer = LWFTrainer(
         output_dir=str(output), max_steps=7, per_device_train_batch_size=size, per_device_unlearn_batch_size=size,
         learning_rate=3e-3, unlearn_every=2, forget_fraction=0.5, elicitation_max_new_tokens=4, logging_steps=1,
         save_strategy="steps", save_steps=4, use_cpu=True, bf16=False, activation_checkpointing=False,
-        disable_tqdm=True,
+        disable_tqdm=True, **json.loads(sys.argv[4]),
     ),
     train_dataset=Dataset.from_list(rows["learning"]),
     forget_dataset=Dataset.from_list(rows[forgetting]),
     processing_class=AutoTokenizer.from_pretrained(folder / "model"),
 )
-trainer.train(resume_from_checkpoint=sys.argv[4] if len(sys.argv) > 4 else None)
+trainer.train(resume_from_checkpoint=sys.argv[5] if len(sys.argv) > 5 else None)
 trainer.save_model(str(output / "final"))
 if trainer.is_world_process_zero():
     (output / "log.json").write_text(json.dumps(trainer.state.log_history))
 """
 
 
-def launch(folder: Path, processes: int, *arguments: str) -> Path:
+METHODS = {
+    "unlearn_schedule": "joint",
+    "unlearn_objective": "npo",
+    "unlearn_retain_weight": 0.5,
+    "unlearn_rescore_every": 3,
+    "confidence_scorer": "loss",
+    "baseline": "l2_sp",
+    "baseline_weight": 1.0,
+}
+
+
+def launch(folder: Path, processes: int, forgetting: str, resume: str | None = None, **settings: object) -> Path:
     (folder / "script.py").write_text(SCRIPT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -49,12 +60,13 @@ def launch(folder: Path, processes: int, *arguments: str) -> Path:
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    command += [str(folder / "script.py"), str(folder), str(processes), *arguments]
+    command += [str(folder / "script.py"), str(folder), str(processes), forgetting, json.dumps(settings)]
+    command += [] if resume is None else [resume]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / f"{arguments[0]}-{processes}"
+    return folder / f"{forgetting}-{processes}"
 
 
 @pytest.fixture
@@ -72,12 +84,13 @@ def logged(run: Path) -> list[dict[str, float]]:
     return [entry for entry in json.loads((run / "log.json").read_text()) if "loss" in entry]
 
 
-@pytest.mark.parametrize("kind", ["scored", "prompts"])
-def test_two_processes_equal_one(folder, kind):
-    one, two = (launch(folder, processes, kind) for processes in (1, 2))
+@pytest.mark.parametrize(("kind", "settings"), [("scored", {}), ("prompts", {}), ("prompts", METHODS)])
+def test_two_processes_equal_one(folder, kind, settings):
+    one, two = (launch(folder, processes, kind, **settings) for processes in (1, 2))
     for left, right in zip(logged(one), logged(two), strict=True):
         assert left.keys() == right.keys()
-        for name in {"loss", "grad_norm", "unlearn_loss", "unlearn_grad_norm", "unlearn_updates"} & left.keys():
+        names = {"loss", "grad_norm", "unlearn_loss", "unlearn_grad_norm", "unlearn_updates", "baseline_loss"}
+        for name in names & left.keys():
             assert left[name] == pytest.approx(right[name], rel=2e-3), (left["step"], name)
     weights = [load_file(run / "final" / "model.safetensors") for run in (one, two)]
     for name in weights[0]:

@@ -95,6 +95,61 @@ def test_given_answers_are_scored_and_not_elicited(tmp_path, make_model, tokeniz
     assert "finish_reason" not in scored.column_names
 
 
+def test_whose_answers_are_unlearned_can_be_chosen(tmp_path, make_model, tokenizer, learning, forgetting):
+    def completions(answers, rows):
+        trainer = LWFTrainer(
+            make_model(),
+            config(tmp_path / str(answers), forget_answers=answers, confidence_scorer="loss"),
+            train_dataset=learning,
+            processing_class=tokenizer,
+            forget_dataset=rows,
+        )
+        return trainer.prepare_unlearning().scored["completion"][:]
+
+    own = completions(None, forgetting.select_columns(["prompt"]))
+    assert completions("self_generated", forgetting) == own
+    assert completions("given", forgetting) == completions(None, forgetting) == forgetting["completion"][:] != own
+    with pytest.raises(ValueError, match="forget_answers='given' needs answers in forget_dataset"):
+        completions("given", forgetting.select_columns(["prompt"]))
+    with pytest.raises(ValueError, match="forget_dataset needs a column `prompt`"):
+        completions("self_generated", forgetting.select_columns(["completion"]))
+
+
+def test_gradient_cosine_needs_no_reference_run(tmp_path, make_model, tokenizer, learning, forgetting):
+    trainer = LWFTrainer(
+        make_model(),
+        config(tmp_path, confidence_scorer="gradient_cosine", unlearn_rescore_every=3),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting,
+    )
+    trainer.train()
+    scores = trainer.preparation.scored["forgetting_confidence"][:]
+    assert all(-1 <= score <= 1 for score in scores)
+    assert len(set(scores)) > 8
+    assert not (tmp_path / "reference").exists()
+    assert trainer.unlearning_summary()["updates"] == 2
+
+
+@pytest.mark.parametrize("name", ["ewc", "afec", "bss", "f_learning"])
+def test_baselines_train_adapters(tmp_path, make_model, tokenizer, learning, forgetting, name):
+    def adapted(**settings):
+        torch.manual_seed(0)
+        trainer = LWFTrainer(
+            make_model(),
+            config(tmp_path / str(settings.get("baseline")), unlearn_every=0, posterior_num_samples=4, **settings),
+            train_dataset=learning,
+            processing_class=tokenizer,
+            forget_dataset=forgetting.add_column("forgetting_confidence", [0.0] * len(forgetting)),
+            peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        trainer.train()
+        return {name: tensor for name, tensor in trainer.model.state_dict().items() if "lora_" in name}
+
+    plain, with_baseline = adapted(), adapted(baseline=name, baseline_weight=10.0, baseline_steps=2)
+    assert any(not torch.equal(plain[key], with_baseline[key]) for key in plain)
+
+
 def test_dict_of_forgetting_tasks_with_quotas(tmp_path, make_model, tokenizer, learning, forgetting):
     trainer = LWFTrainer(
         make_model(),

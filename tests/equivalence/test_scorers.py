@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.line_search import GRID
+from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
@@ -151,6 +152,30 @@ def test_interference_and_loss_are_losses_of_the_two_models(
         assert plain[column][:] == [None] * len(rows)
 
 
+@pytest.mark.parametrize("engine", ["batched", "oracle"])
+def test_gradient_cosine_opposes_the_mean_learning_gradient(
+    model: PreTrainedModel, rows: Dataset, engine: str, tmp_path: Path
+) -> None:
+    def gradient(row: dict[str, list[int]]) -> Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss_of(model, row), list(model.parameters()))])
+
+    learning, knowledge = rows.select([0, 3]), rows.select([0, 1, 2, 4])
+    mean = (gradient(learning[0]) + gradient(learning[1])).double() / 2
+    config = ConfidenceConfig(scorer="gradient_cosine", batch_size=3, engine=engine)
+    scored = score_confidence(model, knowledge, None, config, learning=learning, resume_dir=tmp_path)
+    expected = [-torch.cosine_similarity(gradient(row).double(), mean, dim=0).item() for row in knowledge]
+    assert scored["forgetting_confidence"][:] == pytest.approx(expected, rel=1e-4)
+    assert scored["loss"][:] == pytest.approx([loss_of(model, row).item() for row in knowledge], rel=1e-5)
+    for column in ("confidence_constant", "confidence_linear", "confidence_quadratic", "step_size", "reference_loss"):
+        assert scored[column][:] == [None] * len(knowledge)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    # Other learning rows are other work, whatever an earlier run left.
+    other = score_confidence(model, knowledge, None, config, learning=rows.select([2]), resume_dir=tmp_path)
+    assert other["forgetting_confidence"][2] == pytest.approx(-1.0, rel=1e-5)
+    with pytest.raises(ValueError, match="needs the learning rows: pass learning="):
+        score_confidence(model, knowledge, None, config)
+
+
 def test_random_scores_follow_the_seed_and_nothing_else(make_model: MakeModel, rows: Dataset) -> None:
     model = make_model()
     silent = Dataset.from_list([*rows, {"input_ids": [4, 5], "labels": [-100, -100]}])
@@ -168,8 +193,8 @@ def test_random_scores_follow_the_seed_and_nothing_else(make_model: MakeModel, r
 def test_every_scorer_adds_the_same_columns(
     model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
 ) -> None:
-    for scorer in ("lwf", "linear", "overlap", "interference", "loss", "random"):
-        scored = score_confidence(model, rows, posterior, ConfidenceConfig(scorer=scorer))
+    for scorer in SCORERS:
+        scored = score_confidence(model, rows, posterior, ConfidenceConfig(scorer=scorer), learning=rows)
         assert scored.column_names == [*rows.column_names, *COLUMNS]
         assert all(scored.features[column].dtype == "float64" for column in COLUMNS)
         again = score_confidence(model, scored, posterior, ConfidenceConfig(scorer="lwf"))

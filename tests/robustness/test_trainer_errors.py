@@ -1,13 +1,16 @@
 """What `LWFTrainer` and `LWFConfig` refuse, before a model is trained, and what stops a run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from peft import LoraConfig
 from trl import SFTConfig
 
 from graceful_forgetting import LWFConfig, LWFTrainer, NonFiniteLossError
+from graceful_forgetting.preparation import Preparation
 
 QUIET = {"bf16": False, "activation_checkpointing": False, "disable_tqdm": True, "save_strategy": "no", "max_steps": 4}
 
@@ -35,7 +38,25 @@ def build(tmp_path, make_model, tokenizer, learning, forgetting):
         ("forget_threshold", 0.5, "needs a threshold, and no other strategy takes one"),
         ("forget_quotas", "{", "not valid JSON"),
         ("unlearn_every", -1, "unlearn_every=-1"),
-        ("unlearn_objective", "npo", "unlearn_objective='npo' .*bounded_ascent, gradient_ascent"),
+        ("unlearn_objective", "ascent", "unlearn_objective='ascent' .*bounded_ascent, gradient_ascent, npo"),
+        ("unlearn_schedule", "late", "unlearn_schedule='late' .*periodic, early, random, joint"),
+        ("unlearn_weight", 0.0, "unlearn_weight=0.0 .*above 0"),
+        ("unlearn_beta", -1.0, "unlearn_beta=-1.0 .*above 0"),
+        ("unlearn_beta", 0.1, "unlearn_beta=0.1 with unlearn_objective='bounded_ascent'"),
+        ("unlearn_retain_weight", -1.0, "unlearn_retain_weight=-1.0 .*0 .off. or more"),
+        ("unlearn_retain_fraction", 0.0, r"unlearn_retain_fraction=0.0 .*\(0, 1\]"),
+        ("unlearn_rescore_every", -1, "unlearn_rescore_every=-1"),
+        ("forget_answers", "mine", "forget_answers='mine' .*self_generated, given"),
+        ("forget_min_fraction", 0.9, "min_fraction=0.9 .*at most max_fraction=0.5"),
+        ("forget_max_fraction", 1.5, r"max_fraction=1.5 .*\(0, 1\]"),
+        ("baseline", "srs", "baseline='srs' .*bss, l2_sp, ewc, afec"),
+        ("baseline", "selective_amnesia", "unlearn_objective='uniform', unlearn_schedule='joint'"),
+        ("baseline_weight", 1.0, "baseline_weight=1.0 with baseline=None"),
+        ("baseline_singular_values", 0, "baseline_singular_values=0 .*at least 1"),
+        ("baseline_shrink", 1.1, r"baseline_shrink=1.1 .*\[0, 1\]"),
+        ("baseline_noise", -0.1, "baseline_noise=-0.1 .*0 or more"),
+        ("baseline_steps", 0, "baseline_steps=0 .*at least 1"),
+        ("baseline_positive_share", 1.0, r"baseline_positive_share=1.0 .*\(0, 1\)"),
         ("unlearn_lr_scheduler", "cosine", "unlearn_lr_scheduler='cosine' .*follow, constant"),
         ("unlearn_learning_rate", 0.0, "unlearn_learning_rate=0.0 .*above 0"),
         ("learning_rate", 0.0, "learning_rate=0.0 leaves unlearn_lr_scheduler='follow' nothing to follow"),
@@ -61,6 +82,71 @@ def test_a_setting_out_of_range_is_named(tmp_path, field, value, expected):
 def test_two_settings_that_both_decide_how_many(tmp_path):
     with pytest.raises(ValueError, match="fraction, count are set together"):
         config(tmp_path, forget_fraction=0.5, forget_count=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"baseline": "bss", "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 with baseline='bss'"),
+        ({"baseline": "token_forgetting", "packing": True}, "packing=True cannot be used with baseline"),
+        ({"baseline": "token_forgetting", "loss_type": "dft"}, "loss_type='dft' cannot be used with baseline"),
+        ({"baseline": "token_forgetting", "posterior_last_blocks": 1}, "needs θ.*_L whole"),
+        ({"baseline": "afec", "posterior_parameter_space": "merged"}, "'merged' with baseline='afec'"),
+        ({"baseline": "shrink_perturb", "baseline_weight": 1.0}, "has no such number"),
+        ({"unlearn_schedule": "early", "unlearn_rescore_every": 2}, "over before anything could be scored again"),
+        ({"forget_strategy": "gap", "forget_count": 3}, "count=3 with strategy='gap'"),
+    ],
+)
+def test_settings_that_do_not_go_together(tmp_path, settings, expected):
+    with pytest.raises(ValueError, match=expected):
+        config(tmp_path, **settings)
+
+
+def test_a_baseline_without_what_it_needs(tmp_path, build):
+    with pytest.raises(ValueError, match="baseline='ewc' needs the base model's self-knowledge: pass forget_dataset"):
+        build(config(tmp_path, baseline="ewc"), forget_dataset=None)
+    adapter = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match="'shrink_perturb' changes all weights of the model"):
+        build(config(tmp_path, baseline="shrink_perturb"), peft_config=adapter)
+    with (
+        pytest.warns(FutureWarning, match="compute_loss_func"),
+        pytest.raises(ValueError, match="compute_loss_func cannot be used with baseline='l2_sp'"),
+    ):
+        build(config(tmp_path, baseline="l2_sp"), compute_loss_func=lambda *_, **__: None)
+
+
+def test_a_baseline_is_not_resumed_from_another_base_model(tmp_path, build, make_model):
+    settings = {"baseline": "l2_sp", "unlearn_every": 0}
+    build(config(tmp_path, save_strategy="steps", save_steps=2, **settings), forget_dataset=None).train()
+    trainer = build(config(tmp_path, **settings), forget_dataset=None)
+    with torch.no_grad():
+        trainer.model.lm_head.weight.add_(1.0)
+    with pytest.raises(ValueError, match="another base model, or without a baseline"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_rescoring_and_retaining_without_the_rows_for_it(tmp_path, build, forgetting):
+    scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
+    with pytest.raises(ValueError, match="unlearn_rescore_every=2 needs what scorer 'lwf' reads"):
+        build(config(tmp_path, unlearn_rescore_every=2), forget_dataset=scored)
+    trainer = build(config(tmp_path, unlearn_retain_weight=1.0, forget_fraction=1.0), forget_dataset=scored)
+    with pytest.raises(ValueError, match="all 16 rows with a score are unlearned"):
+        trainer.train()
+
+
+def test_a_preparation_of_another_type_or_beside_a_forgetting_set(build):
+    with pytest.raises(TypeError, match="preparation must be a Preparation, not dict"):
+        build(forget_dataset=None, preparation={})
+    preparation = Preparation(Dataset.from_dict({}), Dataset.from_dict({}), {})
+    with pytest.raises(ValueError, match="both given"):
+        build(preparation=preparation)
+
+
+@pytest.mark.parametrize("weights", [[-1.0] * 16, [0.0] * 16])
+def test_weights_that_are_none(tmp_path, build, forgetting, weights):
+    scored = forgetting.add_column("forgetting_confidence", [1.0] * 16).add_column("unlearn_weight", weights)
+    with pytest.raises(ValueError, match="'unlearn_weight' must hold finite numbers of at least 0"):
+        build(config(tmp_path), forget_dataset=scored).train()
 
 
 def test_args_of_another_class(tmp_path, build):
@@ -153,7 +239,13 @@ def test_non_finite_loss_stops_names_the_step_and_keeps_the_checkpoint(tmp_path,
 def test_non_finite_unlearning_loss(tmp_path, build, forgetting):
     scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
     trainer = build(config(tmp_path, unlearn_every=2), forget_dataset=scored)
-    trainer._sample_losses = lambda model, rows: torch.full((len(rows),), float("nan"), requires_grad=True)
+    original = trainer._unlearning_batch
+
+    def broken(*args):
+        batch, retained = original(*args)
+        return replace(batch, log_probs=batch.log_probs * float("nan")), retained
+
+    trainer._unlearning_batch = broken
     with pytest.raises(
         NonFiniteLossError, match=r"unlearning loss is nan before learning update 3 \(unlearning update 1"
     ):

@@ -10,7 +10,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graceful_forgetting.selection import select_for_unlearning, select_with_audit
+from graceful_forgetting.selection import select_for_unlearning, select_retained, select_with_audit
 
 SCORES = [0.5, None, 3.0, -1.0, 3.0, math.nan, 2.0, math.inf]
 TASKS = ["a", "a", "a", "b", "b", "b", "b", "a"]
@@ -221,3 +221,68 @@ def test_order_of_rows_does_not_matter_where_scores_differ(scores, data):
     chosen = select_for_unlearning(rows, count=count, strategy=strategy)
     permuted = select_for_unlearning(rows.select(permutation), count=count, strategy=strategy)
     assert permuted["text"][:] == chosen["text"][:]
+
+
+# How many, and how much ----------------------------------------------------------------------------------------------
+
+
+def test_gap_cuts_where_the_scores_part():
+    scores = [0.1, 5.0, 0.2, 4.8, 0.3, 4.9, 0.0, 9.0, 0.15, 0.25]
+    rows = scored_rows(scores, None)
+    chosen = select_for_unlearning(rows, strategy="gap", min_fraction=0.2, max_fraction=0.8)["source_index"][:]
+    assert chosen == [7, 1, 5, 3]
+    # The gap below the outlier is as large, and comes first once the bounds allow it.
+    assert select_for_unlearning(rows, strategy="gap", min_fraction=0.1)["source_index"][:] in ([7], [7, 1, 5, 3])
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.floats(-10, 10).map(lambda value: round(value, 3)), min_size=1, max_size=30),
+    low=st.floats(0.01, 1),
+    high=st.floats(0.01, 1),
+)
+def test_gap_is_the_largest_that_the_bounds_allow(scores, low, high):
+    low, high = sorted((low, high))
+    selected, audit = select_with_audit(scored_rows(scores, None), strategy="gap", min_fraction=low, max_fraction=high)
+    ordered, number, chosen = sorted(scores, reverse=True), len(scores), len(selected)
+    fewest = max(1, round(low * number))
+    most = max(fewest, round(high * number))
+    assert fewest <= chosen <= most
+    gaps = {k: ordered[k - 1] - ordered[k] for k in range(fewest, most + 1) if k < number}
+    if gaps:
+        assert gaps[chosen] == max(gaps.values())
+        assert chosen == min(k for k, gap in gaps.items() if gap == gaps[chosen])
+    assert all("above the largest gap" in row["reason"] for row in audit["rows"])
+
+
+@settings(deadline=None)
+@given(scores=st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=20))
+def test_weights_are_ranks_of_mean_one(scores):
+    selected = select_for_unlearning(scored_rows(scores, None), strategy="weighted")
+    assert sorted(selected["source_index"][:]) == list(range(len(scores)))
+    weights = dict(zip(selected["source_index"][:], selected["unlearn_weight"][:], strict=True))
+    assert sum(weights.values()) / len(weights) == pytest.approx(1.0)
+    for index, score in enumerate(scores):
+        below = sum(other < score for other in scores)
+        equal = scores.count(score)
+        assert weights[index] == pytest.approx(2 * (below + (equal + 1) / 2) / (len(scores) + 1))
+
+
+def test_strategies_that_find_the_number_take_none():
+    with pytest.raises(ValueError, match=r"fraction=0\.5 with strategy='gap'"):
+        select_for_unlearning(scored_rows(), strategy="gap", fraction=0.5)
+    with pytest.raises(ValueError, match=r"min_fraction=0\.6 .*at most max_fraction=0\.4"):
+        select_for_unlearning(scored_rows(), strategy="gap", min_fraction=0.6, max_fraction=0.4)
+    weighted = select_for_unlearning(scored_rows(), strategy="weighted").remove_columns("source_index")
+    with pytest.raises(ValueError, match="'unlearn_weight', which selection adds"):
+        select_for_unlearning(weighted, strategy="weighted")
+
+
+def test_retained_rows_are_the_lowest_that_are_not_selected():
+    rows = scored_rows()
+    selected = select_for_unlearning(rows, count=2, strategy="lowest")
+    assert selected["text"][:] == ["row 3", "row 0"]
+    assert select_retained(rows, selected, 0.4)["text"][:] == ["row 6", "row 2"]
+    assert select_retained(rows, select_for_unlearning(rows, count=2), 1.0)["text"][:] == ["row 3", "row 0", "row 6"]
+    with pytest.raises(ValueError, match="all 5 rows with a score are unlearned"):
+        select_retained(rows, select_for_unlearning(rows, fraction=1.0), 0.25)

@@ -1,28 +1,47 @@
-"""Schedule, order, objectives and guard."""
+"""Schedule, order of samples and guard."""
 
+import itertools
 import math
 from collections import Counter
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graceful_forgetting.unlearning.guard import Guard
-from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.order import batch_indices
-from graceful_forgetting.unlearning.schedule import is_unlearning_step
+from graceful_forgetting.unlearning.schedule import updates_due
 
 
-@given(every=st.integers(1, 20), updates=st.integers(0, 200))
-def test_one_unlearning_update_after_every_n_learning_updates(every, updates):
-    happened = [step for step in range(updates) if is_unlearning_step(step, every)]
-    assert happened == list(range(every, updates, every))
+def steps(schedule: str, total: int, every: int, seed: int = 0) -> list[int]:
+    """The learning updates that unlearning updates precede, as often as they do."""
+    return [step for step in range(total) for _ in range(updates_due(schedule, step, total, every, seed))]
 
 
-@given(updates=st.integers(0, 50))
-def test_zero_turns_unlearning_off(updates):
-    assert not is_unlearning_step(updates, 0)
+@given(every=st.integers(1, 20), total=st.integers(1, 200))
+def test_each_schedule_follows_its_rule(every, total):
+    periodic = steps("periodic", total, every)
+    assert periodic == list(range(every, total, every))
+    assert steps("early", total, every) == [0] * len(periodic)
+    assert steps("joint", total, every) == list(range(total))
+    drawn = steps("random", total, every)
+    assert len(set(drawn)) == len(drawn)
+    assert 0 not in drawn
+
+
+@given(schedule=st.sampled_from(["periodic", "early", "random", "joint"]), total=st.integers(1, 50))
+def test_zero_turns_unlearning_off(schedule, total):
+    assert steps(schedule, total, 0) == []
+
+
+def test_random_unlearning_is_as_frequent_as_periodic_and_follows_the_seed():
+    counts = [len(steps("random", 1000, 5, seed)) for seed in range(20)]
+    # 1000 draws of probability 0.2 have a standard deviation of 12.6, their mean over 20 seeds one of 2.8.
+    assert sum(counts) / 20 == pytest.approx(200, abs=12)
+    assert max(abs(count - 200) for count in counts) < 60
+    assert steps("random", 1000, 5, 1) != steps("random", 1000, 5, 2)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(steps("random", 1000, 5, 1))]
+    assert len(set(gaps)) > 5
 
 
 @given(samples=st.integers(1, 40), batch=st.integers(1, 60), updates=st.integers(1, 12), seed=st.integers(0, 2**31 - 1))
@@ -44,21 +63,6 @@ def test_order_does_not_depend_on_the_batch_size(seed):
 def test_order_changes_from_pass_to_pass_and_with_the_seed():
     assert batch_indices(0, 50, 50, 1) != batch_indices(1, 50, 50, 1)
     assert batch_indices(0, 50, 50, 1) != batch_indices(0, 50, 50, 2)
-
-
-def test_gradient_ascent_is_the_negated_loss():
-    losses = torch.tensor([0.5, 20.0])
-    assert torch.equal(OBJECTIVES["gradient_ascent"](losses, 8.0), -losses)
-
-
-@given(losses=st.lists(st.floats(0, 30), min_size=1, max_size=8), cap=st.floats(0.5, 20))
-def test_bounded_ascent_equals_ascent_below_the_cap_and_has_no_gradient_above(losses, cap):
-    values = torch.tensor(losses, dtype=torch.float64, requires_grad=True)
-    OBJECTIVES["bounded_ascent"](values, cap).sum().backward()
-    below = values.detach() < cap
-    assert torch.equal(values.grad[below], -torch.ones(int(below.sum()), dtype=torch.float64))
-    above = values.detach() > cap
-    assert torch.equal(values.grad[above], torch.zeros(int(above.sum()), dtype=torch.float64))
 
 
 def test_guard_lets_a_falling_and_a_noisy_loss_pass():
@@ -111,8 +115,3 @@ def test_a_restored_guard_continues_exactly(losses, cut):
             first = Guard.from_state_dict(first.state_dict())
         first.observe_learning_loss(loss, step)
     assert first == whole
-
-
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_every_objective_gives_one_value_a_sample(name):
-    assert OBJECTIVES[name](torch.rand(5), 8.0).shape == (5,)

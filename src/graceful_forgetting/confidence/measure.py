@@ -20,8 +20,8 @@ from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.parameters import ParameterValues
 
 # Columns of what a measurement returns; those that it does not measure are NaN.
-LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS = range(5)
-WIDTH = 5
+LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS, COSINE = range(6)
+WIDTH = 6
 
 
 class Measurement(Protocol):
@@ -101,7 +101,7 @@ class ForwardMeasurement:
 
     def __init__(self, model: PreTrainedModel, rows: Dataset, mean: Mapping[str, Tensor] | None = None) -> None:
         self._model, self._rows = model, rows
-        self._reference = None if mean is None else _in_place_of(model, mean)
+        self._reference = None if mean is None else in_place_of(model, mean)
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -129,7 +129,7 @@ def losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return mean_nll(counted_logits(model, batch, positions), targets)
 
 
-def _in_place_of(model: nn.Module, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_place_of(model: nn.Module, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the parameters must be for the model to be at `mean`: a dense weight's adapter adds its part itself."""
     values, found = ParameterValues(model, mean), {}
     for name, parameter in values.parameters.items():

@@ -12,12 +12,14 @@ class Need(Enum):
     """What a scorer reads.
 
     `POSTERIOR`: the learning task's posterior. `GRADIENTS`: ∇L(x), reduced against it. `FORWARD`: losses from
-    forward passes, at θ_base and, together with `POSTERIOR`, at θ*_L.
+    forward passes, at θ_base and, together with `POSTERIOR`, at θ*_L. `LEARNING`: learning rows, whose mean gradient
+    ∇L(x) is measured against.
     """
 
     POSTERIOR = "posterior"
     GRADIENTS = "gradients"
     FORWARD = "forward"
+    LEARNING = "learning"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Measured:
         square: Σ F g².
         step_size: α; NaN where g is 0 and the step-size rule divides by it.
         reference_loss: L(x) at θ*_L.
+        learning_cosine: cosine of ∇L(x) and the mean gradient of the learning rows, both at θ_base.
         seed: for scorers that draw.
     """
 
@@ -42,6 +45,7 @@ class Measured:
     square: Tensor
     step_size: Tensor
     reference_loss: Tensor
+    learning_cosine: Tensor
     seed: int
 
     @property

@@ -1,5 +1,6 @@
 """The scorers by name."""
 
+from graceful_forgetting.confidence.gradient_cosine import GradientCosineScorer
 from graceful_forgetting.confidence.interference import InterferenceScorer
 from graceful_forgetting.confidence.linear import LinearScorer
 from graceful_forgetting.confidence.loss import LossScorer
@@ -15,5 +16,6 @@ SCORERS: dict[ScorerName, Scorer] = {
     "overlap": OverlapScorer(),
     "interference": InterferenceScorer(),
     "loss": LossScorer(),
+    "gradient_cosine": GradientCosineScorer(),
     "random": RandomScorer(),
 }

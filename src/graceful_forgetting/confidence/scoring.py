@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.confidence import estimate, measure
 from graceful_forgetting.confidence.diagnosis import not_finite
+from graceful_forgetting.confidence.learning_gradient import CosineMeasurement, mean_gradient
 from graceful_forgetting.confidence.line_search import LineSearchMeasurement
 from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
 from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
@@ -38,6 +39,7 @@ def score_confidence(
     config: ConfidenceConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     *,
+    learning: Dataset | None = None,
     resume_dir: str | Path | None = None,
     announce: Callable[[str], None] = logger.info,
 ) -> Dataset:
@@ -72,21 +74,24 @@ def score_confidence(
         posterior: of the learning task, for this model; may be None for a scorer that does not need it.
         config: scorer, step size, batch size, engine; default `ConfidenceConfig()`.
         processing_class: tokenizer; may be None where the data are tokenised.
+        learning: tokenised rows (`input_ids`, `labels`) of the learning task; read by scorer 'gradient_cosine' alone.
         resume_dir: folder for finished shards of `config.shard_size` samples; a second call with the same
             arguments goes on from there. The caller removes it.
         announce: receives the estimates of memory and time, before the work starts.
 
     Raises:
-        ValueError: a posterior of another model, or none where the scorer needs one; 'interference' with a
-            posterior of some parameters only; weights that are not finite; packed rows; a row that exceeds
-            the model's context; no row in which a token counts; with `strict`, a model with modules that no
-            batched rule covers; more memory needed than is free.
+        ValueError: a posterior of another model, or none where the scorer needs one; no learning rows where it
+            needs those; 'interference' with a posterior of some parameters only; weights that are not finite;
+            packed rows; a row that exceeds the model's context; no row in which a token counts; with `strict`, a
+            model with modules that no batched rule covers; more memory needed than is free.
         FloatingPointError: a sample whose loss or gradient is not finite, by row and parameter.
     """
     config = config or ConfidenceConfig()
     scorer = SCORERS[config.scorer]
     if Need.POSTERIOR in scorer.needs and posterior is None:
         raise ValueError(f"posterior is None, and scorer {config.scorer!r} needs one; see estimate_posterior")
+    if Need.LEARNING in scorer.needs and learning is None:
+        raise ValueError(f"learning is None, and scorer {config.scorer!r} needs the learning rows: pass learning=")
     rows = tokenised_rows(self_knowledge, processing_class, argument="self_knowledge")
     lengths = usable_rows(rows, model, argument="self_knowledge")
     if posterior is not None and Need.POSTERIOR in scorer.needs:
@@ -102,7 +107,13 @@ def score_confidence(
         announce(f"Scoring {len(lengths)} samples in {len(plan.batches)} batches: {memory}")
         memory.require_fit(config)
         measurement: Measurement
-        if Need.GRADIENTS in scorer.needs:
+        names = list(posterior.mean) if posterior is not None else []
+        if Need.LEARNING in scorer.needs:
+            assert learning is not None
+            gradient = mean_gradient(model, tokenised_rows(learning, None, argument="learning"), config.batch_size)
+            names = list(gradient)
+            measurement = CosineMeasurement(model, rows, gradient, config)
+        elif Need.GRADIENTS in scorer.needs:
             assert posterior is not None
             placement, dtype = config.weights_placement, DTYPES[config.weights_dtype]
             weights = ConfidenceWeights(ParameterValues(model, posterior.mean), posterior, placement, dtype)
@@ -114,8 +125,7 @@ def score_confidence(
         else:
             mean = posterior.mean if posterior is not None and Need.POSTERIOR in scorer.needs else None
             measurement = ForwardMeasurement(model, rows, mean)
-        store = None if resume_dir is None else ShardStore(resume_dir, _key(model, rows, posterior, config))
-        names = list(posterior.mean) if posterior is not None else []
+        store = None if resume_dir is None else ShardStore(resume_dir, _key(model, rows, posterior, learning, config))
 
         def check(found: Tensor, indices: Sequence[int]) -> None:
             wrong = _not_finite_rows(found, indices, scorer.needs)
@@ -133,6 +143,7 @@ def score_confidence(
         square=values[:, measure.SQUARE],
         step_size=config.step_size * values[:, measure.STEP],
         reference_loss=values[:, measure.REFERENCE_LOSS],
+        learning_cosine=values[:, measure.COSINE],
         seed=config.seed,
     )
     return _with_columns(self_knowledge, measured, scorer.score(measured))
@@ -165,7 +176,12 @@ def _memory(
     """What scoring needs, from the longest row."""
     weights = copies = 0
     covered = {} if posterior is None else {n: p for n, p in model.named_parameters() if n in posterior.mean}
-    if Need.GRADIENTS in needs:
+    if Need.LEARNING in needs:
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        activations = estimate.backward_bytes(model, row, batch_size, list(trained))
+        # The mean gradient, and that of one batch while it is formed.
+        copies = 2 * sum(4 * parameter.numel() for parameter in trained.values())
+    elif Need.GRADIENTS in needs:
         line_search, oracle = config.step_size_rule == "line_search", config.engine == "oracle"
         together = 1 if line_search or oracle else batch_size
         activations = estimate.backward_bytes(model, row, together, list(covered))
@@ -182,7 +198,13 @@ def _memory(
     )
 
 
-def _key(model: PreTrainedModel, rows: Dataset, posterior: "LearningPosterior | None", config: ConfidenceConfig) -> str:
+def _key(
+    model: PreTrainedModel,
+    rows: Dataset,
+    posterior: "LearningPosterior | None",
+    learning: Dataset | None,
+    config: ConfidenceConfig,
+) -> str:
     """Hash of what measured values depend on; of the scorer, only what it has measured."""
     settings = [config.step_size_rule, config.batch_size, config.shard_size, config.engine, config.weights_dtype]
     return fingerprint_json(
@@ -190,6 +212,7 @@ def _key(model: PreTrainedModel, rows: Dataset, posterior: "LearningPosterior | 
             "model": fingerprint_model(model),
             "rows": fingerprint_rows(rows),
             "posterior": None if posterior is None else posterior.fingerprint(),
+            "learning": None if learning is None else fingerprint_rows(learning),
             "needs": sorted(need.value for need in SCORERS[config.scorer].needs),
             "settings": settings,
         }
@@ -198,7 +221,9 @@ def _key(model: PreTrainedModel, rows: Dataset, posterior: "LearningPosterior | 
 
 def _not_finite_rows(values: Tensor, indices: Sequence[int], needs: frozenset[Need]) -> list[int]:
     columns = [measure.LOSS]
-    if Need.GRADIENTS in needs:
+    if Need.LEARNING in needs:
+        columns += [measure.COSINE]
+    elif Need.GRADIENTS in needs:
         columns += [measure.PRODUCT, measure.SQUARE]
     elif Need.POSTERIOR in needs:
         columns += [measure.REFERENCE_LOSS]

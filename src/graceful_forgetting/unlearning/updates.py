@@ -1,6 +1,6 @@
-"""The state of unlearning during one training run: samples, optimizer, order, guard; saved and restored exactly."""
+"""The state of unlearning during one training run: rows, optimizer, order, guard; saved and restored exactly."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.selection import WEIGHT_COLUMN
+from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.guard import Guard
-from graceful_forgetting.unlearning.objectives import OBJECTIVES
+from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, Objective
 from graceful_forgetting.unlearning.order import batch_indices
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+SAMPLES, RETAINED = "samples", "retained"
+_ROW = ["input_ids", "labels"]
 
 
 @dataclass
@@ -46,18 +50,50 @@ class UnlearningLog:
         return means
 
 
+@dataclass(frozen=True)
+class MicroBatch:
+    """The rows of one pass of an unlearning update (`input_ids`, `labels`) on one process.
+
+    Attributes:
+        forget: samples to unlearn.
+        weights: (len(forget),) float32, how much each counts; 1 on average over all samples.
+        base_losses: (len(forget),) float32, L(x) of the base model; none where the objective needs none.
+        learning: as many learning rows; none where the objective needs none.
+        retained: as many retained samples; none where there is no retain term.
+    """
+
+    forget: list[dict[str, Any]]
+    weights: Tensor
+    base_losses: Tensor | None
+    learning: list[dict[str, Any]]
+    retained: list[dict[str, Any]]
+
+
 class UnlearningUpdates:
     """What one training run unlearns and how far it has come.
 
     Args:
-        samples: tokenised rows (`input_ids`, `labels`) to unlearn.
+        samples: tokenised rows (`input_ids`, `labels`) to unlearn; `unlearn_weight` (how much each counts) and
+            `base_loss` (L(x) of the base model) are read where they are there.
         args: settings of the run.
         parameters: what the unlearning optimizer moves (the trainable parameters, in model order).
+        retained: tokenised rows of the retain term; none without one.
+        learning: tokenised learning rows; needed by some objectives.
+        renew: gives samples and retained rows anew, every `args.unlearn_rescore_every` learning updates; none: never.
     """
 
-    def __init__(self, samples: Dataset, args: LWFConfig, parameters: Iterable[nn.Parameter]):
-        self.samples = samples.select_columns(["input_ids", "labels"])
+    def __init__(
+        self,
+        samples: Dataset,
+        args: LWFConfig,
+        parameters: Iterable[nn.Parameter],
+        retained: Dataset | None = None,
+        learning: Dataset | None = None,
+        renew: Callable[[], tuple[Dataset, Dataset | None]] | None = None,
+    ):
+        self.renew = renew
         self.args = args
+        self.objective: Objective = OBJECTIVES[args.unlearn_objective](args)
         self.count = 0
         self.guard = Guard(margin=args.guard_margin, enabled=args.guard)
         self.log = UnlearningLog()
@@ -65,30 +101,60 @@ class UnlearningUpdates:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         # No weight decay: it would pull towards zero weights, which is no part of the objective.
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.peak_learning_rate, weight_decay=0.0)
+        self.learning = learning if Need.LEARNING in self.objective.needs else None
+        self.replace_samples(samples, retained)
 
-    def objective(self, losses: Tensor) -> Tensor:
-        """Value to minimise per sample, from L(x); both of shape (batch,)."""
-        return OBJECTIVES[self.args.unlearn_objective](losses, self.args.unlearn_loss_cap)
+    def replace_samples(self, samples: Dataset, retained: Dataset | None) -> None:
+        """Unlearn and retain these rows from the next update on.
 
-    def active(self, losses: Tensor) -> Tensor:
-        """Which samples still have a gradient; shape (batch,), bool."""
-        if self.args.unlearn_objective == "gradient_ascent":
-            return torch.ones_like(losses, dtype=torch.bool)
-        return losses < self.args.unlearn_loss_cap
+        Raises:
+            ValueError: weights that are negative, not finite or all 0.
+        """
+        optional = [name for name in (WEIGHT_COLUMN, BASE_LOSS_COLUMN) if name in samples.column_names]
+        self.samples = samples.select_columns([*_ROW, *optional])
+        self.retained = None if retained is None else retained.select_columns(_ROW)
+        self._weights = torch.ones(len(samples))
+        if WEIGHT_COLUMN in optional:
+            self._weights = _mean_one(torch.tensor(samples[WEIGHT_COLUMN][:], dtype=torch.float64))
+        self._base_losses: Tensor | None = None
+        if Need.BASE_LOSSES in self.objective.needs:
+            self._base_losses = torch.tensor(samples[BASE_LOSS_COLUMN][:], dtype=torch.float32)
 
-    def next_micro_batches(self, process: int, processes: int) -> list[list[dict[str, Any]]]:
-        """This process's share of the rows of the next update, one list per pass."""
+    def next_micro_batches(self, process: int, processes: int) -> list[MicroBatch]:
+        """This process's share of the rows of the next update, one batch per pass."""
         size = self.args.per_device_unlearn_batch_size
         passes = self.args.unlearn_gradient_accumulation_steps
         total = size * passes * processes
-        indices = batch_indices(self.count, total, len(self.samples), self.args.seed)
-        share = indices[process * size * passes : (process + 1) * size * passes]
-        return [[self.samples[i] for i in share[start : start + size]] for start in range(0, len(share), size)]
+        share = slice(process * size * passes, (process + 1) * size * passes)
+
+        def drawn(rows: Dataset | None, stream: int) -> list[int]:
+            if rows is None:
+                return []
+            return batch_indices(self.count, total, len(rows), self.args.seed + stream)[share]
+
+        forget, learning, retained = (
+            drawn(rows, stream) for stream, rows in enumerate((self.samples, self.learning, self.retained))
+        )
+        batches = []
+        for start in range(0, len(forget), size):
+            part = slice(start, start + size)
+            batches.append(
+                MicroBatch(
+                    forget=_rows(self.samples, forget[part]),
+                    weights=self._weights[forget[part]],
+                    base_losses=None if self._base_losses is None else self._base_losses[forget[part]],
+                    learning=_rows(self.learning, learning[part]),
+                    retained=_rows(self.retained, retained[part]),
+                )
+            )
+        return batches
 
     def save(self, directory: Path) -> None:
         """Write everything that the next update depends on to `directory`."""
         with atomic_directory(directory) as partial:
-            self.samples.save_to_disk(str(partial / "samples"))
+            self.samples.save_to_disk(str(partial / SAMPLES))
+            if self.retained is not None:
+                self.retained.save_to_disk(str(partial / RETAINED))
             tensors = {
                 f"{index}.{name}": value.detach().cpu().contiguous()
                 for index, state in self.optimizer.state_dict()["state"].items()
@@ -104,7 +170,7 @@ class UnlearningUpdates:
             write_json(partial / "state.json", state)
 
     def load(self, directory: Path) -> None:
-        """Continue from what `save` wrote; the samples are read by `load_samples` before construction."""
+        """Continue from what `save` wrote; the rows are read by `load_rows` before construction."""
         state = read_json(directory / "state.json")
         self.count = state["count"]
         self.guard = Guard.from_state_dict(state["guard"])
@@ -118,8 +184,8 @@ class UnlearningUpdates:
         self.optimizer.load_state_dict({"state": restored, "param_groups": groups})
 
 
-def load_samples(directory: Path) -> Dataset:
-    """The samples of a checkpoint's unlearning state.
+def load_rows(directory: Path) -> tuple[Dataset, Dataset | None]:
+    """The samples of a checkpoint's unlearning state, and the retained ones if it has any.
 
     Raises:
         FileNotFoundError: the checkpoint holds no unlearning state.
@@ -133,4 +199,18 @@ def load_samples(directory: Path) -> Dataset:
     version = read_json(directory / "state.json")["version"]
     if version != STATE_VERSION:
         raise ValueError(f"{directory} has unlearning state of version {version}, and this one reads {STATE_VERSION}")
-    return load_from_disk(str(directory / "samples"))
+    retained = directory / RETAINED
+    return load_from_disk(str(directory / SAMPLES)), load_from_disk(str(retained)) if retained.is_dir() else None
+
+
+def _rows(dataset: Dataset | None, indices: list[int]) -> list[dict[str, Any]]:
+    return [] if dataset is None else [dataset[index] for index in indices]
+
+
+def _mean_one(weights: Tensor) -> Tensor:
+    if not bool((weights >= 0).all() and weights.isfinite().all()) or not bool(weights.any()):
+        raise ValueError(
+            f"the column {WEIGHT_COLUMN!r} must hold finite numbers of at least 0, not all of them 0: it goes from "
+            f"{weights.min():g} to {weights.max():g}"
+        )
+    return (weights / weights.mean()).float()

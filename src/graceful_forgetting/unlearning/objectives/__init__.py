@@ -1,19 +1,26 @@
-"""What an unlearning update minimises: one file an objective, one line here.
-
-An objective maps the losses L(x) of a batch, shape (batch,), nats per token, and the settings to a value per sample,
-shape (batch,), whose mean is minimised.
-"""
+"""What an unlearning update minimises: one file an objective, one line here."""
 
 from collections.abc import Callable
 
-from torch import Tensor
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.unlearning.objectives.bounded_ascent import BoundedAscent
+from graceful_forgetting.unlearning.objectives.gradient_ascent import GradientAscent
+from graceful_forgetting.unlearning.objectives.gradient_difference import GradientDifference
+from graceful_forgetting.unlearning.objectives.npo import NPO
+from graceful_forgetting.unlearning.objectives.objective import Need, Objective, UnlearningBatch
+from graceful_forgetting.unlearning.objectives.simnpo import SimNPO
+from graceful_forgetting.unlearning.objectives.uniform import Uniform
+from graceful_forgetting.unlearning.objectives.unlikelihood import Unlikelihood
 
-from graceful_forgetting.unlearning.objectives.bounded_ascent import bounded_ascent
-from graceful_forgetting.unlearning.objectives.gradient_ascent import gradient_ascent
+__all__ = ["OBJECTIVES", "Need", "Objective", "UnlearningBatch"]
 
-Objective = Callable[[Tensor, float], Tensor]
-
-OBJECTIVES: dict[str, Objective] = {
-    "bounded_ascent": bounded_ascent,
-    "gradient_ascent": gradient_ascent,
+# Each makes its objective from the settings of the run.
+OBJECTIVES: dict[str, Callable[[LWFConfig], Objective]] = {
+    "bounded_ascent": lambda args: BoundedAscent(args.unlearn_loss_cap),
+    "gradient_ascent": lambda _: GradientAscent(),
+    "npo": lambda args: NPO() if args.unlearn_beta is None else NPO(args.unlearn_beta),
+    "simnpo": lambda args: SimNPO() if args.unlearn_beta is None else SimNPO(args.unlearn_beta),
+    "unlikelihood": lambda _: Unlikelihood(),
+    "uniform": lambda _: Uniform(),
+    "gradient_difference": lambda _: GradientDifference(),
 }

@@ -2,17 +2,25 @@
 
 from torch import Tensor
 
+from graceful_forgetting.unlearning.objectives.objective import Need, UnlearningBatch
 
-def bounded_ascent(losses: Tensor, loss_cap: float) -> Tensor:
+
+class BoundedAscent:
     """−min(L(x), cap): ascent with no gradient for samples whose loss has reached the cap.
 
-    Relations: equal to `gradient_ascent` below the cap.
+    Relations: equal to `GradientAscent` below the cap.
 
     Args:
-        losses: shape (batch,), L(x) in nats per token.
         loss_cap: nats per token. The loss of a uniform guess is the logarithm of the vocabulary size.
-
-    Returns:
-        shape (batch,).
     """
-    return -losses.clamp(max=loss_cap)
+
+    needs: frozenset[Need] = frozenset()
+
+    def __init__(self, loss_cap: float) -> None:
+        self.loss_cap = loss_cap
+
+    def values(self, batch: UnlearningBatch) -> Tensor:
+        return -batch.losses.clamp(max=self.loss_cap)
+
+    def active(self, batch: UnlearningBatch) -> Tensor:
+        return batch.losses.detach() < self.loss_cap

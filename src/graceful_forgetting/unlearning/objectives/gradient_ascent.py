@@ -2,20 +2,23 @@
 
 from torch import Tensor
 
+from graceful_forgetting.unlearning.objectives.objective import Need, UnlearningBatch, all_active
 
-def gradient_ascent(losses: Tensor, loss_cap: float) -> Tensor:  # noqa: ARG001 (one signature for all objectives)
+
+class GradientAscent:
     """−L(x): minimising it raises the loss of the self-knowledge without bound.
 
-    Source: Jiang et al., EMNLP 2025, periodic unlearning ("the loss is negated").
+    Source: Jiang et al., *Graceful Forgetting in Generative Language Models*, EMNLP 2025, arXiv 2505.19715, periodic
+    unlearning ("the loss is negated").
 
-    Recommendations: prefer `bounded_ascent` unless the published form is what is wanted. The further a sample is
+    Recommendations: prefer `BoundedAscent` unless the published form is what is wanted. The further a sample is
     unlearned, the larger its gradient, so that long runs end in collapse.
-
-    Args:
-        losses: shape (batch,), L(x) in nats per token.
-        loss_cap: not used; the objective has no bound.
-
-    Returns:
-        shape (batch,).
     """
-    return -losses
+
+    needs: frozenset[Need] = frozenset()
+
+    def values(self, batch: UnlearningBatch) -> Tensor:
+        return -batch.losses
+
+    def active(self, batch: UnlearningBatch) -> Tensor:
+        return all_active(batch)

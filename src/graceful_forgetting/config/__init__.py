@@ -1,0 +1,52 @@
+"""Settings: one dataclass a stage, and `LWFConfig`, which joins them all to TRL's `SFTConfig`.
+
+A stage field has one home, its stage config. `LWFConfig` repeats it under a prefixed name (`elicitation_batch_size` is
+`ElicitationConfig.batch_size`) and takes default and help text from there, so that one flat YAML file or command line
+can set everything. Settings of unlearning and of the baselines, which nothing but the trainer reads, are fields of
+`LWFConfig` alone.
+"""
+
+from graceful_forgetting.config.baseline import BaselineName, BaselineSettings
+from graceful_forgetting.config.confidence import (
+    ConfidenceConfig,
+    ConfidenceEngine,
+    ScorerName,
+    StepSizeRule,
+    WeightsDtype,
+    WeightsPlacement,
+)
+from graceful_forgetting.config.elicitation import ElicitationConfig
+from graceful_forgetting.config.lwf import ForgetAnswers, LWFConfig
+from graceful_forgetting.config.posterior import FisherEstimator, ParameterSpace, PosteriorConfig, PosteriorEstimator
+from graceful_forgetting.config.selection import DEFAULT_FORGET_FRACTION, SelectionConfig, SelectionStrategy
+from graceful_forgetting.config.unlearning import (
+    UnlearningSettings,
+    UnlearnObjective,
+    UnlearnSchedule,
+    UnlearnScheduler,
+)
+
+__all__ = [
+    "DEFAULT_FORGET_FRACTION",
+    "BaselineName",
+    "BaselineSettings",
+    "ConfidenceConfig",
+    "ConfidenceEngine",
+    "ElicitationConfig",
+    "FisherEstimator",
+    "ForgetAnswers",
+    "LWFConfig",
+    "ParameterSpace",
+    "PosteriorConfig",
+    "PosteriorEstimator",
+    "ScorerName",
+    "SelectionConfig",
+    "SelectionStrategy",
+    "StepSizeRule",
+    "UnlearnObjective",
+    "UnlearnSchedule",
+    "UnlearnScheduler",
+    "UnlearningSettings",
+    "WeightsDtype",
+    "WeightsPlacement",
+]

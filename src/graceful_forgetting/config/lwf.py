@@ -1,0 +1,216 @@
+"""`LWFConfig`: the settings of every stage and of TRL's `SFTConfig` in one flat dataclass."""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal, get_args
+
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig
+
+from graceful_forgetting.config.baseline import BaselineSettings
+from graceful_forgetting.config.confidence import (
+    ConfidenceConfig,
+    ConfidenceEngine,
+    ScorerName,
+    StepSizeRule,
+    WeightsDtype,
+    WeightsPlacement,
+)
+from graceful_forgetting.config.elicitation import ElicitationConfig
+from graceful_forgetting.config.fields import require_choice, setting, taken_from
+from graceful_forgetting.config.posterior import ParameterSpace, PosteriorConfig, PosteriorEstimator
+from graceful_forgetting.config.selection import (
+    DEFAULT_FORGET_FRACTION,
+    WITHOUT_NUMBER,
+    SelectionConfig,
+    SelectionStrategy,
+)
+from graceful_forgetting.config.unlearning import UnlearningSettings
+
+ForgetAnswers = Literal["self_generated", "given"]
+
+
+@dataclass
+class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
+    """Settings of `LWFTrainer`: those of TRL's `SFTConfig` and, by prefix, those of each stage of the method.
+
+    > Elicitation: `elicitation_*`, see `ElicitationConfig`
+    > Posterior: `posterior_*`, see `PosteriorConfig`
+    > Confidence: `confidence_*`, see `ConfidenceConfig`
+    > Selection: `forget_*`, see `SelectionConfig`
+    > Unlearning: `unlearn_*`, `per_device_unlearn_batch_size`, `guard*`, see `UnlearningSettings`
+    > Baselines: `baseline*`, see `BaselineSettings`
+
+    Each field's meaning is its `help` metadata. Differences from `SFTConfig`: on a machine without a bf16-capable
+    accelerator, an unset `bf16` becomes `False` where `SFTConfig` would refuse to start.
+
+    Raises:
+        ValueError: names the field, its value and what is valid.
+    """
+
+    elicitation_batch_size: int = taken_from(ElicitationConfig, "batch_size")
+    elicitation_max_new_tokens: int = taken_from(ElicitationConfig, "max_new_tokens")
+    elicitation_do_sample: bool = taken_from(ElicitationConfig, "do_sample")
+    elicitation_temperature: float = taken_from(ElicitationConfig, "temperature")
+    elicitation_top_p: float = taken_from(ElicitationConfig, "top_p")
+    elicitation_cache_dir: str | None = taken_from(ElicitationConfig, "cache_dir")
+
+    posterior_estimator: PosteriorEstimator = taken_from(PosteriorConfig, "estimator")
+    posterior_num_samples: int | None = taken_from(PosteriorConfig, "num_samples")
+    posterior_draws: int = taken_from(PosteriorConfig, "draws")
+    posterior_batch_size: int = taken_from(PosteriorConfig, "batch_size")
+    posterior_parameter_space: ParameterSpace = taken_from(PosteriorConfig, "parameter_space")
+    posterior_parameter_pattern: str | None = taken_from(PosteriorConfig, "parameter_pattern")
+    posterior_last_blocks: int | None = taken_from(PosteriorConfig, "last_blocks")
+    posterior_shard_size: int = taken_from(PosteriorConfig, "shard_size")
+
+    confidence_scorer: ScorerName = taken_from(ConfidenceConfig, "scorer")
+    confidence_step_size: float = taken_from(ConfidenceConfig, "step_size")
+    confidence_step_size_rule: StepSizeRule = taken_from(ConfidenceConfig, "step_size_rule")
+    confidence_batch_size: int = taken_from(ConfidenceConfig, "batch_size")
+    confidence_engine: ConfidenceEngine = taken_from(ConfidenceConfig, "engine")
+    confidence_strict: bool = taken_from(ConfidenceConfig, "strict")
+    confidence_weights_placement: WeightsPlacement = taken_from(ConfidenceConfig, "weights_placement")
+    confidence_weights_dtype: WeightsDtype = taken_from(ConfidenceConfig, "weights_dtype")
+    confidence_shard_size: int = taken_from(ConfidenceConfig, "shard_size")
+
+    forget_answers: ForgetAnswers | None = setting(
+        None,
+        "Whose answers to the prompts of forget_dataset are unlearned: 'self_generated' (the model's own; completions "
+        "that the data set carries are ignored) or 'given' (those that it carries); unset: given ones where it carries "
+        "any, else the model's own.",
+    )
+    forget_strategy: SelectionStrategy = taken_from(SelectionConfig, "strategy")
+    forget_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the scored samples that is unlearned, in (0, 1]. Unset, where neither another field nor "
+            "the strategy says how many: 0.25."
+        },
+    )
+    forget_count: int | None = taken_from(SelectionConfig, "count")
+    forget_threshold: float | None = taken_from(SelectionConfig, "threshold")
+    forget_quotas: dict[str, float] | str | None = taken_from(SelectionConfig, "quotas")
+    forget_min_fraction: float = taken_from(SelectionConfig, "min_fraction")
+    forget_max_fraction: float = taken_from(SelectionConfig, "max_fraction")
+
+    def __post_init__(self) -> None:
+        names = {f.name for f in fields(SFTConfig)}
+        # TRL 1.16 sets the old name by default, and transformers 5.23 warns of it unless the new one is set too.
+        # Can go when TRL's default uses `activation_checkpointing`.
+        if "activation_checkpointing" in names and self.activation_checkpointing is None:  # type: ignore[has-type]
+            self.activation_checkpointing = self.gradient_checkpointing
+        unset = self.bf16 is None  # type: ignore[has-type]
+        if unset and not self.fp16 and not self.use_cpu and not is_torch_bf16_gpu_available():
+            self.bf16 = False
+        super().__post_init__()
+        self.check_unlearning()
+        self.check_baseline()
+        self._check_together()
+        # Building them checks every stage's fields before any work starts.
+        self.elicitation_config()
+        self.posterior_config()
+        self.confidence_config()
+        self.selection_config()
+
+    def _check_together(self) -> None:
+        """What no group of fields can check on its own."""
+        require_choice("forget_strategy", self.forget_strategy, get_args(SelectionStrategy))
+        if self.forget_answers is not None:
+            require_choice("forget_answers", self.forget_answers, get_args(ForgetAnswers))
+        if self.unlearn_every > 0 and self.unlearn_lr_scheduler == "follow" and not self.learning_rate > 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} leaves unlearn_lr_scheduler='follow' nothing to follow: set it "
+                "above 0, or use unlearn_lr_scheduler='constant' with an unlearn_learning_rate"
+            )
+        if self.unlearn_every > 0 and self.fp16:
+            raise ValueError(
+                "fp16=True is not supported together with unlearning: the loss scaler would be shared by two "
+                "optimizers. Use bf16=True, or unlearn_every=0."
+            )
+        self._check_baseline_together()
+
+    def _check_baseline_together(self) -> None:
+        if self.baseline is not None and self.label_smoothing_factor > 0:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor} with baseline={self.baseline!r}: TRL computes "
+                "smoothed losses apart from the pass that a baseline reads; set it to 0"
+            )
+        if self.baseline == "token_forgetting":
+            for name, value in (("packing", False), ("padding_free", False), ("loss_type", "nll")):
+                if getattr(self, name) != value:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} cannot be used with baseline='token_forgetting', which weighs "
+                        f"the tokens of single learning examples: set {name}={value!r}"
+                    )
+            if self.posterior_parameter_pattern is not None or self.posterior_last_blocks is not None:
+                raise ValueError(
+                    "baseline='token_forgetting' needs θ*_L whole: leave posterior_parameter_pattern and "
+                    "posterior_last_blocks unset"
+                )
+        if self.baseline == "afec" and self.posterior_parameter_space != "trainable":
+            raise ValueError(
+                f"posterior_parameter_space={self.posterior_parameter_space!r} with baseline='afec': its penalty is on "
+                "the parameters that are trained; use 'trainable'"
+            )
+        if self.baseline == "selective_amnesia":
+            wanted = {"unlearn_objective": "uniform", "unlearn_schedule": "joint"}
+            odd = [f"{name}={value!r}" for name, value in wanted.items() if getattr(self, name) != value]
+            odd += [] if self.unlearn_retain_weight > 0 else ["unlearn_retain_weight=1.0"]
+            odd += [] if self.unlearn_every > 0 else ["unlearn_every=1"]
+            if odd:
+                raise ValueError(
+                    "baseline='selective_amnesia' is EWC together with a uniform target on the forgetting set and "
+                    f"replay of the rest: set {', '.join(odd)} as well"
+                )
+
+    def elicitation_config(self) -> ElicitationConfig:
+        return ElicitationConfig(
+            batch_size=self.elicitation_batch_size,
+            max_new_tokens=self.elicitation_max_new_tokens,
+            do_sample=self.elicitation_do_sample,
+            temperature=self.elicitation_temperature,
+            top_p=self.elicitation_top_p,
+            seed=self.seed,
+            cache_dir=self.elicitation_cache_dir,
+        )
+
+    def posterior_config(self) -> PosteriorConfig:
+        return PosteriorConfig(
+            estimator=self.posterior_estimator,
+            num_samples=self.posterior_num_samples,
+            draws=self.posterior_draws,
+            batch_size=self.posterior_batch_size,
+            parameter_space=self.posterior_parameter_space,
+            parameter_pattern=self.posterior_parameter_pattern,
+            last_blocks=self.posterior_last_blocks,
+            shard_size=self.posterior_shard_size,
+            seed=self.seed,
+        )
+
+    def confidence_config(self) -> ConfidenceConfig:
+        return ConfidenceConfig(
+            scorer=self.confidence_scorer,
+            step_size=self.confidence_step_size,
+            step_size_rule=self.confidence_step_size_rule,
+            batch_size=self.confidence_batch_size,
+            engine=self.confidence_engine,
+            strict=self.confidence_strict,
+            weights_placement=self.confidence_weights_placement,
+            weights_dtype=self.confidence_weights_dtype,
+            shard_size=self.confidence_shard_size,
+            seed=self.seed,
+        )
+
+    def selection_config(self) -> SelectionConfig:
+        how_many = (self.forget_fraction, self.forget_count, self.forget_threshold, self.forget_quotas)
+        default = self.forget_strategy not in WITHOUT_NUMBER and how_many == (None, None, None, None)
+        return SelectionConfig(
+            strategy=self.forget_strategy,
+            fraction=DEFAULT_FORGET_FRACTION if default else self.forget_fraction,
+            count=self.forget_count,
+            threshold=self.forget_threshold,
+            quotas=self.forget_quotas,
+            min_fraction=self.forget_min_fraction,
+            max_fraction=self.forget_max_fraction,
+            seed=self.seed,
+        )

@@ -1,0 +1,63 @@
+"""Settings of the learning task's posterior (stage 2 of the method)."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from graceful_forgetting.config.fields import require, require_choice, setting
+
+FisherEstimator = Literal["sampled", "empirical"]
+# `exact` is an estimator of the posterior only: the oracle differentiates one label at a position.
+PosteriorEstimator = Literal["sampled", "empirical", "exact"]
+ParameterSpace = Literal["trainable", "merged"]
+
+
+@dataclass
+class PosteriorConfig:
+    """How the diagonal Fisher information of the learning task is estimated, and of which parameters (stage 2)."""
+
+    estimator: PosteriorEstimator = setting(
+        "sampled",
+        "'sampled': labels drawn from the model itself (the Fisher information); 'empirical': the labels of the "
+        "data, which shrinks towards 0 where the data are fitted; 'exact': expectation over the vocabulary at every "
+        "position, one gradient for each (small models only).",
+    )
+    num_samples: int | None = setting(None, "Learning examples used, drawn without replacement; none = all.")
+    draws: int = setting(1, "Labels drawn per position with 'sampled'; the estimate is their mean.")
+    batch_size: int = setting(16, "Gradients per forward and backward pass; does not change the result.")
+    parameter_space: ParameterSpace = setting(
+        "trainable",
+        "'trainable': the parameters that are trained (of a LoRA model its factors); 'merged': for a LoRA model the "
+        "dense weights of its target modules, with the adapter merged into them.",
+    )
+    parameter_pattern: str | None = setting(
+        None,
+        "Regular expression, searched in parameter names: only matching parameters are covered. An approximation of "
+        "the full score; none = all.",
+    )
+    last_blocks: int | None = setting(
+        None, "Only the parameters of the last n transformer blocks. An approximation of the full score; none = all."
+    )
+    shard_size: int = setting(1024, "Gradients between two saves of a resumable estimation.")
+    seed: int = setting(42, "Seed of the drawn examples and labels.")
+
+    def __post_init__(self) -> None:
+        require_choice("estimator", self.estimator, get_args(PosteriorEstimator))
+        require(self.num_samples is None or self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
+        require(self.draws >= 1, "draws", self.draws, "at least 1")
+        if self.draws > 1 and self.estimator != "sampled":
+            raise ValueError(
+                f"draws={self.draws} with estimator={self.estimator!r}: only 'sampled' draws labels; leave draws at 1"
+            )
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        require_choice("parameter_space", self.parameter_space, get_args(ParameterSpace))
+        if self.parameter_pattern is not None:
+            try:
+                re.compile(self.parameter_pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"parameter_pattern={self.parameter_pattern!r} is not valid: it must be a regular expression "
+                    f"({error})"
+                ) from error
+        require(self.last_blocks is None or self.last_blocks >= 1, "last_blocks", self.last_blocks, "at least 1")
+        require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")
