@@ -103,7 +103,23 @@ def scorer_cost() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"variants": variants, "effects": effects, "scorer_cost": scorer_cost, "tasks": task_table}
+def scorer_subsets() -> str:
+    """How scores over some of the parameters rank samples, against the score over all."""
+    rows = json.loads((DOCS.parent / "benchmarks" / "confidence-2-cores.json").read_text(encoding="utf-8"))["subsets"]
+    lines = ["| scored parameters | share of all | rank correlation with the full score | time |", "|---|---|---|---|"]
+    for row in rows:
+        numbers = f"{row['parameters']:.0%} | {row['rank_correlation']:.3f} | {row['seconds_ratio']:.2f}"
+        lines.append(f"| {row['subset']} | {numbers} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "scorer_subsets": scorer_subsets,
+    "variants": variants,
+    "effects": effects,
+    "scorer_cost": scorer_cost,
+    "tasks": task_table,
+}
 
 
 def filled(text: str) -> str:

@@ -274,6 +274,7 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.artifacts import write_json
     from graceful_forgetting.bench.confidence import benchmark_confidence, table
     from graceful_forgetting.bench.methods import Setting
+    from graceful_forgetting.bench.subsets import subset_correlations, subset_table
 
     for name in ("batch_size", "threads"):
         if getattr(options, name) < 1:
@@ -283,8 +284,9 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     settings = [Setting(n, prompt, options.batch_size) for n in options.tokens for prompt in (0, n // 2)]
     settings.append(Setting(min(options.tokens), 0, options.batch_size, tied=True))
     result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads)
+    result["subsets"] = subset_correlations()
     write_json(options.output, result)
-    print(table(result))
+    print(f"{table(result)}\n\n{subset_table(result['subsets'])}")
     print(f"\nwritten: {options.output}")
 
 

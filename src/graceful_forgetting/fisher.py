@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from graceful_forgetting.artifacts import atomic_file
+from graceful_forgetting.confidence import estimate
 from graceful_forgetting.confidence.diagnosis import not_finite
 from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, draw_targets
@@ -114,6 +115,9 @@ def fisher_estimate(
     parameters = covered_parameters(model, config.parameter_space, config.parameter_pattern, config.last_blocks)
     units = _units(model, rows, lengths, config)
     batches = [units[start : start + config.batch_size] for start in range(0, len(units), config.batch_size)]
+    memory = _memory(model, rows, batches[0], parameters)
+    logger.info("Fisher information of %d gradients: %s", len(units), memory)
+    memory.require_fit(config)
     sums = _Sums(parameters, len(rows))
     checkpoint = None if resume_dir is None else _Checkpoint(resume_dir, model, rows, config)
     error: Exception | None = None
@@ -126,6 +130,21 @@ def fisher_estimate(
     traces = torch.stack(gather(sums.traces)).sum(dim=0)[sorted(lengths)]
     spread = float(traces.std()) / math.sqrt(len(traces)) if len(traces) > 1 else None
     return FisherEstimate(diagonal, len(lengths), float(traces.mean()), spread)
+
+
+def _memory(
+    model: PreTrainedModel, rows: Dataset, first: list[_Unit], parameters: Mapping[str, nn.Parameter]
+) -> estimate.MemoryEstimate:
+    """What the estimation needs, from the longest row."""
+    row = load_batch(rows, [first[0].row], model.device)
+    return estimate.MemoryEstimate(
+        weights=sum(4 * parameter.numel() for parameter in parameters.values()),
+        activations=estimate.backward_bytes(model, row, len(first), list(parameters)),
+        parameters=0,
+        available=estimate.available_bytes(model.device),
+        device=str(model.device),
+        weights_are="sums of squares",
+    )
 
 
 def _accumulate(

@@ -295,3 +295,12 @@ def test_an_interrupted_estimate_goes_on_from_the_last_shard(
     other = PosteriorConfig(estimator=estimator, batch_size=2, shard_size=4, seed=2)
     run(fail_at=None, config=other)
     assert len(passes) == total, "sums of another seed must not be taken up"
+
+
+def test_what_cannot_fit_is_refused_with_the_numbers(
+    model: PreTrainedModel, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graceful_forgetting.confidence.estimate.available_bytes", lambda device: 2**10)
+    message = r"Fisher information does not fit: about .* sums of squares .* free; .*last_blocks or parameter_pattern"
+    with pytest.raises(ValueError, match=message):
+        fisher_estimate(model, rows, PosteriorConfig(batch_size=2))

@@ -1,4 +1,4 @@
-"""How much memory scoring will take, before it starts."""
+"""How much memory scoring and the Fisher information will take, before they start."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
 from graceful_forgetting.confidence.undisturbed import differentiating
-from graceful_forgetting.config import ConfidenceConfig
+from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.distributed import process_count
 
 _FLOAT32 = 4
@@ -20,10 +20,11 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that scoring needs beside the model and the posterior, and those that are free, on one device.
+    """Bytes that scoring, or the Fisher information, needs beside the model and the posterior, on one device.
 
-    `weights`: F and FΔ; `activations`: what one forward pass of a batch keeps for its backward pass, with the
-    logits; `parameters`: copies of the parameters covered.
+    `weights`: F and FΔ (scoring), or the sums of squares (Fisher information); `activations`: what one forward pass of
+    a batch keeps for its backward pass, with the logits; `parameters`: copies of the parameters covered; `available`:
+    what is free.
     """
 
     weights: int
@@ -31,6 +32,7 @@ class MemoryEstimate:
     parameters: int
     available: int
     device: str
+    weights_are: str = "F and FΔ"
 
     @property
     def total(self) -> int:
@@ -38,17 +40,22 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         return (
-            f"about {_gib(self.total)} of memory on {self.device} (F and FΔ {_gib(self.weights)}, a batch "
+            f"about {_gib(self.total)} of memory on {self.device} ({self.weights_are} {_gib(self.weights)}, a batch "
             f"{_gib(self.activations)}, copies of parameters {_gib(self.parameters)}); {_gib(self.available)} free"
         )
 
-    def require_fit(self, config: ConfidenceConfig) -> None:
+    def require_fit(self, config: ConfidenceConfig | PosteriorConfig) -> None:
         """Raise `ValueError`, with the numbers and what to change, unless it fits."""
         if self.total <= self.available:
             return
         remedies = []
         if self.activations >= self.weights and config.batch_size > 1:
             remedies.append(f"lower batch_size ({config.batch_size})")
+        if isinstance(config, PosteriorConfig):
+            raise ValueError(
+                f"the Fisher information does not fit: {self}; "
+                f"{', or '.join([*remedies, 'cover fewer parameters (last_blocks or parameter_pattern)'])}"
+            )
         if self.weights and config.weights_placement == "resident":
             remedies.append("set weights_placement='streamed' (or weights_dtype='bfloat16')")
         if self.parameters and config.step_size_rule == "line_search":
