@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench format clean
+.PHONY: help demo test lint bench docs docs-serve format clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,24 @@ lint: $(STAMP) ## check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+DOCS_STAMP := $(VENV)/.installed-docs
+# The theme prints an advertisement of another program otherwise.
+export NO_MKDOCS_2_WARNING = 1
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP) ## run the notebooks, build the documentation into site/; a warning is an error
+	$(BIN)/python docs/make_settings.py --check
+	$(BIN)/python docs/make_tables.py --check
+	rm -rf build/notebooks && mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace build/notebooks/*.ipynb
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(DOCS_STAMP) ## show the documentation on this machine while it is written
+	$(BIN)/mkdocs serve
+
 format: $(STAMP) ## put the code into the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -37,5 +55,5 @@ bench: $(STAMP) ## speed and memory of scoring against its alternatives, on this
 	$(BIN)/graceful bench confidence
 	$(BIN)/python benchmarks/architectures.py
 
-clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove the environment, caches and what is built
+	rm -rf build site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

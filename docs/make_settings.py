@@ -1,0 +1,132 @@
+"""Writes docs/reference/settings.md: every setting, from the dataclasses and their help texts.
+
+python docs/make_settings.py          write the page
+python docs/make_settings.py --check  exit with 1 if that would change it
+"""
+
+import dataclasses
+import html
+import sys
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from trl import SFTConfig
+
+from graceful_forgetting.config import (
+    BaselineSettings,
+    ConfidenceConfig,
+    ElicitationConfig,
+    LWFConfig,
+    PosteriorConfig,
+    SelectionConfig,
+    UnlearningSettings,
+)
+from graceful_forgetting.experiment.arguments import RunArguments
+from graceful_forgetting.experiment.models import ModelArguments
+
+PAGE = Path(__file__).parent / "reference" / "settings.md"
+INTRODUCTION = """\
+# Settings
+
+<!-- Written by docs/make_settings.py. Do not edit. -->
+
+Every field below can stand in a recipe (YAML), on the command line (`--unlearn_every 10`) and, if it is one of `LWFConfig`, in Python. The
+command line beats the recipe. A name that does not exist is an error that suggests the nearest one. `graceful fields` prints the same list.
+
+A stage's config takes the same fields without the prefix: `confidence_step_size` is `ConfidenceConfig(step_size=...)`. Each stage config
+also has `seed`, which `LWFConfig` sets to its own `seed`.
+"""
+# (title, what it is, class that declares the fields, prefix of its fields in LWFConfig)
+STAGES: tuple[tuple[str, str, type, str], ...] = (
+    ("Elicitation", "the base model answers the forgetting prompts", ElicitationConfig, "elicitation_"),
+    ("Posterior", "θ*_L and the Fisher information of the learning task", PosteriorConfig, "posterior_"),
+    ("Confidence", "the score of every answer", ConfidenceConfig, "confidence_"),
+    ("Selection", "which answers are unlearned", SelectionConfig, "forget_"),
+)
+
+
+def type_text(kind: Any) -> str:
+    """How a user would say a type: `int`, `'a'` or `'b'`, ..., `optional`."""
+    if get_origin(kind) in (Union, UnionType):
+        members = [member for member in get_args(kind) if member is not NoneType]
+        text = " or ".join(type_text(member) for member in members)
+        return f"{text}, optional" if len(members) < len(get_args(kind)) else text
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(kind))
+    if get_origin(kind) is not None:
+        return str(kind)
+    return kind.__name__
+
+
+def default_text(field: dataclasses.Field[Any]) -> str:
+    """The default as YAML has it; empty for a field that must be set."""
+    if field.default is dataclasses.MISSING:
+        return ""
+    if field.default is None:
+        return "unset"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
+    return f"`{field.default}`"
+
+
+def table(fields: list[dataclasses.Field[Any]]) -> str:
+    """One row a field."""
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for field in fields:
+        help_text = html.escape(field.metadata["help"], quote=False).replace("|", r"\|").replace("*", r"\*")
+        rows.append(f"| `{field.name}` | {type_text(field.type)} | {default_text(field)} | {help_text} |")
+    return "\n".join(rows)
+
+
+def page() -> str:
+    """The whole page."""
+    joined = {field.name: field for field in dataclasses.fields(LWFConfig)}
+    inherited = {field.name for field in dataclasses.fields(SFTConfig)}
+    parts = [INTRODUCTION]
+
+    def section(title: str, text: str, fields: list[dataclasses.Field[Any]]) -> None:
+        parts.append(f"## {title}\n\n{text}\n\n{table(fields)}\n")
+
+    section(
+        "The run",
+        "Model and tasks. Fields of a recipe only, not of `LWFConfig`.",
+        list(dataclasses.fields(RunArguments)),
+    )
+    section(
+        "The model",
+        "Fields of a recipe only; in Python, pass `model=` and `peft_config=`.",
+        list(dataclasses.fields(ModelArguments)),
+    )
+    grouped: set[str] = set()
+    for title, text, config, prefix in STAGES:
+        fields = [field for name, field in joined.items() if name.startswith(prefix) and name not in inherited]
+        grouped |= {field.name for field in fields}
+        section(title, f"`{config.__name__}`: {text}.", fields)
+    for title, text, config in (
+        ("Unlearning", "`LWFConfig`: what an unlearning update is, when it happens, what ends it.", UnlearningSettings),
+        ("Baselines", "`LWFConfig`: methods to compare with.", BaselineSettings),
+    ):
+        fields = [joined[field.name] for field in dataclasses.fields(config)]
+        grouped |= {field.name for field in fields}
+        section(title, text, fields)
+    left = joined.keys() - grouped - inherited
+    if left:
+        raise SystemExit(f"docs/make_settings.py puts these fields of LWFConfig into no section: {sorted(left)}")
+    names = ", ".join(f"`{name}`" for name in joined if name in inherited)
+    parts.append(
+        "## Learning\n\nAll fields of TRL's "
+        "[`SFTConfig`](https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig), which keep their meaning and their "
+        "defaults. One differs: on a machine without a bf16-capable accelerator an unset `bf16` becomes `false`, where "
+        f'`SFTConfig` refuses to start.\n\n??? note "Their names"\n\n    {names}\n'
+    )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+            sys.exit("docs/reference/settings.md is out of date: python docs/make_settings.py")
+    else:
+        PAGE.write_text(text, encoding="utf-8")
