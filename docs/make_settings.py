@@ -31,11 +31,12 @@ INTRODUCTION = """\
 
 <!-- Written by docs/make_settings.py. Do not edit. -->
 
-Every field below can stand in a recipe (YAML), on the command line (`--unlearn_every 10`) and, if it is one of `LWFConfig`, in Python. The
-command line beats the recipe. A name that does not exist is an error that suggests the nearest one. `graceful fields` prints the same list.
+Every field below can stand in a recipe (YAML), on the command line (`--unlearn_every 10`) and, if it is one of
+`LWFConfig`, in Python. The command line beats the recipe. A name that does not exist is an error that suggests the
+nearest one. `graceful fields` prints the same list.
 
-A stage's config takes the same fields without the prefix: `confidence_step_size` is `ConfidenceConfig(step_size=...)`. Each stage config
-also has `seed`, which `LWFConfig` sets to its own `seed`.
+A stage's config takes the same fields without the prefix: `confidence_step_size` is `ConfidenceConfig(step_size=...)`.
+Each stage config also has `seed`, which `LWFConfig` sets to its own `seed`.
 """
 # (title, what it is, class that declares the fields, prefix of its fields in LWFConfig)
 STAGES: tuple[tuple[str, str, type, str], ...] = (

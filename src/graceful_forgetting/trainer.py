@@ -61,9 +61,11 @@ class LWFTrainer(UnlearningTrainer):
         model: name, path or model.
         args: an `LWFConfig`; none uses its defaults and `<model>-LWF` as output folder.
         forget_dataset: what the model may forget, as a `Dataset` or as a dict of them by forgetting task:
+
             - prompts only (`prompt`): the model answers them itself, its answers are scored, a part is selected;
             - with answers (`prompt` + `completion`, or `messages`, or `input_ids` + `labels`): scored and selected;
             - already scored (`forgetting_confidence`): selected.
+
             None: plain fine-tuning, parameter for parameter that of `SFTTrainer`, unless `args.baseline` is set.
         preparation: in place of `forget_dataset`, what the stages before training have produced already for this base
             model (of another trainer, or put together from artefacts): scored self-knowledge, its selection, and the

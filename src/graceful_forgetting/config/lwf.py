@@ -33,12 +33,12 @@ ForgetAnswers = Literal["self_generated", "given"]
 class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     """Settings of `LWFTrainer`: those of TRL's `SFTConfig` and, by prefix, those of each stage of the method.
 
-    > Elicitation: `elicitation_*`, see `ElicitationConfig`
-    > Posterior: `posterior_*`, see `PosteriorConfig`
-    > Confidence: `confidence_*`, see `ConfidenceConfig`
-    > Selection: `forget_*`, see `SelectionConfig`
-    > Unlearning: `unlearn_*`, `per_device_unlearn_batch_size`, `guard*`, see `UnlearningSettings`
-    > Baselines: `baseline*`, see `BaselineSettings`
+    - Elicitation: `elicitation_*`, see `ElicitationConfig`
+    - Posterior: `posterior_*`, see `PosteriorConfig`
+    - Confidence: `confidence_*`, see `ConfidenceConfig`
+    - Selection: `forget_*`, see `SelectionConfig`
+    - Unlearning: `unlearn_*`, `per_device_unlearn_batch_size`, `guard*`, see `UnlearningSettings`
+    - Baselines: `baseline*`, see `BaselineSettings`
 
     Each field's meaning is its `help` metadata. Differences from `SFTConfig`: on a machine without a bf16-capable
     accelerator, an unset `bf16` becomes `False` where `SFTConfig` would refuse to start.
