@@ -47,7 +47,9 @@ def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) ->
 
 
 class LearningMeasurement:
-    """L(x), and the inner product and the cosine of ∇L(x) and the mean learning gradient ḡ: ⟨ḡ, g⟩ / (‖ḡ‖ ‖g‖), 0 where either is 0.
+    """L(x), and of ∇L(x) and the mean learning gradient ḡ the inner product and the cosine.
+
+    The cosine is ⟨ḡ, g⟩ / (‖ḡ‖ ‖g‖), and 0 where either is 0.
 
     Args:
         gradient: ḡ by name.
