@@ -83,10 +83,15 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
 
 
-def remove_partials(directory: str | Path) -> list[Path]:
-    """Remove what interrupted writes left directly inside `directory`; returns the removed paths."""
+def remove_partials(directory: str | Path, of: str | None = None) -> list[Path]:
+    """Remove what interrupted writes (of the entry named `of` only) left directly inside `directory`.
+
+    Returns:
+        the removed paths.
+    """
     directory = Path(directory)
-    leftovers = [entry for entry in directory.iterdir() if _PARTIAL in entry.name] if directory.is_dir() else []
+    mark = f"{of or ''}{_PARTIAL}"
+    leftovers = [entry for entry in directory.iterdir() if mark in entry.name] if directory.is_dir() else []
     for entry in leftovers:
         _remove(entry)
     return leftovers

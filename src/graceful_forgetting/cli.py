@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import logging
 import os
 import sys
@@ -92,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     add("demo", _demo, "the whole method on the embedded world, in minutes")
     for name, text in STAGES.items():
         add(name, _stage, text).add_argument("--config", help="recipe (YAML); flags beat its fields")
+    sweep = add("sweep", _sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")
+    sweep.add_argument("--config", required=True, help="grid (YAML); docs/sweeps.md has its keys")
+    sweep.add_argument("--output_dir", help="folder of the sweep, in place of the grid's own")
+    sweep.add_argument("--jobs", type=int, default=1, help="cells at once, each in a process of its own")
+    sweep.add_argument("--dry_run", action="store_true", help="check the grid and list its cells")
     add("fields", _fields, "every field of a recipe, its default and its meaning")
     world = add("world", _world, "build the models of a world with known ground truth")
     world.add_argument("verb", choices=["build"])
@@ -126,62 +130,14 @@ def _configure_logging(verbose: bool) -> None:
 # Recipes -------------------------------------------------------------------------------------------------------------
 
 
-def _recipe_classes() -> tuple[type, ...]:
-    from graceful_forgetting.config import LWFConfig
-    from graceful_forgetting.experiment.arguments import RunArguments
-    from graceful_forgetting.experiment.models import ModelArguments
-
-    return RunArguments, LWFConfig, ModelArguments
-
-
-def parse_recipe(config: str | None, flags: Sequence[str]) -> tuple[Any, ...]:
-    """(RunArguments, LWFConfig, ModelArguments) from a YAML file and flags, which beat it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a field that does not exist (names the nearest), or a value that is not valid.
-    """
-    import yaml
-    from trl import TrlParser
-
-    classes = _recipe_classes()
-    known = {field.name for cls in classes for field in dataclasses.fields(cls) if field.init}
-    if config is not None:
-        path = Path(config)
-        if not path.is_file():
-            raise FileNotFoundError(f"--config {config}: there is no such file")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"--config {config} is not valid YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"--config {config} must hold fields and values (`learning_rate: 1e-4`)")
-        for name in content:
-            _check_field(str(name), known | {"env"}, f"--config {config}")
-    for flag in flags:
-        if flag.startswith("--"):
-            name = flag[2:].split("=", 1)[0].replace("-", "_")
-            _check_field(name.removeprefix("no_") if name not in known else name, known, "the command line")
-    arguments = [*(["--config", config] if config is not None else []), *flags]
-    try:
-        return TrlParser(classes, allow_abbrev=False).parse_args_and_config(arguments)
-    except SystemExit as error:
-        raise ValueError("the fields above are not valid; `graceful fields` lists them") from error
-
-
-def _check_field(name: str, known: set[str], where: str) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`graceful fields` lists all."
-        raise ValueError(f"unknown field {name!r} in {where}: {hint}")
-
-
 def _fields(options: argparse.Namespace, rest: list[str]) -> None:
     del options, rest
     from trl import SFTConfig
 
+    from graceful_forgetting.experiment.recipe import RECIPE_CLASSES
+
     inherited = {field.name for field in dataclasses.fields(SFTConfig)}
-    for cls in _recipe_classes():
+    for cls in RECIPE_CLASSES:
         print(f"{cls.__name__}:")
         for field in dataclasses.fields(cls):
             if field.init and field.name not in inherited:
@@ -200,8 +156,10 @@ def _demo(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _stage(options: argparse.Namespace, rest: list[str]) -> None:
-    run, lwf, model = parse_recipe(options.config, rest)
     from graceful_forgetting.experiment.pipeline import Pipeline
+    from graceful_forgetting.experiment.recipe import parse_recipe
+
+    run, lwf, model = parse_recipe(options.config, rest)
 
     pipeline = Pipeline(run, lwf, model, announce=_announce)
     last = "report" if options.command == "run" else options.command
@@ -234,6 +192,22 @@ def _report(pipeline: Any) -> None:
     print()
     print(f"result: {folder / 'result.json'}")
     print(f"report: {Path(report).resolve()}")
+
+
+def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.experiment.sweep.grid import load_grid
+    from graceful_forgetting.experiment.sweep.run import Sweep
+
+    grid = load_grid(options.config)
+    if options.output_dir is not None:
+        grid = dataclasses.replace(grid, output_dir=options.output_dir)
+    sweep = Sweep(grid, options.jobs, _announce, options.verbose)
+    if options.dry_run:
+        for line in sweep.list_cells():
+            print(line)
+        return
+    sweep.run()
 
 
 def _world(options: argparse.Namespace, rest: list[str]) -> None:

@@ -85,6 +85,8 @@ class RunInputs:
         named = {"learning_train": self.sources.learning_train, "forgetting_prompts": self.forgetting_prompts}
         if self.sources.learning_test is not None:
             named["learning_test"] = self.sources.learning_test
+        if self.sources.learning_validation is not None:
+            named["learning_validation"] = self.sources.learning_validation
         for name, source in self.sources.forgetting.items():
             if source.test is not None:
                 named[f"{name}_test"] = source.test

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from trl import SFTConfig
 
 from graceful_forgetting.artifacts import write_json
@@ -60,6 +60,8 @@ class Pipeline:
         lwf: settings of the method and of training; `output_dir` is the run directory.
         model: which model.
         announce: receives one line a stage.
+        directory: where the stages are; none: `lwf.output_dir`.
+        inputs: data and models that were read before; none: those of the recipe.
 
     Raises:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
@@ -71,6 +73,8 @@ class Pipeline:
         lwf: LWFConfig,
         model: ModelArguments,
         announce: Callable[[str], None] = logger.info,
+        directory: RunDirectory | None = None,
+        inputs: RunInputs | None = None,
     ):
         self.run = run
         self.lwf = lwf
@@ -85,8 +89,8 @@ class Pipeline:
             raise ValueError(
                 "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0"
             )
-        self.inputs = RunInputs(run, lwf, model)
-        self.directory = RunDirectory(lwf.output_dir, force=run.force, announce=announce)
+        self.inputs = inputs or RunInputs(run, lwf, model)
+        self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
 
@@ -110,14 +114,6 @@ class Pipeline:
             self._stages[name] = make()
         return self._stages[name]
 
-    def _resumable(
-        self, name: str, settings: dict[str, Any], inputs: list[Stage], build: Callable[[Path, str], dict[str, Any]]
-    ) -> Stage:
-        """A stage that keeps finished parts in its work folder until it is done."""
-        stage = self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
-        self.directory.discard_work(name)
-        return stage
-
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def plain(self, seed: int) -> Stage:
@@ -131,7 +127,12 @@ class Pipeline:
         assert fingerprint is not None
         return self._plain_arm("never_knew", model, fingerprint, seed)
 
+    def scratch(self, seed: int) -> Stage:
+        """Plain training of the base model's architecture from fresh weights."""
+        return self._plain_arm("scratch", self.inputs.sources.model, self.inputs.base_fingerprint, seed)
+
     def _plain_arm(self, arm: str, model: str, fingerprint: dict[str, Any], seed: int) -> Stage:
+        load = self.inputs.loader.scratch if arm == "scratch" else self.inputs.loader.trainable
         name = f"{arm}/seed-{seed}"
         settings = {
             **self._learning_settings(),
@@ -139,7 +140,9 @@ class Pipeline:
             "fingerprint": fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],
         }
-        return self._once(name, lambda: self._training_stage(name, settings, [], model, seed, None))
+        return self._once(
+            name, lambda: self._training_stage(name, settings, [], partial(load, model, seed), seed, None)
+        )
 
     def self_knowledge(self) -> Stage:
         """The base model's answers to the forgetting prompts."""
@@ -158,7 +161,8 @@ class Pipeline:
 
         settings = {
             **self._settings("elicitation_"),
-            "seed": self.lwf.seed,
+            # Greedy answers do not depend on it.
+            "seed": self.lwf.seed if self.lwf.elicitation_do_sample else None,
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.data_fingerprints["forgetting_prompts"],
         }
@@ -183,7 +187,7 @@ class Pipeline:
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
 
         settings = {**self._settings("posterior_"), "seed": self.lwf.seed}
-        return self._resumable("posterior", settings, [reference], build)
+        return self._once("posterior", lambda: self.directory.stage("posterior", settings, [reference], build))
 
     def scores(self) -> Stage:
         """Score of every piece of self-knowledge, by default its forgetting confidence."""
@@ -206,25 +210,25 @@ class Pipeline:
 
         settings = {**self._settings("confidence_"), "seed": self.lwf.seed}
         inputs = [knowledge] if posterior is None else [knowledge, posterior]
-        return self._resumable("scores", settings, inputs, build)
+        return self._once("scores", lambda: self.directory.stage("scores", settings, inputs, build))
 
     @property
     def needs_posterior(self) -> bool:
         """Whether the scorer reads the learning task's posterior."""
         return Need.POSTERIOR in SCORERS[self.lwf.confidence_scorer].needs
 
-    def selection(self) -> Stage:
-        """The samples to unlearn."""
+    def selection(self, seed: int | None = None) -> Stage:
+        """The samples to unlearn; `seed`: of strategy 'random', none for that of the run."""
         scores = self.scores()
+        settings = asdict(self.lwf.selection_config()) | ({} if seed is None else {"seed": seed})
 
         def build(folder: Path, _: str) -> dict[str, Any]:
             scored = load_from_disk(str(scores.path / "rows"))
-            selected, audit = select_with_audit(scored, **asdict(self.lwf.selection_config()))
+            selected, audit = select_with_audit(scored, **settings)
             selected.save_to_disk(str(folder / "rows"))
             write_json(folder / "selection.json", audit)
             return {"scored": len(scored), "chosen": len(selected)}
 
-        settings = asdict(self.lwf.selection_config())
         return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))
 
     def lwf_run(self, seed: int) -> Stage:
@@ -239,7 +243,14 @@ class Pipeline:
         }
         return self._once(
             name,
-            lambda: self._training_stage(name, settings, [selection], self.inputs.sources.model, seed, selection),
+            lambda: self._training_stage(
+                name,
+                settings,
+                [selection],
+                partial(self.inputs.loader.trainable, self.inputs.sources.model, seed),
+                seed,
+                selection,
+            ),
         )
 
     def _training_stage(
@@ -247,7 +258,7 @@ class Pipeline:
         name: str,
         settings: dict[str, Any],
         inputs: list[Stage],
-        model: str,
+        load: Callable[[], Any],
         seed: int,
         selection: Stage | None,
     ) -> Stage:
@@ -260,19 +271,22 @@ class Pipeline:
             if selection is not None:
                 forget = load_from_disk(str(selection.path / "rows"))
                 forget = forget.select_columns(["input_ids", "labels", SCORE_COLUMN, TASK_COLUMN])
-            return run_training(
-                folder,
-                self.inputs.loader.trainable(model, seed),
-                args,
-                self.inputs.learning_rows,
-                self.inputs.sources.learning_test,
-                self.inputs.tokenizer,
-                forget,
-            )
+            return self._train(name, folder, load(), args, forget)
 
-        stage = self.directory.stage(name, settings, inputs, build)
-        self.directory.discard_work(name)
-        return stage
+        return self.directory.stage(name, settings, inputs, build)
+
+    def _train(self, name: str, folder: Path, model: Any, args: LWFConfig, forget: Dataset | None) -> dict[str, Any]:
+        """Train `model` for stage `name`; returns the counts that the stage records."""
+        del name
+        return run_training(
+            folder,
+            model,
+            args,
+            self.inputs.learning_rows,
+            self.inputs.sources.learning_test,
+            self.inputs.tokenizer,
+            forget,
+        )
 
     def evaluation(self, arm: str, seed: int | None) -> Stage:
         """Accuracy and likelihood of one model on every task that has test rows with answers."""

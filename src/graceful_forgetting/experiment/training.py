@@ -3,12 +3,13 @@
 import copy
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
-from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
@@ -66,10 +67,14 @@ def run_training(
     eval_dataset: Dataset | None,
     processing_class: PreTrainedTokenizerBase,
     forget_dataset: Dataset | None = None,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    keep_model: bool = True,
 ) -> dict[str, Any]:
-    """Train and write model, tokenizer, `training_log.json` and `unlearning.json` into `folder`.
+    """Train `model` in place; write it, its tokenizer, `training_log.json` and `unlearning.json` into `folder`.
 
-    Checkpoints are in `args.output_dir`; the newest complete one is resumed.
+    Checkpoints are in `args.output_dir`; the newest complete one is resumed. `callbacks` join those of the Trainer;
+    without `keep_model` only the two JSON files are written.
 
     Returns:
         counts to record with the stage.
@@ -87,9 +92,12 @@ def run_training(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(StageProgress)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     checkpoint = last_complete_checkpoint(Path(args.output_dir))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_model(str(folder))
+    if keep_model:
+        trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
     unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
     if isinstance(trainer, LWFTrainer):

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from graceful_forgetting.artifacts import atomic_file
 from graceful_forgetting.experiment.result import RunResult, TaskSummary
+from graceful_forgetting.experiment.times import duration
 from graceful_forgetting.report import formatting, plots
 from graceful_forgetting.report.headline import headline, interval_text, verdict_of
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
@@ -56,7 +57,7 @@ def _environment() -> Environment:
         "fixed": formatting.fixed,
         "signed": formatting.signed,
         "percent": formatting.percent,
-        "duration": formatting.duration,
+        "duration": duration,
         "size": formatting.size,
         "setting": formatting.setting,
         "json": json.dumps,
