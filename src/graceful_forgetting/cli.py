@@ -29,6 +29,8 @@ STAGES = {
     "evaluate": "test every arm on every task",
     "report": "result.json and report.html",
 }
+# Commands that take every field of a recipe as a flag.
+WITH_RECIPE = {*STAGES, "demo", "advise"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command != "run" and options.command not in {*STAGES, "demo"} and rest:
+    if options.command not in WITH_RECIPE and rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     _configure_logging(options.verbose)
     try:
@@ -83,14 +85,20 @@ def _parser() -> argparse.ArgumentParser:
             description=help,
             parents=[shared],
             allow_abbrev=False,
-            epilog=epilog if name in {*STAGES, "demo"} else None,
+            epilog=epilog if name in WITH_RECIPE else None,
         )
         command.set_defaults(action=action)
         return command
 
     add("demo", _demo, "the whole method on the embedded world, in minutes")
     for name, text in STAGES.items():
-        add(name, _stage, text).add_argument("--config", help="recipe (YAML); flags beat its fields")
+        stage = add(name, _stage, text)
+        stage.add_argument("--config", help="recipe (YAML); flags beat its fields")
+        if name == "report":
+            stage.add_argument("--sweep", help="folder of a sweep, or an archive of one, to report in place of a run")
+            stage.add_argument("--archive", help="with --sweep: write all cells into this file (JSON lines)")
+    advise = add("advise", _advise, "from the scores: whether forgetting is expected to help, and why")
+    advise.add_argument("--config", help="recipe (YAML); flags beat its fields")
     sweep = add("sweep", _sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")
     sweep.add_argument("--config", required=True, help="grid (YAML); docs/sweeps.md has its keys")
     sweep.add_argument("--output_dir", help="folder of the sweep, in place of the grid's own")
@@ -156,6 +164,11 @@ def _demo(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _stage(options: argparse.Namespace, rest: list[str]) -> None:
+    if options.command == "report" and options.sweep is not None:
+        if rest or options.config is not None:
+            raise ValueError("--sweep reports a finished sweep and takes no recipe: leave out --config and its fields")
+        _report_sweep(Path(options.sweep), options.archive)
+        return
     from graceful_forgetting.experiment.pipeline import Pipeline
     from graceful_forgetting.experiment.recipe import parse_recipe
 
@@ -207,7 +220,61 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
         for line in sweep.list_cells():
             print(line)
         return
-    sweep.run()
+    try:
+        sweep.run()
+    except RuntimeError:
+        # Some cells failed: the report has the others.
+        if (sweep.folder / "cells").is_dir():
+            _report_sweep(sweep.folder, None)
+        raise
+    _report_sweep(sweep.folder, None)
+
+
+def _report_sweep(folder: Path, archive: str | None) -> None:
+    from graceful_forgetting.artifacts import write_text
+    from graceful_forgetting.experiment.sweep.archive import read_archive, write_archive
+    from graceful_forgetting.experiment.sweep.run import load_cells
+    from graceful_forgetting.experiment.sweep.tables import markdown_document, sweep_tables
+    from graceful_forgetting.report import render_sweep
+
+    cells = read_archive(folder) if folder.is_file() else load_cells(folder)
+    place = folder.parent if folder.is_file() else folder
+    if archive is not None:
+        write_archive(cells, archive)
+        print(f"archive: {Path(archive).resolve()}")
+    tables = place / "tables.md"
+    write_text(tables, markdown_document(cells[0].sweep, cells))
+    report = render_sweep(cells, place / "report.html")
+    print(f"\n{sweep_tables(cells)[0].markdown()}\n")
+    print(f"tables: {tables.resolve()}")
+    print(f"report: {report.resolve()}")
+
+
+def _advise(options: argparse.Namespace, rest: list[str]) -> None:
+    from datasets import load_from_disk
+
+    from graceful_forgetting.experiment.advice import advice_text, advise, gather_evidence
+    from graceful_forgetting.experiment.pipeline import Pipeline
+    from graceful_forgetting.experiment.recipe import parse_recipe
+    from graceful_forgetting.preparation import TASK_COLUMN
+
+    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announce)
+    scored = load_from_disk(str(pipeline.scores().path / "rows"))
+    chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
+    interference = pipeline.interference()
+    changes = None
+    if interference is not None:
+        losses = load_from_disk(str(interference.path / "rows"))
+        changes = [
+            None if before is None or after is None else after - before
+            for before, after in zip(losses["loss"], losses["reference_loss"], strict=True)
+        ]
+    columns = {
+        name: list(scored[name])
+        for name in ("forgetting_confidence", "confidence_quadratic", "step_size", "step_size_crossover")
+    }
+    evidence = gather_evidence(columns, scored[TASK_COLUMN], [i in chosen for i in range(len(scored))], changes)
+    print(f"\n{advice_text(evidence, advise(evidence))}")
 
 
 def _world(options: argparse.Namespace, rest: list[str]) -> None:

@@ -104,6 +104,18 @@ def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str],
 # Seeds ---------------------------------------------------------------------------------------------------------------
 
 
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval. Raises `ValueError` for no values."""
+    if not values:
+        raise ValueError("values is empty: there is no mean")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(mean, None, None)
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
 def wilcoxon_p(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Two-sided p of the Wilcoxon signed-rank test on pairs; None where all pairs are equal.
 

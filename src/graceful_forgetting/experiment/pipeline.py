@@ -14,7 +14,7 @@ from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.evaluation import evaluate_task
@@ -211,6 +211,33 @@ class Pipeline:
         settings = {**self._settings("confidence_"), "seed": self.lwf.seed}
         inputs = [knowledge] if posterior is None else [knowledge, posterior]
         return self._once("scores", lambda: self.directory.stage("scores", settings, inputs, build))
+
+    def interference(self) -> Stage | None:
+        """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
+        if self.lwf.posterior_parameter_pattern is not None or self.lwf.posterior_last_blocks is not None:
+            return None
+        knowledge, posterior = self.self_knowledge(), self.posterior()
+        config = ConfidenceConfig(
+            scorer="interference",
+            batch_size=self.lwf.confidence_batch_size,
+            shard_size=self.lwf.confidence_shard_size,
+        )
+
+        def build(folder: Path, key: str) -> dict[str, Any]:
+            scored = score_confidence(
+                self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0]),
+                load_from_disk(str(knowledge.path / "rows")),
+                LearningPosterior.from_pretrained(posterior.path / "posterior"),
+                config,
+                self.inputs.tokenizer,
+                resume_dir=self.directory.work_folder("interference", key),
+                announce=self.announce,
+            )
+            scored.save_to_disk(str(folder / "rows"))
+            return {"scored": len(scored)}
+
+        inputs = [knowledge, posterior]
+        return self._once("interference", lambda: self.directory.stage("interference", asdict(config), inputs, build))
 
     @property
     def needs_posterior(self) -> bool:

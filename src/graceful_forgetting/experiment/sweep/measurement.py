@@ -14,6 +14,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import (
     collate,
     require_pad_token,
@@ -21,7 +22,6 @@ from graceful_forgetting.data import (
     tokenize_dataset,
     tokenize_prompt,
 )
-from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.experiment.evaluation import evaluate_task
 from graceful_forgetting.experiment.measures import OLD, OTHER, RIGHT
 from graceful_forgetting.experiment.result import Role, TaskMetrics
@@ -168,6 +168,7 @@ class LearningCurve(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Test the model as it starts, or take up the points from before a resumed checkpoint."""
+        del args, control
         if state.global_step == 0:
             self._test(state, kwargs["model"])
         elif self._file.is_file():
@@ -175,5 +176,6 @@ class LearningCurve(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Test the model where the curve has a point."""
+        del args, control
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
             self._test(state, kwargs["model"])

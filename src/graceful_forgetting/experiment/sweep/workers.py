@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -123,7 +123,7 @@ class _Workers:
                     worker.task = waiting.popleft()
                     attempts[worker.task[0].folder] += 1
                     # A dead process is noticed below.
-                    with _suppressed_pipe_errors():
+                    with suppress(BrokenPipeError, ConnectionResetError):
                         worker.connection.send(worker.task)
             busy = [worker for worker in self._workers if worker.task is not None]
             wait([worker.connection for worker in busy])
@@ -152,14 +152,6 @@ class _Workers:
             report(Outcome(cell, None, error, 0, 0.0))
         worker.connection.close()
         self._workers[self._workers.index(worker)] = self._start()
-
-
-@contextmanager
-def _suppressed_pipe_errors() -> Iterator[None]:
-    try:
-        yield
-    except (BrokenPipeError, ConnectionResetError):
-        pass
 
 
 @contextmanager
