@@ -3,8 +3,8 @@
     python docs/make_results.py          rewrite them
     python docs/make_results.py --check  exit with 1 if that would change anything
 
-An archive is what `graceful report --sweep DIR --archive docs/results/NAME.jsonl` writes. The same archives give the same
-files, byte for byte.
+An archive is what `graceful report --sweep DIR --archive docs/results/NAME.jsonl` writes. The same archives give the
+same files, byte for byte.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
 DOCS = Path(__file__).parent
 INTRODUCTION = """# Results
 
-Made by `make evidence` from the archives in [results/](results/): do not edit. `make evidence-rerun` computes the archives anew from
-the grids in [benchmarks/grids/](../benchmarks/grids/). [sweeps.md](sweeps.md) says what the measures are.
+Made by `make evidence` from the archives in [results/](results/): do not edit. `make evidence-rerun` computes the
+archives anew from the grids in [benchmarks/grids/](../benchmarks/grids/). [sweeps.md](sweeps.md) says what the measures
+are.
 """
 
 

@@ -168,9 +168,7 @@ def advise(evidence: Evidence) -> Advice:
         found = "there is one forgetting task" if evidence.separation is None else f"η² is {evidence.separation:.2f}"
         return Advice(
             "not known",
-            [
-                f"the scores do not tell forgetting tasks apart ({found}; {MIN_SEPARATION:g} or more is clear)"
-            ],
+            [f"the scores do not tell forgetting tasks apart ({found}; {MIN_SEPARATION:g} or more is clear)"],
         )
     return Advice(
         "expected to help",
