@@ -60,8 +60,8 @@ def test_separation_is_that_of_kruskal_and_wallis_and_needs_two_tasks():
     scores = [i / 200 for i in range(200)]
     h = stats.kruskal(scores, [0.3 + score for score in scores]).statistic
     assert found.separation == pytest.approx(h / 399)
-    columns = dict.fromkeys(["forgetting_confidence", "confidence_quadratic"], [1.0, 2.0])
-    columns |= dict.fromkeys(["step_size", "step_size_crossover"], [None, None])
+    columns = {name: [1.0, 2.0] for name in ("forgetting_confidence", "confidence_quadratic")}
+    columns |= {name: [None, None] for name in ("step_size", "step_size_crossover")}
     one = gather_evidence(columns, ["a", "a"], [True, False], None)
     assert one.separation is one.crossovers is None
     with pytest.raises(ValueError, match="no sample has a score"):

@@ -23,9 +23,8 @@ def grid(tmp_path):
 
     def write(**changes):
         path = tmp_path / "grid.yaml"
-        path.write_text(
-            yaml.safe_dump({k: v for k, v in {**content, **changes}.items() if v is not None}, sort_keys=False)
-        )
+        kept = {key: value for key, value in {**content, **changes}.items() if value is not None}
+        path.write_text(yaml.safe_dump(kept, sort_keys=False))
         return load_grid(str(path))
 
     return write
@@ -82,11 +81,8 @@ def test_tuning_tries_every_value_on_the_validation_seeds_only(grid):
     }
     assert {cell.fields["unlearn_every"] for cell in trials if cell.method == "lwf"} == {3, 4}
     chosen = {"a/b/default": {"random": {"unlearn_every": 4}}}
-    cells = found.cells(chosen)
-    assert {
-        c.fields.get("unlearn_every") for c in cells if c.combination == "a/b/default" and c.method == "random"
-    } == {4}
-    assert all("unlearn_every" not in c.fields for c in cells if c.combination != "a/b/default")
+    changed = {(c.combination, c.method) for c in found.cells(chosen) if c.fields.get("unlearn_every") == 4}
+    assert changed == {("a/b/default", "random")}
 
 
 @pytest.mark.parametrize(
@@ -94,13 +90,13 @@ def test_tuning_tries_every_value_on_the_validation_seeds_only(grid):
     [
         ({"sead": [1]}, "unknown key 'sead'.*did you mean 'seeds'"),
         ({"base": {"max_stepz": 2}}, "unknown field 'max_stepz' in base: did you mean 'max_steps'"),
-        ({"methods": {"x": {"unlearn_evry": 2}}}, "unknown field 'unlearn_evry' in methods.x: did you mean 'unlearn_every'"),
+        ({"methods": {"x": {"unlearn_evry": 2}}}, "'unlearn_evry' in methods.x: did you mean 'unlearn_every'"),
         ({"methods": {"x": {"arm": "plane"}}}, "methods.x.arm='plane'.*plain"),
         ({"methods": {"a/b": None}}, "the name 'a/b' is not valid"),
         ({"methods": {}}, "methods is empty"),
         ({"settings": {"x": {"output_dir": "y"}}}, "output_dir in settings.x is decided by the grid"),
         ({"base": {"seed": 1}}, "seed in base is decided by the grid: use seeds"),
-        ({"settings": {"x": {"forget_strategy": "lowest"}}}, "forget_strategy is set by methods.random and by settings.x"),
+        ({"settings": {"x": {"forget_strategy": "lowest"}}}, "is set by methods.random and by settings.x"),
         ({"worlds": ["shortcut"]}, "either worlds or learning"),
         ({"learning": ["a"], "forgetting": ["a"]}, "no cell is left"),
         ({"seeds": [1, 1]}, "every seed once"),

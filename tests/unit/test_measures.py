@@ -42,7 +42,7 @@ def test_newly_right_and_broken_add_up_to_the_change(pairs):
 
 
 def test_newly_right_needs_the_same_items():
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         newly_right_and_broken("11", "1")
 
 
@@ -135,7 +135,7 @@ def test_area_lies_between_the_extremes_and_is_exact_for_a_line(pieces):
 
 @pytest.mark.parametrize(("steps", "values"), [([0], [1.0]), ([0, 0], [1.0, 1.0]), ([0, 1], [1.0])])
 def test_curves_that_are_none(steps, values):
-    with pytest.raises(ValueError, match="points|rise"):
+    with pytest.raises(ValueError, match=r"points|rise"):
         area_under_curve(steps, values)
 
 

@@ -125,10 +125,8 @@ def test_a_damaged_line_is_named(cells, tmp_path):
 def test_method_results_are_what_anyone_would_compute(cells):
     group = groups_of(cells)[0]
     results = {result.method: result for result in method_results(group)}
-    by_seed = {
-        m: {c.seed: c for c in cells if c.method == m and c.learning == "sums" and c.learning_rows == 100}
-        for m in METHODS
-    }
+    own = [c for c in cells if c.learning == "sums" and c.learning_rows == 100]
+    by_seed = {m: {c.seed: c for c in own if c.method == m} for m in METHODS}
     mean = {m: sum(c.metrics["sums"].accuracy for c in found.values()) / 5 for m, found in by_seed.items()}
     lwf = results["lwf"]
     assert lwf.mean == pytest.approx(mean["lwf"])
@@ -217,7 +215,7 @@ def test_damaged_or_missing_cells(cells, tmp_path):
     folder = Path(tmp_path, "cells", "a", "b", "c", "d", "seed-0")
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{")
-    with pytest.raises(ValueError, match="result.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"result\.json is not valid JSON"):
         load_cells(tmp_path)
 
 
