@@ -98,14 +98,15 @@ def test_a_sweep_from_its_cells_to_its_report(grid, tmp_path, capsys):
     assert [(c.method, c.role, c.seed) for c in cells] == [
         (method, method if method != "lwf" else None, seed) for method in METHODS for seed in (0, 1)
     ]
-    # Every stage was made by one cell and reused by the others; weights are kept of the references alone.
+    # Every stage was made by one cell and reused by the others; no weights are kept of runs that forget.
     runs = Counter((s.name, s.key) for cell in cells for s in cell.stages if s.status == "run")
     used = {(s.name, s.key) for cell in cells for s in cell.stages}
     assert set(runs.values()) == {1}
     assert set(runs) == used
     assert [name for name, _ in used].count("self_knowledge") == 1
     shared = tmp_path / "sweep" / "shared"
-    assert {path.parts[len(shared.parts)] for path in shared.rglob("*.safetensors")} == {"plain", "posterior"}
+    with_weights = {path.parts[len(shared.parts)] for path in shared.rglob("*.safetensors")}
+    assert with_weights == {"plain", "never_knew", "posterior"}
     assert not (shared / "work").exists() or not list((shared / "work").rglob("*.json"))
 
     lwf = next(cell for cell in cells if cell.method == "lwf")

@@ -81,7 +81,7 @@ class Grid:
         tune_together: one choice for all combinations, else one for each.
         reference_seed: the seed whose reference run, posterior and scores all cells use; none: each its own.
         evaluate_every, curve_rows: learning updates between points of the learning curve, test rows of each point.
-        keep_models: keep the weights of every cell, else only those of the plain runs, which are references.
+        keep_models: keep the weights of every cell, else only those of runs without forgetting, which cells share.
     """
 
     name: str

@@ -27,6 +27,7 @@ from graceful_forgetting.experiment.training import UNLEARNING_FILE, run_trainin
 from graceful_forgetting.fingerprint import fingerprint_json
 
 MEASURED_FILE = "measured.json"
+CURVE_FILE = "curve.json"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class InputsCache:
 
 
 class CellPipeline(Pipeline):
-    """The stages of one cell. A training stage measures its model as well, whose weights need not be kept then.
+    """The stages of one cell. A run that forgets is measured while its model is in memory, whose weights are not kept.
 
     Args:
         cell: which.
@@ -88,7 +89,9 @@ class CellPipeline(Pipeline):
         self.settings = settings
         sources = self.inputs.sources
         test_sets = dict(self.inputs.test_sets)
+        self._tested_on = "learning_test"
         if cell.split == "validation" and sources.learning_validation is not None:
+            self._tested_on = "learning_validation"
             test_sets[sources.learning_name] = (sources.learning_validation, "learning", sources.learning_task)
         self.examiner = Examiner(
             test_sets=test_sets,
@@ -102,21 +105,56 @@ class CellPipeline(Pipeline):
         """The samples to unlearn; a random choice is drawn by the cell's own seed."""
         return super().selection(self.cell.seed if seed is None else seed)
 
+    def _kept(self, name: str) -> bool:
+        """Whether the weights of this training stage are kept: runs without forgetting serve every forgetting set."""
+        return self.settings.keep_models or not name.startswith("lwf/")
+
     def _learning_settings(self) -> dict[str, Any]:
         own = {
-            "evaluate_every": self.settings.evaluate_every,
-            "curve_rows": self.settings.curve_rows,
-            "keep_models": self.settings.keep_models,
+            "every": self.settings.evaluate_every,
+            "rows": self.settings.curve_rows,
             "max_new_tokens": self.run.eval_max_new_tokens,
-            "split": self.cell.split,
-            "data": self.inputs.data_fingerprints,
+            "data": self.inputs.data_fingerprints[self._tested_on],
         }
-        return {**super()._learning_settings(), "measured": own}
+        return {**super()._learning_settings(), "curve": own}
+
+    def _tests(self) -> dict[str, Any]:
+        """What a measurement depends on beside the model."""
+        known = self.inputs.data_fingerprints
+        data = {name: value for name, value in known.items() if name.endswith("_test") and name != "learning_test"}
+        return {"max_new_tokens": self.run.eval_max_new_tokens, "data": {**data, "learning": known[self._tested_on]}}
+
+    def _training_stage(self, name: str, settings: dict[str, Any], *arguments: Any) -> Stage:
+        if not self._kept(name):
+            settings = {**settings, "tests": self._tests()}
+        return super()._training_stage(name, settings, *arguments)
+
+    def measured(self) -> tuple[Stage, Stage]:
+        """The cell's training stage, and the one with its `MEASURED_FILE`: a later one where the weights are kept."""
+        arms = {
+            "plain": self.plain,
+            "never_knew": self.never_knew,
+            "scratch": self.scratch,
+            "lwf": self.lwf_run,
+        }
+        trained = arms[self.cell.arm](self.cell.seed)
+        if not self._kept(trained.name):
+            return trained, trained
+        sources = self.inputs.sources
+        base = sources.never_knew if self.cell.arm == "never_knew" else sources.model
+        assert base is not None
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            model = self.inputs.loader.finished(base, trained.path)
+            write_json(folder / MEASURED_FILE, self.examiner.measured(model))
+            return {}
+
+        return trained, self.directory.stage(f"measured/{trained.name}", self._tests(), [trained], build)
 
     def _train(self, name: str, folder: Path, model: Any, args: LWFConfig, forget: Dataset | None) -> dict[str, Any]:
         args.disable_tqdm = True
         curve = LearningCurve(
-            self.examiner, self.settings.evaluate_every, self.settings.curve_rows, Path(args.output_dir, "curve.json")
+            self.examiner, self.settings.evaluate_every, self.settings.curve_rows, Path(args.output_dir, CURVE_FILE)
         )
         validation = self.inputs.sources.learning_validation
         start = time.perf_counter()
@@ -129,15 +167,13 @@ class CellPipeline(Pipeline):
             self.inputs.tokenizer,
             forget,
             callbacks=[curve],
-            keep_model=self.settings.keep_models or name.startswith("plain/"),
+            keep_model=self._kept(name),
         )
-        trained = time.perf_counter()
-        write_json(folder / MEASURED_FILE, {**self.examiner.measured(model), "curve": curve.points})
-        return {
-            **detail,
-            "training_seconds": round(trained - start, 2),
-            "evaluation_seconds": round(time.perf_counter() - trained, 2),
-        }
+        detail["training_seconds"] = round(time.perf_counter() - start, 2)
+        write_json(folder / CURVE_FILE, curve.points)
+        if not self._kept(name):
+            write_json(folder / MEASURED_FILE, self.examiner.measured(model))
+        return detail
 
 
 def run_cell(
@@ -150,14 +186,8 @@ def run_cell(
         NonFiniteLossError: training failed.
     """
     pipeline = CellPipeline(cell, settings, cache, announce)
-    arms = {
-        "plain": pipeline.plain,
-        "never_knew": pipeline.never_knew,
-        "scratch": pipeline.scratch,
-        "lwf": pipeline.lwf_run,
-    }
-    stage = arms[cell.arm](cell.seed)
-    measured = read_json(stage.path / MEASURED_FILE)
+    stage, measurement = pipeline.measured()
+    measured = read_json(measurement.path / MEASURED_FILE)
     selection, scores = _unlearned(pipeline, stage) if cell.arm == "lwf" else (None, None)
     with_posterior = cell.arm == "lwf" and pipeline.needs_posterior
     result = CellResult(
@@ -185,7 +215,7 @@ def run_cell(
         metrics={name: TaskMetrics(**values) for name, values in measured["metrics"].items()},
         answers=measured["answers"],
         truth_ratios=measured["truth_ratios"],
-        curve=[CurvePoint(**point) for point in measured["curve"]],
+        curve=[CurvePoint(**point) for point in read_json(stage.path / CURVE_FILE)],
         selection=selection,
         scores=scores,
         stages=pipeline.directory.results,
