@@ -29,10 +29,13 @@ from graceful_forgetting.experiment.measures import (
 )
 from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
 
+# A busy machine is no failure.
+unhurried = settings(deadline=None, max_examples=40)
 answers = st.text(alphabet="10-", min_size=1, max_size=40)
 rankings = st.text(alphabet="chn", min_size=1, max_size=60)
 
 
+@unhurried
 @given(st.lists(st.tuples(st.sampled_from("10-"), st.sampled_from("10-")), max_size=40))
 def test_newly_right_and_broken_add_up_to_the_change(pairs):
     before, after = "".join(a for a, _ in pairs), "".join(b for _, b in pairs)
@@ -46,6 +49,7 @@ def test_newly_right_needs_the_same_items():
         newly_right_and_broken("11", "1")
 
 
+@unhurried
 @given(answers)
 def test_split_is_a_distribution_and_agrees_with_the_memorisation_ratio(text):
     split = answer_split(text)
@@ -98,7 +102,7 @@ def test_bootstrap_over_seeds_and_items_of_one_seed_or_unequal_items():
         difference_over_seeds_and_items(["11", "1"], ["11", "11"])
 
 
-@settings(deadline=None, max_examples=20)
+@unhurried
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8))
 def test_mean_interval_is_the_paired_t_interval_against_zero(values):
     found, paired = mean_interval(values), paired_interval(values, [0.0] * len(values))
@@ -123,6 +127,7 @@ def test_beyond_random_is_the_difference_of_the_shares():
     assert gap_recovered_over(reference, method, control, plain) is None
 
 
+@unhurried
 @given(st.lists(st.tuples(st.integers(1, 20), st.floats(0, 1)), min_size=1, max_size=10))
 def test_area_lies_between_the_extremes_and_is_exact_for_a_line(pieces):
     steps, values = [0], [0.5]
@@ -144,7 +149,7 @@ def test_evidence_required_is_a_size_that_was_run():
     assert evidence_required({10: 0.5}, 0.8) is None
 
 
-@settings(deadline=None)
+@unhurried
 @given(
     st.lists(st.tuples(st.integers(0, 1000), st.sampled_from("chn")), min_size=2, max_size=60, unique_by=lambda p: p[0])
 )
@@ -160,12 +165,14 @@ def test_auroc_of_a_ranking_is_that_of_scikit_learn(samples):
             assert auroc(ranking, "c", negative) == pytest.approx(roc_auc_score(truth, [s for s, _ in kept]))
 
 
+@unhurried
 @given(rankings)
 def test_run_lengths_lose_nothing(ranking):
     assert expanded(run_lengths(ranking)) == ranking
     assert len(run_lengths(ranking)) <= len(ranking) or "2" in run_lengths(ranking)
 
 
+@unhurried
 @given(rankings, st.data())
 def test_precision_is_a_share_of_the_first(ranking, data):
     count = data.draw(st.integers(1, len(ranking)))

@@ -191,53 +191,36 @@ class Pipeline:
 
     def scores(self) -> Stage:
         """Score of every piece of self-knowledge, by default its forgetting confidence."""
-        knowledge = self.self_knowledge()
-        posterior = self.posterior() if self.needs_posterior else None
-
-        def build(folder: Path, key: str) -> dict[str, Any]:
-            model = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
-            scored = score_confidence(
-                model,
-                load_from_disk(str(knowledge.path / "rows")),
-                None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
-                self.lwf.confidence_config(),
-                self.inputs.tokenizer,
-                resume_dir=self.directory.work_folder("scores", key),
-                announce=self.announce,
-            )
-            scored.save_to_disk(str(folder / "rows"))
-            return {"scored": len(scored)}
-
         settings = {**self._settings("confidence_"), "seed": self.lwf.seed}
-        inputs = [knowledge] if posterior is None else [knowledge, posterior]
-        return self._once("scores", lambda: self.directory.stage("scores", settings, inputs, build))
+        return self._scored("scores", self.lwf.confidence_config(), settings, self.needs_posterior)
 
     def interference(self) -> Stage | None:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
         if self.lwf.posterior_parameter_pattern is not None or self.lwf.posterior_last_blocks is not None:
             return None
-        knowledge, posterior = self.self_knowledge(), self.posterior()
-        config = ConfidenceConfig(
-            scorer="interference",
-            batch_size=self.lwf.confidence_batch_size,
-            shard_size=self.lwf.confidence_shard_size,
-        )
+        batch_size, shard_size = self.lwf.confidence_batch_size, self.lwf.confidence_shard_size
+        config = ConfidenceConfig(scorer="interference", batch_size=batch_size, shard_size=shard_size)
+        return self._scored("interference", config, asdict(config), True)
+
+    def _scored(self, name: str, config: ConfidenceConfig, settings: dict[str, Any], with_posterior: bool) -> Stage:
+        knowledge = self.self_knowledge()
+        posterior = self.posterior() if with_posterior else None
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             scored = score_confidence(
                 self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0]),
                 load_from_disk(str(knowledge.path / "rows")),
-                LearningPosterior.from_pretrained(posterior.path / "posterior"),
+                None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
                 config,
                 self.inputs.tokenizer,
-                resume_dir=self.directory.work_folder("interference", key),
+                resume_dir=self.directory.work_folder(name, key),
                 announce=self.announce,
             )
             scored.save_to_disk(str(folder / "rows"))
             return {"scored": len(scored)}
 
-        inputs = [knowledge, posterior]
-        return self._once("interference", lambda: self.directory.stage("interference", asdict(config), inputs, build))
+        inputs = [knowledge] if posterior is None else [knowledge, posterior]
+        return self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
 
     @property
     def needs_posterior(self) -> bool:

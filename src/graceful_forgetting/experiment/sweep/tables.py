@@ -49,9 +49,9 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def sweep_tables(cells: Sequence[CellResult]) -> list[Table]:
     """Every table that the cells have something for, in reading order."""
     groups = groups_of(cells)
-    found = [_overview(groups), _ranks(groups), _evidence(groups)]
-    for group in groups:
-        results = method_results(group)
+    compared = [(group, method_results(group)) for group in groups]
+    found = [_overview(compared), _ranks(groups), _evidence(groups)]
+    for group, results in compared:
         found += [_gains(group, results), _answers(group, results), _effects(group), _scores(group)]
     found.append(_cost(cells))
     return [table for table in found if table is not None and table.rows]
@@ -113,12 +113,12 @@ def _number(value: float | None, digits: int = 2) -> str:
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def _overview(groups: Sequence[Group]) -> Table:
+def _overview(compared: Sequence[tuple[Group, list[MethodResult]]]) -> Table:
     """One line a group: the gap, and the best method that forgets."""
     rows = []
-    for group in groups:
+    for group, found in compared:
         plain, never_knew = group.control("plain"), group.control("never_knew")
-        results = {result.method: result for result in method_results(group)}
+        results = {result.method: result for result in found}
         lwf = [r for r in results.values() if any(c.arm == "lwf" for c in group.methods[r.method].values())]
         best = max(lwf, key=lambda result: result.mean, default=None)
         gap = results[never_knew].gain if never_knew is not None else None
