@@ -18,11 +18,11 @@ MIN_CROSSOVERS = 1.0
 MIN_SEPARATION = 0.14
 """Share of the scores' rank variance that lies between tasks; what Cohen (1988) calls a large η²."""
 CONFLICT = 1.0
-"""Nats per token by which learning raises the loss of what conflicts, at least. World `shortcut`: 2.6 for the old rule, .5
-for what it was read from."""
+"""Nats per token by which learning raises the loss of what conflicts, at least. World `shortcut`: 2.6 for the old rule,
+.5 for what it was read from."""
 HARMLESS = 0.25
-"""Nats per token below which learning leaves knowledge as it is. World `shortcut`: .16 for what helps, .03 for what does
-neither."""
+"""Nats per token below which learning leaves knowledge as it is. World `shortcut`: .16 for what helps, .03 for what is
+neutral."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _STAGE_PREFIXES = ("elicitation_", "posterior_", "confidence_", "forget_")
 _UNLEARNING_PREFIXES = ("unlearn_", "guard", "per_device_unlearn_")
 # They change where and how a run reports, never what it computes.
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     "output_dir",
     "run_name",
     "report_to",
@@ -105,7 +105,7 @@ class Pipeline:
         settings = {
             f.name: getattr(self.lwf, f.name)
             for f in fields(self.lwf)
-            if not f.name.startswith(own) and f.name not in _WITHOUT_EFFECT
+            if not f.name.startswith(own) and f.name not in WITHOUT_EFFECT
         }
         return public_settings({**settings, "model": asdict(self.model)})
 

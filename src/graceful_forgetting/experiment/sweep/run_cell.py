@@ -13,7 +13,7 @@ from datasets import Dataset, load_from_disk
 from graceful_forgetting.artifacts import read_json, write_json
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.experiment.inputs import RunInputs
-from graceful_forgetting.experiment.pipeline import Pipeline
+from graceful_forgetting.experiment.pipeline import WITHOUT_EFFECT, Pipeline
 from graceful_forgetting.experiment.provenance import collect_provenance
 from graceful_forgetting.experiment.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.experiment.result import GuardResult, TaskMetrics
@@ -203,7 +203,7 @@ def run_cell(
         position=list(cell.position),
         key=key,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        config={name: value for name, value in pipeline.recipe().items() if name != "output_dir"},
+        config={name: value for name, value in pipeline.recipe().items() if name not in WITHOUT_EFFECT},
         provenance=collect_provenance(
             model_fingerprint=fingerprint_json(pipeline.inputs.base_fingerprint),
             data_fingerprints=pipeline.inputs.data_fingerprints,
