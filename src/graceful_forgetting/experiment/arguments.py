@@ -25,7 +25,10 @@ class RunArguments:
     )
     forgetting_tasks: list[str] | None = field(
         default=None,
-        metadata={"help": "What may be forgotten: task names or paths; several make mixed forgetting."},
+        metadata={
+            "help": "What may be forgotten: task names or paths; several make mixed forgetting. With a world: which of "
+            "its forgetting tasks, unset for all."
+        },
     )
     data_source: str = _setting(
         "hub",
@@ -63,11 +66,8 @@ class RunArguments:
             for name in ("learning_task", "forgetting_tasks"):
                 if not getattr(self, name):
                     raise ValueError(f"{name} is not set: name a task or a path (or set world)")
-        elif self.learning_task or self.forgetting_tasks or self.never_knew_model:
-            raise ValueError(
-                f"world={self.world!r} brings its own learning_task, forgetting_tasks and never_knew_model: "
-                "remove these"
-            )
+        elif self.learning_task or self.never_knew_model:
+            raise ValueError(f"world={self.world!r} brings its own learning_task and never_knew_model: remove these")
         for name in ("learning_limit", "forgetting_limit", "eval_limit", "lm_eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

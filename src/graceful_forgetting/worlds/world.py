@@ -16,11 +16,13 @@ class World:
     Attributes:
         name: of the world.
         learning_train: rows shown in fine-tuning; text columns `prompt` and `completion`.
-        learning_test: rows that are not, with the same columns.
+        learning_test: rows that are not, with the same columns; `old_answer`, where known, is what the old
+            knowledge would say.
         forgetting: forgetting task -> rows. `completion` is the true answer in the pre-training data:
             ground truth for evaluation, which the method never sees.
         kinds: forgetting task -> what forgetting it does to the learning task: knowledge that is
             "conflicting" is in the way, "helpful" knowledge is needed, "neutral" knowledge does neither.
+        learning_validation: further rows that are not shown, to choose settings by; none if the world has none.
     """
 
     name: str
@@ -28,3 +30,4 @@ class World:
     learning_test: Dataset
     forgetting: dict[str, Dataset]
     kinds: dict[str, KnowledgeKind]
+    learning_validation: Dataset | None = None
