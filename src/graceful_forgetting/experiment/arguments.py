@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from graceful_forgetting.worlds import WORLDS
+from graceful_forgetting.worlds import WORLDS, Difficulty
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -18,6 +18,19 @@ class RunArguments:
         None,
         "A world with known ground truth in place of tasks and model: " + ", ".join(WORLDS) + ".",
     )
+    world_train_share: float | None = _setting(
+        None, "Share of a world's entities that its learning task shows, up to 0.3; unset: the world's own."
+    )
+    world_pretraining_steps: int | None = _setting(
+        None, "Updates of the pre-training of a world's models; unset: the world's own."
+    )
+    world_label_noise: float | None = _setting(
+        None, "Share of mislabelled answers in that pre-training; unset: the world's own."
+    )
+    world_harmful_share: float | None = _setting(
+        None, "Share of a world's forgetting rows that conflict, from 0.1 to 1; unset: all rows are kept."
+    )
+    world_seed: int = _setting(0, "Seed of the pre-training of a world's models (its facts never change).")
     learning_task: str | None = _setting(
         None,
         "What is learned: a task's name, or the path of your own JSONL file or of a folder with train.jsonl.",
@@ -43,6 +56,7 @@ class RunArguments:
     force: bool = _setting(False, "Redo every stage of this command, whatever the run directory holds.")
 
     def __post_init__(self) -> None:
+        difficulty = self.world_difficulty()
         if self.world is None:
             for name in ("learning_task", "forgetting_tasks"):
                 if not getattr(self, name):
@@ -52,6 +66,8 @@ class RunArguments:
                 f"world={self.world!r} brings its own learning_task, forgetting_tasks and never_knew_model: "
                 "remove these"
             )
+        if self.world is None and (difficulty != Difficulty() or self.world_seed != 0):
+            raise ValueError("a field world_... is set and world is not: name a world, or remove the field")
         for name in ("learning_limit", "forgetting_limit", "eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -59,3 +75,15 @@ class RunArguments:
         for name in ("eval_max_new_tokens", "evaluation_batch_size", "num_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be at least 1")
+
+    def world_difficulty(self) -> Difficulty:
+        """The difficulty of the world. Raises `ValueError` naming the field that is out of range."""
+        try:
+            return Difficulty(
+                train_share=self.world_train_share,
+                pretraining_steps=self.world_pretraining_steps,
+                label_noise=self.world_label_noise,
+                harmful_share=self.world_harmful_share,
+            )
+        except ValueError as error:
+            raise ValueError(f"world_{error}") from error

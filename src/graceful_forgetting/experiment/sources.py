@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from datasets import Dataset
 
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.tasks import TASKS, Task, available_splits, load_task, resolve_task
-from graceful_forgetting.worlds import load_world, world_checkpoint
+from graceful_forgetting.worlds import Checkpoint, load_world, world_checkpoint
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,18 @@ def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> Forget
 
 
 def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: int) -> Sources:
-    world = load_world(name)
+    difficulty = arguments.world_difficulty()
+    world = load_world(name, difficulty)
     if model is None:
-        base, never_knew = str(world_checkpoint(name, "base")), str(world_checkpoint(name, "never_knew"))
+        base, never_knew = (
+            str(world_checkpoint(name, which, difficulty, arguments.world_seed)) for which in get_args(Checkpoint)
+        )
     else:
+        if difficulty.changes_models or arguments.world_seed != 0:
+            raise ValueError(
+                f"model_name_or_path={model!r} names models that are built already: remove it, or remove "
+                "world_pretraining_steps, world_label_noise and world_seed"
+            )
         # A folder that `graceful world build` wrote, with both models inside.
         base, never_knew = str(Path(model) / "base"), str(Path(model) / "never_knew")
         check_model_path("model_name_or_path", base)
