@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Iterable
 from functools import cache
-from itertools import product
 
 from graceful_forgetting.worlds.definition import LearningTask, WorldDefinition
 from graceful_forgetting.worlds.drawing import shuffled
@@ -61,7 +60,7 @@ def _ask(
 
 
 def _pairs() -> list[tuple[int, int]]:
-    return list(product(range(MODULUS), repeat=2))
+    return [(a, b) for a in range(MODULUS) for b in range(MODULUS)]
 
 
 @cache
