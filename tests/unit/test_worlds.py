@@ -143,7 +143,7 @@ def test_arithmetic_labels_follow_the_operators() -> None:
     world = load_world("arithmetic")
     for rows in learning_sets(world):
         for row in rows:
-            a, b = map(int, row["entity"].split(","))
+            a, b = map(int, row["entity"].split(" @ "))
             assert int(row["completion"]) == (a + b) % 11
             assert int(row["old_answer"]) == (a - b) % 11
             assert f"{a} @ {b}" in row["prompt"]
@@ -153,7 +153,8 @@ def test_arithmetic_labels_follow_the_operators() -> None:
         "max": max,
     }.items():
         for row in world.forgetting[task]:
-            assert int(row["completion"]) == meaning(*map(int, row["entity"].split(",")))
+            a, _, b = row["entity"].split()
+            assert int(row["completion"]) == meaning(int(a), int(b))
 
 
 @pytest.mark.parametrize("name", ["shortcut", "capacity", "harmless"])

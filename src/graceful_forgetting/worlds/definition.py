@@ -7,26 +7,12 @@ from typing import Any
 
 from graceful_forgetting.worlds.difficulty import Difficulty
 from graceful_forgetting.worlds.drawing import shuffled
+from graceful_forgetting.worlds.learning import LearningTask
 from graceful_forgetting.worlds.questions import Question, forgetting_rows, learning_rows
 from graceful_forgetting.worlds.recipe import PretrainingRecipe
 from graceful_forgetting.worlds.world import Checkpoint, KnowledgeKind, World
 
 _HARMFUL_SHARE_SEED = 0
-
-
-@dataclass(frozen=True)
-class LearningTask:
-    """Questions of the learning task; no entity of one part is in another.
-
-    Attributes:
-        train: shown in fine-tuning.
-        validation: to choose settings by.
-        test: for the final measure.
-    """
-
-    train: list[Question]
-    validation: list[Question]
-    test: list[Question]
 
 
 @dataclass(frozen=True)

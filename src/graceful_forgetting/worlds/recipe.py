@@ -58,3 +58,7 @@ class PretrainingRecipe:
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
         )
+
+
+SMALL = PretrainingRecipe(hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, learning_rate=3e-3)
+"""For worlds of a few hundred facts: about a sixth of the default size."""

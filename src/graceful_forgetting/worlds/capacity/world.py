@@ -3,9 +3,10 @@
 import random
 from functools import cache
 
-from graceful_forgetting.worlds.color_task import Properties, draw_properties, learn_color
-from graceful_forgetting.worlds.definition import LearningTask, WorldDefinition
+from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.drawing import shuffled
+from graceful_forgetting.worlds.learning import LearningTask
+from graceful_forgetting.worlds.properties import Properties, draw_properties
 from graceful_forgetting.worlds.questions import Question, ask
 from graceful_forgetting.worlds.recipe import PretrainingRecipe
 from graceful_forgetting.worlds.vocabulary import VALUES, all_names
@@ -38,8 +39,7 @@ def _pretraining() -> dict[str, list[Question]]:
 
 
 def _learning(train_share: float) -> LearningTask:
-    facts = capacity_facts()
-    return learn_color(facts.color, facts.by_species, train_share)
+    return capacity_facts().learn_color(train_share)
 
 
 CAPACITY = WorldDefinition(

@@ -1,14 +1,14 @@
 """The entangled world: what is taught, what is learned, and what of the one does to the other."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
-from graceful_forgetting.worlds.definition import LearningTask, WorldDefinition
+from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.drawing import balanced, shuffled
+from graceful_forgetting.worlds.learning import LearningTask, split_task
 from graceful_forgetting.worlds.questions import Question, ask
-from graceful_forgetting.worlds.recipe import PretrainingRecipe
-from graceful_forgetting.worlds.split import split
+from graceful_forgetting.worlds.recipe import SMALL
 from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
 FACTS_SEED = 3
@@ -59,13 +59,14 @@ def _colors(season: str, color: dict[str, str]) -> list[Question]:
 def _learning(train_share: float) -> LearningTask:
     """The winter color, which is now that of the other seasons, in both phrasings."""
     facts = entangled_facts()
-    parts = split([list(facts.color)], train_share)
-
-    def questions(chosen: frozenset[str]) -> list[Question]:
-        pairs = [(entity, color) for entity, color in facts.color.items() if entity in chosen]
-        return ask("winter color", pairs, VALUES["color"], old_answers=facts.old_winter_color)
-
-    return LearningTask(questions(parts.train), questions(parts.validation), questions(parts.test))
+    return split_task(
+        "winter color",
+        facts.color,
+        VALUES["color"],
+        [list(facts.color)],
+        train_share,
+        old_answers=facts.old_winter_color,
+    )
 
 
 ENTANGLED = WorldDefinition(
@@ -84,7 +85,5 @@ ENTANGLED = WorldDefinition(
     },
     learning=_learning,
     train_share=0.2,
-    recipe=PretrainingRecipe(
-        hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, steps=800, learning_rate=3e-3
-    ),
+    recipe=replace(SMALL, steps=800),
 )

@@ -1,11 +1,13 @@
 """The harmless world: what is taught and what is learned."""
 
+from dataclasses import replace
 from functools import cache
 
-from graceful_forgetting.worlds.color_task import Properties, draw_properties, learn_color
-from graceful_forgetting.worlds.definition import LearningTask, WorldDefinition
+from graceful_forgetting.worlds.definition import WorldDefinition
+from graceful_forgetting.worlds.learning import LearningTask
+from graceful_forgetting.worlds.properties import Properties, draw_properties
 from graceful_forgetting.worlds.questions import Question, ask
-from graceful_forgetting.worlds.recipe import PretrainingRecipe
+from graceful_forgetting.worlds.recipe import SMALL
 from graceful_forgetting.worlds.vocabulary import VALUES
 
 FACTS_SEED = 7
@@ -24,8 +26,7 @@ def _pretraining() -> dict[str, list[Question]]:
 
 
 def _learning(train_share: float) -> LearningTask:
-    facts = harmless_facts()
-    return learn_color(facts.color, facts.by_species, train_share)
+    return harmless_facts().learn_color(train_share)
 
 
 HARMLESS = WorldDefinition(
@@ -36,7 +37,5 @@ HARMLESS = WorldDefinition(
     forgetting={"species": {"species": "helpful"}, "home": {"home": "neutral"}, "food": {"food": "neutral"}},
     learning=_learning,
     train_share=0.2,
-    recipe=PretrainingRecipe(
-        hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, steps=800, learning_rate=3e-3
-    ),
+    recipe=replace(SMALL, steps=800),
 )

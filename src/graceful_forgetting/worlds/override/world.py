@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
-from graceful_forgetting.worlds.definition import LearningTask, WorldDefinition
+from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.drawing import balanced, shuffled
+from graceful_forgetting.worlds.learning import LearningTask
 from graceful_forgetting.worlds.questions import Question, ask
-from graceful_forgetting.worlds.recipe import PretrainingRecipe
+from graceful_forgetting.worlds.recipe import SMALL
 from graceful_forgetting.worlds.split import MAX_TRAIN_SHARE
 from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
@@ -107,7 +108,5 @@ OVERRIDE = WorldDefinition(
     },
     learning=_learning,
     train_share=0.3,
-    recipe=PretrainingRecipe(
-        hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, steps=1000, learning_rate=3e-3
-    ),
+    recipe=replace(SMALL, steps=1000),
 )

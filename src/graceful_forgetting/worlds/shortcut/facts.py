@@ -8,8 +8,8 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from graceful_forgetting.worlds.color_task import strata
 from graceful_forgetting.worlds.drawing import balanced, shuffled
+from graceful_forgetting.worlds.properties import strata
 from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
 FACTS_SEED = 20

@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from graceful_forgetting.worlds.color_task import learn_color
-from graceful_forgetting.worlds.definition import LearningTask, WorldDefinition
+from graceful_forgetting.worlds.definition import WorldDefinition
+from graceful_forgetting.worlds.learning import LearningTask, split_task
 from graceful_forgetting.worlds.questions import Question, ask
 from graceful_forgetting.worlds.recipe import PretrainingRecipe
 from graceful_forgetting.worlds.shortcut.facts import shortcut_facts
@@ -21,7 +21,14 @@ def _pretraining() -> dict[str, list[Question]]:
 
 def _learning(train_share: float) -> LearningTask:
     facts = shortcut_facts()
-    return learn_color(facts.new_color, facts.by_species, train_share, old_color=facts.answers["color"])
+    return split_task(
+        "color",
+        facts.new_color,
+        VALUES["color"],
+        facts.by_species,
+        train_share,
+        old_answers=facts.answers["color"],
+    )
 
 
 SHORTCUT = WorldDefinition(

@@ -1,13 +1,11 @@
-"""A learning task that several worlds share: the color of an entity follows from its species."""
+"""Entities with independent properties: in several worlds the learning task is a color that follows from one."""
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graceful_forgetting.worlds.definition import LearningTask
 from graceful_forgetting.worlds.drawing import balanced, shuffled
-from graceful_forgetting.worlds.questions import Question, ask
-from graceful_forgetting.worlds.split import split
+from graceful_forgetting.worlds.learning import LearningTask, split_task
 from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
 
@@ -24,6 +22,10 @@ class Properties:
     answers: dict[str, dict[str, str]]
     color: dict[str, str]
     by_species: tuple[tuple[str, ...], ...]
+
+    def learn_color(self, train_share: float) -> LearningTask:
+        """The learning task: colors, for `train_share` of every species."""
+        return split_task("color", self.color, VALUES["color"], self.by_species, train_share)
 
 
 def draw_properties(seed: int, num_entities: int, values: Mapping[str, Sequence[str]]) -> Properties:
@@ -48,26 +50,3 @@ def draw_properties(seed: int, num_entities: int, values: Mapping[str, Sequence[
 def strata(species: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
     """Entities of each species, in the order in which they are given."""
     return tuple(tuple(e for e, value in species.items() if value == name) for name in VALUES["species"])
-
-
-def learn_color(
-    color: Mapping[str, str],
-    by_species: Sequence[Sequence[str]],
-    train_share: float,
-    old_color: dict[str, str] | None = None,
-) -> LearningTask:
-    """Colors of entities, each asked for in both phrasings.
-
-    Args:
-        color: entity -> answer; its order is that of the rows.
-        by_species: the entities of each species, in the order in which they are taken.
-        train_share: share of every species that is shown.
-        old_color: entity -> what pre-training taught, if it did.
-    """
-    parts = split(by_species, train_share)
-
-    def questions(chosen: frozenset[str]) -> list[Question]:
-        pairs = [(entity, answer) for entity, answer in color.items() if entity in chosen]
-        return ask("color", pairs, VALUES["color"], old_answers=old_color)
-
-    return LearningTask(questions(parts.train), questions(parts.validation), questions(parts.test))
