@@ -64,9 +64,20 @@ def test_a_recipe_sets_difficulty_and_build_seed(tmp_path: Path, monkeypatch: py
     }
 
 
+def test_settings_can_be_chosen_on_validation_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graceful_forgetting.experiment.sources.world_checkpoint", lambda *_: tmp_path)
+    world = load_world("entangled")
+    for split, rows in (("validation", world.learning_validation), ("test", world.learning_test)):
+        sources = load_sources(RunArguments(world="entangled", world_split=split), None, seed=0)
+        assert sources.learning_test is not None
+        assert sources.learning_test.to_list() == rows.to_list()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"world": "arithmetic", "world_split": "train"}, "world_split='train' is not valid"),
+        ({"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_split": "validation"}, "name a world"),
         ({"world": "arithmetic", "world_train_share": 2.0}, r"world_train_share=2.0 is not valid"),
         ({"world": "arithmetic", "world_harmful_share": 0.0}, r"world_harmful_share=0.0 is not valid"),
         ({"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_seed": 1}, "world is not: name a world"),

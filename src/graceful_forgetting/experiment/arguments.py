@@ -1,7 +1,7 @@
 """What a run is about: model, learning task, forgetting tasks. Settings of the method itself are in `LWFConfig`."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from graceful_forgetting.worlds import WORLDS, Difficulty
 
@@ -31,6 +31,9 @@ class RunArguments:
         None, "Share of a world's forgetting rows that conflict, from 0.1 to 1; unset: all rows are kept."
     )
     world_seed: int = _setting(0, "Seed of the pre-training of a world's models (its facts never change).")
+    world_split: Literal["test", "validation"] = _setting(
+        "test", "Held-out rows of a world that its learning task is evaluated on; choose settings on validation."
+    )
     learning_task: str | None = _setting(
         None,
         "What is learned: a task's name, or the path of your own JSONL file or of a folder with train.jsonl.",
@@ -66,8 +69,10 @@ class RunArguments:
                 f"world={self.world!r} brings its own learning_task, forgetting_tasks and never_knew_model: "
                 "remove these"
             )
-        if self.world is None and (difficulty != Difficulty() or self.world_seed != 0):
+        if self.world is None and (difficulty != Difficulty() or self.world_seed != 0 or self.world_split != "test"):
             raise ValueError("a field world_... is set and world is not: name a world, or remove the field")
+        if self.world_split not in ("test", "validation"):
+            raise ValueError(f"world_split={self.world_split!r} is not valid: it must be test or validation")
         for name in ("learning_limit", "forgetting_limit", "eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

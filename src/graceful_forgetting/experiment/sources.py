@@ -135,12 +135,13 @@ def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: 
         base, never_knew = str(Path(model) / "base"), str(Path(model) / "never_knew")
         check_model_path("model_name_or_path", base)
         check_model_path("model_name_or_path", never_knew)
+    held_out = world.learning_test if arguments.world_split == "test" else world.learning_validation
     return Sources(
         model=base,
         never_knew=never_knew,
         learning_name=name,
         learning_train=_limited(world.learning_train, arguments.learning_limit, seed),
-        learning_test=_limited(world.learning_test, arguments.eval_limit, seed),
+        learning_test=_limited(held_out, arguments.eval_limit, seed),
         learning_task=None,
         forgetting={
             task: ForgettingSource(

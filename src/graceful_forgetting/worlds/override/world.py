@@ -18,8 +18,6 @@ NUM_ENTITIES = 300
 NUM_CHANGING = round(MAX_TRAIN_SHARE * NUM_ENTITIES)
 # Of the entities with a new color, every so many-th is for validation, the others are the test.
 VALIDATION_EVERY = 4
-# Entities with a new color for each one that is shown with its unchanged color (in three phrasings, not one).
-CHANGED_PER_UNCHANGED = 3
 
 TAUGHT_PHRASING = "The {relation} of {entity} is"
 OTHER_PHRASINGS = (
@@ -81,7 +79,8 @@ def _learning(train_share: float) -> LearningTask:
     """New colors in one phrasing among unchanged ones in the others; asked for in the others."""
     facts = override_facts()
     shown = facts.changing[: max(VALIDATION_EVERY, round(train_share * NUM_ENTITIES))]
-    beside = facts.unchanged[: len(shown) // CHANGED_PER_UNCHANGED]
+    # As many entities of either kind; the unchanged ones are shown in three phrasings, not one.
+    beside = facts.unchanged[: len(shown)]
 
     def new(entities: Sequence[str], phrasings: Sequence[str]) -> list[Question]:
         pairs = [(entity, facts.new_color[entity]) for entity in entities]
