@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--jobs", type=int, default=1, help="cells at once, each in a process of its own")
     sweep.add_argument("--dry_run", action="store_true", help="check the grid and list its cells")
     add("fields", _fields, "every field of a recipe, its default and its meaning")
-    world = add("world", _world, "build the models of a world with known ground truth")
-    world.add_argument("verb", choices=["build"])
-    world.add_argument("name", help="shortcut, or text (a small model of plain text)")
-    world.add_argument("--output_dir", required=True)
-    world.add_argument("--seed", type=int, default=0)
-    world.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
+    world = add("world", _world, "worlds with known ground truth: list them, or build their models")
+    verbs = world.add_subparsers(dest="verb", required=True, metavar="verb")
+    verbs.add_parser("list", help="name and description of every world")
+    build = verbs.add_parser("build", help="pre-train a world's models", allow_abbrev=False)
+    build.add_argument("name", help="a world's, or text (a small model of plain text)")
+    build.add_argument("--output_dir", required=True)
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--pretraining_steps", type=int, help="updates of the pre-training; unset: the world's own")
+    build.add_argument("--label_noise", type=float, help="share of mislabelled answers; unset: the world's own")
+    build.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
     bench = add("bench", _bench, "speed and memory of the scorer against its alternatives, on this machine")
     bench.add_argument("subject", choices=["confidence"])
     bench.add_argument("--tokens", type=int, nargs="+", default=[24, 96, 256], help="lengths of the samples")
@@ -288,11 +291,23 @@ def _advise(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _world(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
-    from graceful_forgetting.worlds import build_world
-    from graceful_forgetting.worlds.text_model import build_text_model
+    from graceful_forgetting.worlds import WORLDS, Difficulty, build_world
 
-    build = build_text_model if options.name == "text" else partial(build_world, options.name)
-    path = build(options.output_dir, seed=options.seed, overwrite=options.overwrite)
+    if options.verb == "list":
+        for name, definition in WORLDS.items():
+            print(f"{name:12} {definition.summary}")
+        return
+    difficulty = Difficulty(pretraining_steps=options.pretraining_steps, label_noise=options.label_noise)
+    if options.name == "text":
+        from graceful_forgetting.worlds.text_model import build_text_model
+
+        if difficulty != Difficulty():
+            raise ValueError("--pretraining_steps and --label_noise belong to worlds, not to text: leave them out")
+        path = build_text_model(options.output_dir, seed=options.seed, overwrite=options.overwrite)
+    else:
+        path = build_world(
+            options.name, options.output_dir, options.seed, difficulty=difficulty, overwrite=options.overwrite
+        )
     print(f"written: {path}")
 
 

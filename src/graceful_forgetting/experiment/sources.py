@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import get_args
 
 from datasets import Dataset
 
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
-from graceful_forgetting.worlds import World, load_world, world_checkpoint
+from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
 
 
 @dataclass(frozen=True)
@@ -131,35 +132,42 @@ def _answers(rows: Dataset) -> Dataset | None:
 
 
 def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: int) -> Sources:
-    world = load_world(name)
+    difficulty = arguments.world_difficulty()
+    world = load_world(name, difficulty)
     if model is None:
-        base, never_knew = str(world_checkpoint(name, "base")), str(world_checkpoint(name, "never_knew"))
+        base, never_knew = (
+            str(world_checkpoint(name, which, difficulty, arguments.world_seed)) for which in get_args(Checkpoint)
+        )
     else:
+        if difficulty.changes_models or arguments.world_seed != 0:
+            raise ValueError(
+                f"model_name_or_path={model!r} names models that are built already: remove it, or remove "
+                "world_pretraining_steps, world_label_noise and world_seed"
+            )
         # A folder that `graceful world build` wrote, with both models inside.
         base, never_knew = str(Path(model) / "base"), str(Path(model) / "never_knew")
         check_model_path("model_name_or_path", base)
         check_model_path("model_name_or_path", never_knew)
+    held_out = world.learning_test if arguments.world_split == "test" else world.learning_validation
     return Sources(
         model=base,
         never_knew=never_knew,
         learning_name=name,
         learning_train=_limited(world.learning_train, arguments.learning_limit, seed),
-        learning_test=_limited(world.learning_test, arguments.eval_limit, seed),
+        learning_test=_limited(held_out, arguments.eval_limit, seed),
         learning_task=None,
         forgetting={
             task: ForgettingSource(
                 prompts=_limited(rows, arguments.forgetting_limit, seed).select_columns(["prompt"]),
                 test=_limited(rows, arguments.eval_limit, seed),
-                kind=world.kinds.get(task),
+                kind=world.kinds[task],
                 task=None,
                 row_kinds=_row_kinds(rows),
                 answers=_answers(_limited(rows, arguments.forgetting_limit, seed)),
             )
             for task, rows in _chosen_tasks(world, arguments.forgetting_tasks).items()
         },
-        learning_validation=None
-        if world.learning_validation is None
-        else _limited(world.learning_validation, arguments.eval_limit, seed),
+        learning_validation=_limited(world.learning_validation, arguments.eval_limit, seed),
     )
 
 
