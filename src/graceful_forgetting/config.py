@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
@@ -19,6 +20,7 @@ FisherEstimator = Literal["sampled", "empirical"]
 PosteriorEstimator = Literal["sampled", "empirical", "exact"]
 ParameterSpace = Literal["trainable", "merged"]
 ConfidenceEngine = Literal["batched", "oracle"]
+ElicitationBackend = Literal["transformers", "continuous_batching", "vllm", "server"]
 ScorerName = Literal["lwf", "linear", "overlap", "interference", "loss", "random"]
 StepSizeRule = Literal["fixed", "polyak", "line_search"]
 WeightsPlacement = Literal["resident", "streamed"]
@@ -50,21 +52,76 @@ class ElicitationConfig:
     Every field is documented by its `help` metadata. Raises `ValueError` naming the field that is out of range.
     """
 
-    batch_size: int = _setting(16, "Prompts generated at once.")
+    backend: ElicitationBackend = _setting(
+        "transformers",
+        "What generates: 'transformers': batches by `generate`; 'continuous_batching': transformers' paged scheduler; "
+        "'vllm': an offline vLLM engine of the model's folder; 'server': an OpenAI-compatible server at server_url.",
+    )
+    batch_size: int = _setting(
+        32, "Completions generated at once (with 'server': requests under way at once; 'vllm' chooses itself)."
+    )
     max_new_tokens: int = _setting(64, "Longest completion, in tokens.")
+    num_samples_per_prompt: int = _setting(1, "Completions drawn per prompt; more than one needs do_sample.")
     do_sample: bool = _setting(False, "Sample completions instead of decoding greedily.")
     temperature: float = _setting(1.0, "Softmax temperature; read only when sampling.")
     top_p: float = _setting(1.0, "Nucleus mass kept when sampling; 1 keeps the whole distribution.")
     seed: int = _setting(42, "Seed of sampling; greedy decoding does not use it.")
+    shard_size: int = _setting(1024, "Completions between two saves of a resumable elicitation.")
+    server_url: str | None = _setting(
+        None, "With 'server': base of its API, /v1 included, for example http://localhost:8000/v1."
+    )
+    server_model: str | None = _setting(None, "With 'server': the name that it serves the model under.")
+    server_api_key_env: str | None = _setting(
+        None, "Environment variable that holds the server's API key; the key itself is never stored. None = no key."
+    )
+    vllm_gpu_memory_utilization: float = _setting(
+        0.5, "Share of the device's memory that vLLM takes; the model itself, which judges the answers, needs the rest."
+    )
     cache_dir: str | None = _setting(
         None, "Folder where completions are kept by content of model, prompts and settings; none = no cache."
     )
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require_choice("backend", self.backend, get_args(ElicitationBackend))
+        for name in ("batch_size", "num_samples_per_prompt", "shard_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         _require(self.temperature > 0, "temperature", self.temperature, "above 0 (do_sample=False is greedy)")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
+        if self.num_samples_per_prompt > 1 and not self.do_sample:
+            raise ValueError(
+                f"num_samples_per_prompt={self.num_samples_per_prompt} with do_sample=False: greedy decoding gives the "
+                "same completion each time; set do_sample=True, or leave num_samples_per_prompt at 1"
+            )
+        utilization = self.vllm_gpu_memory_utilization
+        _require(0 < utilization < 1, "vllm_gpu_memory_utilization", utilization, "between 0 and 1")
+        self._check_server()
+
+    def _check_server(self) -> None:
+        if self.backend != "server":
+            for name in ("server_url", "server_model", "server_api_key_env"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} with backend={self.backend!r}: only backend='server' reads "
+                        "it; set the backend, or leave it out"
+                    )
+            return
+        if self.server_url is None or self.server_model is None:
+            raise ValueError(
+                f"backend='server' with server_url={self.server_url!r} and server_model={self.server_model!r}: set "
+                "both, the address of the server's API and the name that it serves the model under"
+            )
+        parts = urlsplit(self.server_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(
+                f"server_url={self.server_url!r} is not valid: it must be the base address of the API, such as "
+                "http://localhost:8000/v1"
+            )
+        if "@" in parts.netloc:
+            raise ValueError(
+                "server_url holds a user name or password, which would be stored with the settings: put the key into "
+                "an environment variable and name that variable in server_api_key_env"
+            )
 
 
 @dataclass
@@ -249,11 +306,18 @@ class LWFConfig(SFTConfig):
         ValueError: names the field, its value and what is valid.
     """
 
+    elicitation_backend: ElicitationBackend = _from(ElicitationConfig, "backend")
     elicitation_batch_size: int = _from(ElicitationConfig, "batch_size")
     elicitation_max_new_tokens: int = _from(ElicitationConfig, "max_new_tokens")
+    elicitation_num_samples_per_prompt: int = _from(ElicitationConfig, "num_samples_per_prompt")
     elicitation_do_sample: bool = _from(ElicitationConfig, "do_sample")
     elicitation_temperature: float = _from(ElicitationConfig, "temperature")
     elicitation_top_p: float = _from(ElicitationConfig, "top_p")
+    elicitation_shard_size: int = _from(ElicitationConfig, "shard_size")
+    elicitation_server_url: str | None = _from(ElicitationConfig, "server_url")
+    elicitation_server_model: str | None = _from(ElicitationConfig, "server_model")
+    elicitation_server_api_key_env: str | None = _from(ElicitationConfig, "server_api_key_env")
+    elicitation_vllm_gpu_memory_utilization: float = _from(ElicitationConfig, "vllm_gpu_memory_utilization")
     elicitation_cache_dir: str | None = _from(ElicitationConfig, "cache_dir")
 
     posterior_estimator: PosteriorEstimator = _from(PosteriorConfig, "estimator")
@@ -363,11 +427,18 @@ class LWFConfig(SFTConfig):
 
     def elicitation_config(self) -> ElicitationConfig:
         return ElicitationConfig(
+            backend=self.elicitation_backend,
             batch_size=self.elicitation_batch_size,
             max_new_tokens=self.elicitation_max_new_tokens,
+            num_samples_per_prompt=self.elicitation_num_samples_per_prompt,
             do_sample=self.elicitation_do_sample,
             temperature=self.elicitation_temperature,
             top_p=self.elicitation_top_p,
+            shard_size=self.elicitation_shard_size,
+            server_url=self.elicitation_server_url,
+            server_model=self.elicitation_server_model,
+            server_api_key_env=self.elicitation_server_api_key_env,
+            vllm_gpu_memory_utilization=self.elicitation_vllm_gpu_memory_utilization,
             seed=self.seed,
             cache_dir=self.elicitation_cache_dir,
         )

@@ -121,8 +121,8 @@ def prepare_unlearning(
 
     The model comes back with the weights that it came with. Artefacts go to `<output_dir>/preparation`
     (`scored/`, `selected/`, `selection.json`, `posterior/`) and `<output_dir>/reference` (the plain model); the last
-    two only with a scorer that needs the posterior. While it runs, finished parts of the posterior and the scores are
-    in `<output_dir>/work`, from where a second run goes on.
+    two only with a scorer that needs the posterior. While it runs, finished parts of the answers, the posterior and
+    the scores are in `<output_dir>/work`, from where a second run goes on.
 
     Args:
         model: at θ_base, on the device of the run.
@@ -140,7 +140,9 @@ def prepare_unlearning(
         scored = tokenize_dataset(forget_dataset, processing_class, argument="forget_dataset")
     else:
         if needs_elicitation(forget_dataset):
-            knowledge = elicit_self_knowledge(model, processing_class, forget_dataset, args.elicitation_config())
+            knowledge = elicit_self_knowledge(
+                model, processing_class, forget_dataset, args.elicitation_config(), resume_dir=work / "self_knowledge"
+            )
         else:
             knowledge = tokenize_dataset(
                 forget_dataset,
@@ -178,7 +180,7 @@ def prepare_unlearning(
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
     if main_process:
         save_preparation(preparation, Path(args.output_dir) / "preparation")
-        for stage in ("posterior", "scores"):
+        for stage in ("self_knowledge", "posterior", "scores"):
             shutil.rmtree(work / stage, ignore_errors=True)
     logger.info(f"{len(selected)} of {len(scored)} samples are unlearned")
     return preparation

@@ -144,17 +144,20 @@ class Pipeline:
     def self_knowledge(self) -> Stage:
         """The base model's answers to the forgetting prompts."""
 
-        def build(folder: Path, _: str) -> dict[str, Any]:
+        def build(folder: Path, key: str) -> dict[str, Any]:
             rows, counts = elicit_with_counts(
                 self.inputs.loader.base(self.inputs.sources.model),
                 self.inputs.tokenizer,
                 self.inputs.forgetting_prompts,
                 self.lwf.elicitation_config(),
+                resume_dir=self.directory.work_folder("self_knowledge", key),
+                announce=self.announce,
             )
             rows.save_to_disk(str(folder / "rows"))
             write_json(folder / "counts.json", asdict(counts))
             detail = {"prompts": counts.prompts, "kept": counts.kept}
-            return detail | {"duplicates": counts.duplicates, "empty": counts.empty}
+            detail |= {"duplicates": counts.duplicates, "empty": counts.empty, "tokens": counts.tokens}
+            return detail | {"tokens_per_second": round(counts.tokens_per_second)}
 
         settings = {
             **self._settings("elicitation_"),
@@ -162,7 +165,7 @@ class Pipeline:
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.data_fingerprints["forgetting_prompts"],
         }
-        return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
+        return self._resumable("self_knowledge", settings, [], build)
 
     def posterior(self) -> Stage:
         """θ*_L from the first plain run and the diagonal Fisher information there."""
