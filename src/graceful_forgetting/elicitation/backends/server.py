@@ -87,11 +87,12 @@ class ServerEngine(AbstractContextManager["ServerEngine"]):
             RuntimeError: it answers with an error, or with something that is no completion.
         """
         one_stream = self._way == "transformers" and config.do_sample
-        with ThreadPoolExecutor(max_workers=1 if one_stream else config.batch_size) as pool:
-            try:
-                yield from pool.map(lambda request: self._answer(request, config), requests)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(max_workers=1 if one_stream else config.batch_size)
+        try:
+            yield from pool.map(lambda request: self._answer(request, config), requests)
+        finally:
+            # After a failure, what is still under way is not waited for.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, request: Request, config: ElicitationConfig) -> Answer:
         response = self._post(self._body(request, config, self._way))
@@ -108,14 +109,13 @@ class ServerEngine(AbstractContextManager["ServerEngine"]):
         if isinstance(choice.get("token_ids"), list):
             return make_answer(choice["token_ids"], reason == "stop", self._eos_token_ids)
         counted = (content.get("usage") or {}).get("completion_tokens")
-        return self._from_text(text, reason == "stop", counted, config.max_new_tokens)
+        return self._from_text(text, reason == "stop", counted)
 
-    def _from_text(self, text: str, stopped: bool, counted: int | None, max_new_tokens: int) -> Answer:
+    def _from_text(self, text: str, stopped: bool, counted: int | None) -> Answer:
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         returns = self._tokenizer.decode(ids, skip_special_tokens=True) == text
-        # An EOS token as the very last one allowed is no part of the text, and is reported as "length".
-        stopped = stopped or (counted == max_new_tokens and len(ids) == max_new_tokens - 1)
-        # Whether the EOS token is counted differs between servers.
+        # Whether the EOS token is counted differs between servers. Reported as "length" and one short is either an EOS
+        # token as the last one allowed or another special token, which no text shows: not exact.
         exact = returns and (counted is None or counted in {len(ids), len(ids) + stopped})
         return make_answer(ids, stopped, self._eos_token_ids, exact)
 
