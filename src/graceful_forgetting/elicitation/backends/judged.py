@@ -116,8 +116,10 @@ def require_same_model(
     )
     gaps: list[float] = []
     for probe, answer in zip(probes, engine.answers(probes, greedy), strict=True):
-        if answer.exact:
-            gaps += distance_from_greedy(model, probe.prompt_ids, answer.token_ids)
+        # Where text came back, which of several EOS tokens it was is a guess: that token is left out.
+        content = answer.token_ids[:-1] if answer.stopped else answer.token_ids
+        if answer.exact and content:
+            gaps += distance_from_greedy(model, probe.prompt_ids, content)
     if not gaps:
         logger.warning("No answer came back token by token: whether it is the same model could not be checked.")
     elif (mean := sum(gaps) / len(gaps)) > _SAME_MODEL or mean != mean:

@@ -3,7 +3,8 @@
 Servers differ in what they accept beside the OpenAI fields, so the first request tries the ways of asking in turn
 and the first that is accepted stays (`_WAYS`). Where a server returns text alone, the text is tokenised again: the
 tokens are those that were generated if they give the text back and are as many as the server counted; otherwise the
-completion is kept with the tokenizer's own tokens and marked as not exact.
+completion is kept with the tokenizer's own tokens and marked as not exact. Text does not say which of several EOS
+tokens ended it: the tokenizer's own stands in.
 """
 
 import json
