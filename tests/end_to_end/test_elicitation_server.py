@@ -22,11 +22,6 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"transformers[serving] is
 START_LIMIT = 180.0
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("served")
-
-
 @pytest.fixture
 def model(make_model):
     model = make_model(initializer_range=0.4).eval()
@@ -44,15 +39,16 @@ def rows() -> Dataset:
 
 
 @pytest.fixture
-def settings(folder, model, tokenizer):
-    """Start the server for the first test, stop it after the last; give the settings that reach it."""
+def settings(tmp_path, model, tokenizer):
+    """Starts the server on a free port, stops it afterwards; gives the settings that reach it."""
+    folder = tmp_path / "served"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(COMMAND), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    log = folder / "server.log"
+    log = tmp_path / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
@@ -101,5 +97,5 @@ def test_real_server(settings, model, tokenizer, rows):
         model.lm_head.weight.copy_(model.lm_head.weight.roll(1, dims=0))
     with pytest.raises(ValueError, match="does not answer as the model in memory does"):
         elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(**settings))
-    with pytest.raises(ValueError, match="refuses every way of asking.*pinned"):
+    with pytest.raises(ValueError, match=r"refuses every way of asking.*pinned"):
         elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(**{**settings, "server_model": "another"}))
