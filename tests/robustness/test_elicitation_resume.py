@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.elicitation import backends, elicit_self_knowledge, elicit_with_counts
-from graceful_forgetting.generation import complete_batches
+from graceful_forgetting.generation import complete
 
 SETTINGS = {"max_new_tokens": 5, "do_sample": True, "num_samples_per_prompt": 2, "shard_size": 6, "batch_size": 4}
 
@@ -33,9 +33,9 @@ def asked(monkeypatch):
         if calls.limit == len(calls):
             raise KeyboardInterrupt
         calls.append(len(requests))
-        return complete_batches(model, requests, config, **kwargs)
+        return complete(model, requests, config, **kwargs)
 
-    monkeypatch.setattr(backends, "complete_batches", counting)
+    monkeypatch.setattr(backends, "complete", counting)
     return calls
 
 

@@ -22,7 +22,7 @@ from transformers import (
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import collate, sequence_losses, tokenize_dataset
 from graceful_forgetting.elicitation import backends, elicit_self_knowledge, elicit_with_counts
-from graceful_forgetting.generation import complete_batches, generate_completions
+from graceful_forgetting.generation import complete, generate_completions
 
 VOCABULARY = 40
 PROMPTS = ["w3", "w4 w5 w6 w7 w8 w9 w10", "w11 w12", "w13 w14 w15", "w16 w17 w18 w19 w20", "w21 w22", "w30"]
@@ -288,9 +288,9 @@ def generated(monkeypatch) -> list[int]:
 
     def counting(*args, **kwargs):
         calls.append(1)
-        return complete_batches(*args, **kwargs)
+        return complete(*args, **kwargs)
 
-    monkeypatch.setattr(backends, "complete_batches", counting)
+    monkeypatch.setattr(backends, "complete", counting)
     return calls
 
 

@@ -83,12 +83,12 @@ def _complete(
     ) as progress:
         for number, requests in shards.items():
             begun = time.perf_counter()
-            completions: list[Completion] = []
-            for some in backend.complete(requests):
-                completions += some
-                tokens += sum(len(completion.token_ids) for completion in some)
-                progress.update(len(some))
-                progress.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s")
-            done[number] = completions, time.perf_counter() - begun
+            completions: dict[int, Completion] = {}
+            for position, completion in backend.complete(requests):
+                completions[position] = completion
+                tokens += len(completion.token_ids)
+                progress.update()
+                progress.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
+            done[number] = [completions[i] for i in range(len(requests))], time.perf_counter() - begun
             if (entry := entries[number]) is not None:
                 write_completions(entry, *done[number])

@@ -1,6 +1,6 @@
 """Batched completion of tokenised prompts through `model.generate`."""
 
-from graceful_forgetting.generation.batched import complete_batches, generate_completions
+from graceful_forgetting.generation.batched import complete, generate_completions
 from graceful_forgetting.generation.requests import (
     Completion,
     Request,
@@ -14,7 +14,7 @@ __all__ = [
     "Completion",
     "Request",
     "check_context",
-    "complete_batches",
+    "complete",
     "generate_completions",
     "make_requests",
     "stop_token_ids",

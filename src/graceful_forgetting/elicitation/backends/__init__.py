@@ -12,14 +12,14 @@ from graceful_forgetting.elicitation.backends.continuous_batching import Continu
 from graceful_forgetting.elicitation.backends.judged import JudgedEngine, require_same_model
 from graceful_forgetting.elicitation.backends.server import ServerEngine
 from graceful_forgetting.elicitation.backends.vllm import VllmEngine
-from graceful_forgetting.generation import Completion, Request, complete_batches
+from graceful_forgetting.generation import Completion, Request, complete
 
 
 class Backend(Protocol):
     """Completes requests."""
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
-        """The completions of `requests` in their order, some at a time."""
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Positions in `requests` and their completions, as they are ready."""
 
 
 class TransformersBackend:
@@ -35,9 +35,9 @@ class TransformersBackend:
         self._model, self._config = model, config
         self._pad_token_id, self._eos_token_ids = pad_token_id, eos_token_ids
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
-        """The completions of `requests` in their order, batch by batch."""
-        return complete_batches(
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Positions in `requests` and their completions, as they are ready."""
+        return complete(
             self._model,
             requests,
             self._config,

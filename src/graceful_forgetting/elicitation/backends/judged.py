@@ -83,8 +83,8 @@ class JudgedEngine:
     ) -> None:
         self._engine, self._model, self._config, self._pad_token_id = engine, model, config, pad_token_id
 
-    def complete(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
-        """The completions of `requests` in their order, `batch_size` at a time."""
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Positions in `requests` and their completions, `batch_size` of them judged together."""
         answers = self._engine.answers(requests, self._config)
         size = self._config.batch_size
         for first in range(0, len(requests), size):
@@ -93,10 +93,8 @@ class JudgedEngine:
             means = mean_log_probabilities(
                 self._model, prompts, [answer.token_ids for answer in batch], self._pad_token_id
             )
-            yield [
-                Completion(answer.token_ids, answer.stopped, require_finite(mean), answer.exact)
-                for answer, mean in zip(batch, means, strict=True)
-            ]
+            for position, (answer, mean) in enumerate(zip(batch, means, strict=True), start=first):
+                yield position, Completion(answer.token_ids, answer.stopped, require_finite(mean), answer.exact)
 
 
 def require_same_model(
