@@ -160,7 +160,7 @@ class Pipeline:
     def self_knowledge(self) -> Stage:
         """The base model's answers to the forgetting prompts."""
 
-        def build(folder: Path, _: str) -> dict[str, Any]:
+        def build(folder: Path, key: str) -> dict[str, Any]:
             if self.lwf.forget_answers == "given":
                 return self._given_answers(folder)
             rows, counts = elicit_with_counts(
@@ -168,11 +168,14 @@ class Pipeline:
                 self.inputs.tokenizer,
                 self.inputs.forgetting_prompts,
                 self.lwf.elicitation_config(),
+                resume_dir=self.directory.work_folder("self_knowledge", key),
+                announce=self.announce,
             )
             rows.save_to_disk(str(folder / "rows"))
             write_json(folder / "counts.json", asdict(counts))
             detail = {"prompts": counts.prompts, "kept": counts.kept}
-            return detail | {"duplicates": counts.duplicates, "empty": counts.empty}
+            detail |= {"duplicates": counts.duplicates, "empty": counts.empty, "tokens": counts.tokens}
+            return detail | {"tokens_per_second": round(counts.tokens_per_second)}
 
         settings = {
             **self._settings("elicitation_"),
