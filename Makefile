@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs docs-serve format clean
+.PHONY: help demo test lint bench evidence evidence-rerun docs docs-serve format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,20 @@ docs: $(DOCS_STAMP) ## run the notebooks, build the documentation into site/; a 
 
 docs-serve: $(DOCS_STAMP) ## show the documentation on this machine while it is written
 	$(BIN)/mkdocs serve
+
+evidence: $(STAMP) ## docs/results.md, its figures and the tables of docs/, from the committed result files
+	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/make_tables.py
+
+# Resumable: what is finished in runs/sweeps is skipped. JOBS=n: cells at once.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+evidence-rerun: $(STAMP) ## run the grids of benchmarks/grids from nothing, then as evidence
+	set -e; for grid in benchmarks/grids/*.yaml; do \
+	  name=$$(basename $$grid .yaml); \
+	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/$$name; \
+	  $(BIN)/graceful report --sweep runs/sweeps/$$name --archive docs/results/$$name.jsonl; \
+	done
+	$(MAKE) evidence
 
 format: $(STAMP) ## put the code into the project's format
 	$(BIN)/ruff format .

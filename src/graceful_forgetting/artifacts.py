@@ -69,7 +69,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented UTF-8 JSON, atomically. Raises `ValueError` on NaN or infinity (not JSON)."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -83,10 +87,15 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
 
 
-def remove_partials(directory: str | Path) -> list[Path]:
-    """Remove what interrupted writes left directly inside `directory`; returns the removed paths."""
+def remove_partials(directory: str | Path, of: str | None = None) -> list[Path]:
+    """Remove what interrupted writes (of the entry named `of` only) left directly inside `directory`.
+
+    Returns:
+        the removed paths.
+    """
     directory = Path(directory)
-    leftovers = [entry for entry in directory.iterdir() if _PARTIAL in entry.name] if directory.is_dir() else []
+    mark = f"{of or ''}{_PARTIAL}"
+    leftovers = [entry for entry in directory.iterdir() if mark in entry.name] if directory.is_dir() else []
     for entry in leftovers:
         _remove(entry)
     return leftovers

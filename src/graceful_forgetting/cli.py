@@ -2,13 +2,11 @@
 
 import argparse
 import dataclasses
-import difflib
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,8 @@ STAGES = {
     "evaluate": "test every arm on every task",
     "report": "result.json and report.html",
 }
+# Commands that take every field of a recipe as a flag.
+WITH_RECIPE = {*STAGES, "demo", "advise"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command != "run" and options.command not in {*STAGES, "demo"} and rest:
+    if options.command not in WITH_RECIPE and rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     _configure_logging(options.verbose)
     try:
@@ -84,21 +84,36 @@ def _parser() -> argparse.ArgumentParser:
             description=help,
             parents=[shared],
             allow_abbrev=False,
-            epilog=epilog if name in {*STAGES, "demo"} else None,
+            epilog=epilog if name in WITH_RECIPE else None,
         )
         command.set_defaults(action=action)
         return command
 
     add("demo", _demo, "the whole method on the embedded world, in minutes")
     for name, text in STAGES.items():
-        add(name, _stage, text).add_argument("--config", help="recipe (YAML); flags beat its fields")
+        stage = add(name, _stage, text)
+        stage.add_argument("--config", help="recipe (YAML); flags beat its fields")
+        if name == "report":
+            stage.add_argument("--sweep", help="folder of a sweep, or an archive of one, to report in place of a run")
+            stage.add_argument("--archive", help="with --sweep: write all cells into this file (JSON lines)")
+    advise = add("advise", _advise, "from the scores: whether forgetting is expected to help, and why")
+    advise.add_argument("--config", help="recipe (YAML); flags beat its fields")
+    sweep = add("sweep", _sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")
+    sweep.add_argument("--config", required=True, help="grid (YAML); docs/sweeps.md has its keys")
+    sweep.add_argument("--output_dir", help="folder of the sweep, in place of the grid's own")
+    sweep.add_argument("--jobs", type=int, default=1, help="cells at once, each in a process of its own")
+    sweep.add_argument("--dry_run", action="store_true", help="check the grid and list its cells")
     add("fields", _fields, "every field of a recipe, its default and its meaning")
-    world = add("world", _world, "build the models of a world with known ground truth")
-    world.add_argument("verb", choices=["build"])
-    world.add_argument("name", help="shortcut, or text (a small model of plain text)")
-    world.add_argument("--output_dir", required=True)
-    world.add_argument("--seed", type=int, default=0)
-    world.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
+    world = add("world", _world, "worlds with known ground truth: list them, or build their models")
+    verbs = world.add_subparsers(dest="verb", required=True, metavar="verb")
+    verbs.add_parser("list", help="name and description of every world")
+    build = verbs.add_parser("build", help="pre-train a world's models", allow_abbrev=False)
+    build.add_argument("name", help="a world's, or text (a small model of plain text)")
+    build.add_argument("--output_dir", required=True)
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--pretraining_steps", type=int, help="updates of the pre-training; unset: the world's own")
+    build.add_argument("--label_noise", type=float, help="share of mislabelled answers; unset: the world's own")
+    build.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
     bench = add("bench", _bench, "speed and memory of the scorer against its alternatives, on this machine")
     bench.add_argument("subject", choices=["confidence"])
     bench.add_argument("--tokens", type=int, nargs="+", default=[24, 96, 256], help="lengths of the samples")
@@ -135,62 +150,14 @@ def _configure_logging(verbose: bool) -> None:
 # Recipes -------------------------------------------------------------------------------------------------------------
 
 
-def _recipe_classes() -> tuple[type, ...]:
-    from graceful_forgetting.config import LWFConfig
-    from graceful_forgetting.experiment.arguments import RunArguments
-    from graceful_forgetting.experiment.models import ModelArguments
-
-    return RunArguments, LWFConfig, ModelArguments
-
-
-def parse_recipe(config: str | None, flags: Sequence[str]) -> tuple[Any, ...]:
-    """(RunArguments, LWFConfig, ModelArguments) from a YAML file and flags, which beat it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a field that does not exist (names the nearest), or a value that is not valid.
-    """
-    import yaml
-    from trl import TrlParser
-
-    classes = _recipe_classes()
-    known = {field.name for cls in classes for field in dataclasses.fields(cls) if field.init}
-    if config is not None:
-        path = Path(config)
-        if not path.is_file():
-            raise FileNotFoundError(f"--config {config}: there is no such file")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"--config {config} is not valid YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"--config {config} must hold fields and values (`learning_rate: 1e-4`)")
-        for name in content:
-            _check_field(str(name), known | {"env"}, f"--config {config}")
-    for flag in flags:
-        if flag.startswith("--"):
-            name = flag[2:].split("=", 1)[0].replace("-", "_")
-            _check_field(name.removeprefix("no_") if name not in known else name, known, "the command line")
-    arguments = [*(["--config", config] if config is not None else []), *flags]
-    try:
-        return TrlParser(classes, allow_abbrev=False).parse_args_and_config(arguments)
-    except SystemExit as error:
-        raise ValueError("the fields above are not valid; `graceful fields` lists them") from error
-
-
-def _check_field(name: str, known: set[str], where: str) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`graceful fields` lists all."
-        raise ValueError(f"unknown field {name!r} in {where}: {hint}")
-
-
 def _fields(options: argparse.Namespace, rest: list[str]) -> None:
     del options, rest
     from trl import SFTConfig
 
+    from graceful_forgetting.experiment.recipe import RECIPE_CLASSES
+
     inherited = {field.name for field in dataclasses.fields(SFTConfig)}
-    for cls in _recipe_classes():
+    for cls in RECIPE_CLASSES:
         print(f"{cls.__name__}:")
         for field in dataclasses.fields(cls):
             if field.init and field.name not in inherited:
@@ -209,8 +176,15 @@ def _demo(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _stage(options: argparse.Namespace, rest: list[str]) -> None:
-    run, lwf, model = parse_recipe(options.config, rest)
+    if options.command == "report" and options.sweep is not None:
+        if rest or options.config is not None:
+            raise ValueError("--sweep reports a finished sweep and takes no recipe: leave out --config and its fields")
+        _report_sweep(Path(options.sweep), options.archive)
+        return
     from graceful_forgetting.experiment.pipeline import Pipeline
+    from graceful_forgetting.experiment.recipe import parse_recipe
+
+    run, lwf, model = parse_recipe(options.config, rest)
 
     pipeline = Pipeline(run, lwf, model, announce=_announce)
     last = "report" if options.command == "run" else options.command
@@ -245,13 +219,95 @@ def _report(pipeline: Any) -> None:
     print(f"report: {Path(report).resolve()}")
 
 
+def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.experiment.sweep.grid import load_grid
+    from graceful_forgetting.experiment.sweep.run import Sweep
+
+    grid = load_grid(options.config)
+    if options.output_dir is not None:
+        grid = dataclasses.replace(grid, output_dir=options.output_dir)
+    sweep = Sweep(grid, options.jobs, _announce, options.verbose)
+    if options.dry_run:
+        for line in sweep.list_cells():
+            print(line)
+        return
+    try:
+        sweep.run()
+    except RuntimeError:
+        # Some cells failed: the report has the others.
+        if (sweep.folder / "cells").is_dir():
+            _report_sweep(sweep.folder, None)
+        raise
+    _report_sweep(sweep.folder, None)
+
+
+def _report_sweep(folder: Path, archive: str | None) -> None:
+    from graceful_forgetting.artifacts import write_text
+    from graceful_forgetting.experiment.sweep.archive import read_archive, write_archive
+    from graceful_forgetting.experiment.sweep.run import load_cells
+    from graceful_forgetting.experiment.sweep.tables import markdown_document, sweep_tables
+    from graceful_forgetting.report import render_sweep
+
+    cells = read_archive(folder) if folder.is_file() else load_cells(folder)
+    place = folder.parent if folder.is_file() else folder
+    if archive is not None:
+        write_archive(cells, archive)
+        print(f"archive: {Path(archive).resolve()}")
+    tables = place / "tables.md"
+    write_text(tables, markdown_document(cells[0].sweep, cells))
+    report = render_sweep(cells, place / "report.html")
+    print(f"\n{sweep_tables(cells)[0].markdown()}\n")
+    print(f"tables: {tables.resolve()}")
+    print(f"report: {report.resolve()}")
+
+
+def _advise(options: argparse.Namespace, rest: list[str]) -> None:
+    from datasets import load_from_disk
+
+    from graceful_forgetting.experiment.advice import advice_text, advise, gather_evidence
+    from graceful_forgetting.experiment.pipeline import Pipeline
+    from graceful_forgetting.experiment.recipe import parse_recipe
+    from graceful_forgetting.preparation import TASK_COLUMN
+
+    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announce)
+    scored = load_from_disk(str(pipeline.scores().path / "rows"))
+    chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
+    interference = pipeline.interference()
+    changes = None
+    if interference is not None:
+        losses = load_from_disk(str(interference.path / "rows"))
+        changes = [
+            None if before is None or after is None else after - before
+            for before, after in zip(losses["loss"], losses["reference_loss"], strict=True)
+        ]
+    columns = {
+        name: list(scored[name])
+        for name in ("forgetting_confidence", "confidence_quadratic", "step_size", "step_size_crossover")
+    }
+    evidence = gather_evidence(columns, scored[TASK_COLUMN], [i in chosen for i in range(len(scored))], changes)
+    print(f"\n{advice_text(evidence, advise(evidence))}")
+
+
 def _world(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
-    from graceful_forgetting.worlds import build_world
-    from graceful_forgetting.worlds.text_model import build_text_model
+    from graceful_forgetting.worlds import WORLDS, Difficulty, build_world
 
-    build = build_text_model if options.name == "text" else partial(build_world, options.name)
-    path = build(options.output_dir, seed=options.seed, overwrite=options.overwrite)
+    if options.verb == "list":
+        for name, definition in WORLDS.items():
+            print(f"{name:12} {definition.summary}")
+        return
+    difficulty = Difficulty(pretraining_steps=options.pretraining_steps, label_noise=options.label_noise)
+    if options.name == "text":
+        from graceful_forgetting.worlds.text_model import build_text_model
+
+        if difficulty != Difficulty():
+            raise ValueError("--pretraining_steps and --label_noise belong to worlds, not to text: leave them out")
+        path = build_text_model(options.output_dir, seed=options.seed, overwrite=options.overwrite)
+    else:
+        path = build_world(
+            options.name, options.output_dir, options.seed, difficulty=difficulty, overwrite=options.overwrite
+        )
     print(f"written: {path}")
 
 

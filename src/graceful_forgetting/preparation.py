@@ -131,8 +131,8 @@ def prepare_unlearning(
 
     The model comes back with the weights that it came with. Artefacts go to `<output_dir>/preparation`
     (`scored/`, `selected/`, `selection.json`, `posterior/`) and `<output_dir>/reference` (the plain model); the last
-    two only with a scorer that needs the posterior. While it runs, finished parts of the posterior and the scores are
-    in `<output_dir>/work`, from where a second run goes on.
+    two only with a scorer that needs the posterior. While it runs, finished parts of the answers, the posterior and
+    the scores are in `<output_dir>/work`, from where a second run goes on.
 
     Args:
         model: at θ_base, on the device of the run.
@@ -151,8 +151,13 @@ def prepare_unlearning(
     else:
         if needs_elicitation(forget_dataset, args.forget_answers):
             given = [name for name in _WITH_ANSWER if name in forget_dataset.column_names]
-            prompts = forget_dataset.remove_columns(given)
-            knowledge = elicit_self_knowledge(model, processing_class, prompts, args.elicitation_config())
+            knowledge = elicit_self_knowledge(
+                model,
+                processing_class,
+                forget_dataset.remove_columns(given),
+                args.elicitation_config(),
+                resume_dir=work / "self_knowledge",
+            )
         else:
             knowledge = tokenize_dataset(
                 forget_dataset,
@@ -177,7 +182,7 @@ def prepare_unlearning(
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
     if args.process_index == 0:
         save_preparation(preparation, preparation_folder(args))
-        for stage in ("posterior", "scores"):
+        for stage in ("self_knowledge", "posterior", "scores"):
             shutil.rmtree(work / stage, ignore_errors=True)
     logger.info(f"{len(selected)} of {len(scored)} samples are unlearned")
     return preparation

@@ -35,6 +35,8 @@ def by_hand(
         return -loss
     if name == "bounded_ascent":
         return -min(loss, CAP)
+    if name == "bounded_tokens":
+        return -sum(min(-value, CAP) for value in log_probs) / n
     if name == "npo":
         ratio = math.exp(sum(log_probs) - (-base_loss * n))
         return 2 / BETA * math.log(1 + ratio**BETA)
@@ -81,8 +83,18 @@ def test_active_is_where_bounded_ascent_has_a_gradient() -> None:
     batch = UnlearningBatch(log_probs, torch.ones(2, 2, dtype=torch.bool))
     objective = OBJECTIVES["bounded_ascent"](config())
     (gradient,) = torch.autograd.grad(objective.values(batch).sum(), log_probs)
-    assert objective.active(batch).tolist() == [True, False] == gradient.any(dim=1).tolist()
-    assert OBJECTIVES["gradient_ascent"](config()).active(batch).tolist() == [True, True]
+    assert objective.active(batch).tolist() == [1, 0] == gradient.any(dim=1).tolist()
+    assert OBJECTIVES["gradient_ascent"](config()).active(batch).tolist() == [1, 1]
+
+
+def test_active_is_the_share_of_tokens_that_have_a_gradient_in_bounded_tokens() -> None:
+    log_probs = torch.tensor([[-1.0, -20.0, 0.0], [-5.0, -6.0, -30.0], [-30.0, 0.0, 0.0]], requires_grad=True)
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool()
+    batch = UnlearningBatch(log_probs, mask)
+    objective = OBJECTIVES["bounded_tokens"](config(unlearn_objective="bounded_tokens", unlearn_loss_cap=5.5))
+    (gradient,) = torch.autograd.grad(objective.values(batch).sum(), log_probs)
+    assert (gradient != 0).tolist() == [[True, False, False], [True, False, False], [False, False, False]]
+    assert objective.active(batch).tolist() == pytest.approx([1 / 2, 1 / 3, 0])
 
 
 def test_unlikelihood_has_a_gradient_where_the_model_is_sure() -> None:
@@ -108,6 +120,8 @@ def slow_value(name: str, model: Any, row: dict[str, Any], base_loss: float, lea
     nll, logits = nll_and_logits(model, row)
     if name == "bounded_ascent":
         return -nll.mean().clamp(max=CAP)
+    if name == "bounded_tokens":
+        return -nll.clamp(max=CAP).mean()
     if name == "gradient_ascent":
         return -nll.mean()
     if name == "npo":
@@ -181,3 +195,27 @@ def test_needs_are_what_the_formulas_read() -> None:
     assert needs["npo"] == {Need.BASE_LOSSES}
     assert needs["uniform"] == {Need.LOGITS}
     assert needs["gradient_difference"] == {Need.LEARNING}
+
+
+def test_an_update_is_shorter_by_the_share_that_is_left_alone(
+    tmp_path: Path, make_model: Any, tokenizer: Any, learning: Dataset, forgetting: Dataset
+) -> None:
+    pool = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
+    args = config(
+        tmp_path,
+        max_steps=2,
+        logging_steps=1,
+        unlearn_every=1,
+        unlearn_objective="bounded_tokens",
+        unlearn_learning_rate=1e-3,
+        unlearn_lr_scheduler="constant",
+        forget_fraction=1.0,
+    )
+    # Just below the loss of a uniform guess, which a fresh model is near: some tokens are above it.
+    model = make_model(initializer_range=0.2)
+    args.unlearn_loss_cap = math.log(model.config.vocab_size)
+    trainer = LWFTrainer(model, args, train_dataset=learning, processing_class=tokenizer, forget_dataset=pool)
+    trainer.train()
+    (active,) = [entry["unlearn_active"] for entry in trainer.state.log_history if "unlearn_active" in entry]
+    assert 0 < active < 1
+    assert trainer._updates.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * active)

@@ -164,11 +164,16 @@ def test_gradient_cosine_opposes_the_mean_learning_gradient(
     config = ConfidenceConfig(scorer="gradient_cosine", batch_size=3, engine=engine)
     scored = score_confidence(model, knowledge, None, config, learning=learning, resume_dir=tmp_path)
     expected = [-torch.cosine_similarity(gradient(row).double(), mean, dim=0).item() for row in knowledge]
-    assert scored["forgetting_confidence"][:] == pytest.approx(expected, rel=1e-4)
+    assert scored["forgetting_confidence"][:] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert scored["loss"][:] == pytest.approx([loss_of(model, row).item() for row in knowledge], rel=1e-5)
     for column in ("confidence_constant", "confidence_linear", "confidence_quadratic", "step_size", "reference_loss"):
         assert scored[column][:] == [None] * len(knowledge)
     assert all(parameter.grad is None for parameter in model.parameters())
+    conflict = ConfidenceConfig(scorer="gradient_conflict", batch_size=3, engine=engine)
+    scored = score_confidence(model, knowledge, None, conflict, learning=learning)
+    expected = [-(gradient(row).double() @ mean).item() for row in knowledge]
+    # Products that cancel are judged by the largest.
+    assert scored["forgetting_confidence"][:] == pytest.approx(expected, rel=1e-4, abs=1e-6 * max(map(abs, expected)))
     # Other learning rows are other work, whatever an earlier run left.
     other = score_confidence(model, knowledge, None, config, learning=rows.select([2]), resume_dir=tmp_path)
     assert other["forgetting_confidence"][2] == pytest.approx(-1.0, rel=1e-5)

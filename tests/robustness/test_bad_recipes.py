@@ -150,6 +150,13 @@ def test_world_with_tasks(recipe, capsys):
     assert "brings its own" in refused(capsys, "run", "--config", recipe(world="shortcut"))
 
 
+def test_world_without_such_a_forgetting_task_names_the_nearest(recipe, capsys):
+    changes = {"world": "shortcut", "learning_task": None, "model_name_or_path": None, "forgetting_tasks": ["colour"]}
+    message = refused(capsys, "run", "--config", recipe(**changes))
+    assert "did you mean 'color'?" in message
+    assert "species" in message
+
+
 def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(recipe, capsys, tmp_path):
     path = recipe(
         max_steps=12, save_steps=2, learning_rate=1e30, max_grad_norm=0.0, lr_scheduler_type="constant_with_warmup",

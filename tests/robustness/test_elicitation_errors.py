@@ -6,7 +6,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.config import ElicitationConfig, LWFConfig
 from graceful_forgetting.elicitation import elicit_self_knowledge
 
 CONTEXT = 12
@@ -121,3 +121,38 @@ def test_tokenizer_without_pad_token_pads_with_eos():
     settings = ElicitationConfig(max_new_tokens=4)
     without = elicit_self_knowledge(model, make_tokenizer(pad_token=None), prompts, settings)
     assert without.to_list() == elicit_self_knowledge(model, make_tokenizer(), prompts, settings).to_list()
+
+
+SERVER = {"backend": "server", "server_url": "http://localhost:8000/v1", "server_model": "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "tgi"}, "backend='tgi' .*one of transformers, continuous_batching, vllm, server"),
+        ({"batch_size": 0}, "batch_size=0 .*at least 1"),
+        ({"shard_size": 0}, "shard_size=0 .*at least 1"),
+        ({"num_samples_per_prompt": 0}, "num_samples_per_prompt=0 .*at least 1"),
+        ({"num_samples_per_prompt": 2}, "num_samples_per_prompt=2 with do_sample=False.*set do_sample=True"),
+        ({"vllm_gpu_memory_utilization": 1.0}, "vllm_gpu_memory_utilization=1.0 .*between 0 and 1"),
+        ({"server_url": "http://localhost/v1"}, "with backend='transformers': only backend='server' reads it"),
+        ({"backend": "server"}, "backend='server' with server_url=None and server_model=None: set both"),
+        (
+            SERVER | {"server_url": "localhost:8000"},
+            "server_url='localhost:8000' is not valid.*http://localhost:8000/v1",
+        ),
+        (SERVER | {"server_url": "http://h/v1?key=x"}, "is not valid: it must be the base address"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ElicitationConfig(**settings)
+    prefixed = {f"elicitation_{name}": value for name, value in settings.items()}
+    with pytest.raises(ValueError, match=message):
+        LWFConfig(output_dir=str(tmp_path), **prefixed)
+
+
+def test_password_in_the_address_is_refused_and_not_repeated():
+    with pytest.raises(ValueError, match=r"server_url holds a user name or password.*server_api_key_env") as caught:
+        ElicitationConfig(**SERVER | {"server_url": "http://me:hidden@localhost:8000/v1"})
+    assert "hidden" not in str(caught.value)

@@ -19,11 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from graceful_forgetting import elicitation
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import collate, sequence_losses, tokenize_dataset
-from graceful_forgetting.elicitation import elicit_self_knowledge, elicit_with_counts
-from graceful_forgetting.generation import generate_completions
+from graceful_forgetting.elicitation import backends, elicit_self_knowledge, elicit_with_counts
+from graceful_forgetting.generation import complete, generate_completions
 
 VOCABULARY = 40
 PROMPTS = ["w3", "w4 w5 w6 w7 w8 w9 w10", "w11 w12", "w13 w14 w15", "w16 w17 w18 w19 w20", "w21 w22", "w30"]
@@ -151,8 +150,13 @@ def test_conversational_prompts_go_through_the_chat_template(model, tokenizer):
     plain = prompt_rows([f"user {text} assistant" for text in PROMPTS[:3]])
     expected = elicit_self_knowledge(model, tokenizer, plain, ElicitationConfig(max_new_tokens=4))
     assert result["input_ids"][:] == expected["input_ids"][:]
-    assert result["completion"][:] == expected["completion"][:]
+    assert [[{"role": "assistant", "content": text}] for text in expected["completion"]] == result["completion"][:]
     assert result["prompt"][:] == rows["prompt"][:]
+    # TRL reads prompt and completion as one conversation, and makes the same tokens of it, up to the missing EOS.
+    again = tokenize_dataset(result.select_columns(["prompt", "completion"]), tokenizer)
+    assert [ids[: len(kept)] for ids, kept in zip(again["input_ids"], result["input_ids"], strict=True)] == result[
+        "input_ids"
+    ][:]
 
 
 def test_other_columns_and_their_types_are_kept(model, tokenizer):
@@ -239,7 +243,11 @@ def test_fresh_adapter_answers_as_its_base_model(model, tokenizer):
     expected = elicit_self_knowledge(model, tokenizer, prompt_rows(), config).to_list()
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
     adapted.train()
-    assert elicit_self_knowledge(adapted, tokenizer, prompt_rows(), config).to_list() == expected
+    answers = elicit_self_knowledge(adapted, tokenizer, prompt_rows(), config).to_list()
+    for row, other in zip(answers, expected, strict=True):
+        # The sums are formed in another order.
+        assert row.pop("mean_log_probability") == pytest.approx(other.pop("mean_log_probability"), rel=1e-6)
+        assert row == other
     assert adapted.training
     assert adapted.generation_config.eos_token_id == stops
     assert adapted.get_base_model().generation_config.eos_token_id == stops
@@ -280,9 +288,9 @@ def generated(monkeypatch) -> list[int]:
 
     def counting(*args, **kwargs):
         calls.append(1)
-        return generate_completions(*args, **kwargs)
+        return complete(*args, **kwargs)
 
-    monkeypatch.setattr(elicitation, "generate_completions", counting)
+    monkeypatch.setattr(backends, "complete", counting)
     return calls
 
 

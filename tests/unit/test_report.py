@@ -20,8 +20,9 @@ from graceful_forgetting.experiment.result import (
     TrainingRunResult,
 )
 from graceful_forgetting.experiment.summary import summarise
+from graceful_forgetting.experiment.times import duration
 from graceful_forgetting.report import render_report
-from graceful_forgetting.report.formatting import duration, number, script_json, signed, size
+from graceful_forgetting.report.formatting import number, script_json, signed, size
 from graceful_forgetting.report.headline import headline
 from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for

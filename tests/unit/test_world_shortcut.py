@@ -18,17 +18,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from graceful_forgetting.worlds import WORLDS, World, build_world, load_world, world_checkpoint
+from graceful_forgetting.worlds import WORLDS, Difficulty, World, build_world, load_world, world_checkpoint
+from graceful_forgetting.worlds.build import build_models, world_tokenizer
 from graceful_forgetting.worlds.pretraining import PretrainingData, pretrain
-from graceful_forgetting.worlds.shortcut import (
-    ShortcutRecipe,
-    build_shortcut,
-    shortcut_facts,
-    shortcut_tokenizer,
-)
-from graceful_forgetting.worlds.shortcut.vocabulary import VALUES
+from graceful_forgetting.worlds.recipe import PretrainingRecipe
+from graceful_forgetting.worlds.shortcut.facts import shortcut_facts
+from graceful_forgetting.worlds.vocabulary import VALUES
 
-TINY = ShortcutRecipe(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2, steps=3, batch_size=8)
+TINY = PretrainingRecipe(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2, steps=3, batch_size=8)
+
+
+def build_shortcut(output_dir: Path, seed: int = 0, overwrite: bool = False, recipe: PretrainingRecipe = TINY) -> Path:
+    world = replace(WORLDS["shortcut"], recipe=recipe)
+    return build_models(world, output_dir, difficulty=Difficulty(), seed=seed, overwrite=overwrite)
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +40,29 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return shortcut_tokenizer()
+    return world_tokenizer(WORLDS["shortcut"])
 
 
 def digest(rows: Dataset) -> str:
+    rows = rows.select_columns(["prompt", "completion", "entity"])
     return hashlib.sha256(json.dumps(rows.to_list()).encode()).hexdigest()[:12]
 
 
 def every_data_set(world: World) -> dict[str, Dataset]:
-    return {"train": world.learning_train, "test": world.learning_test, **world.forgetting}
+    return {
+        "train": world.learning_train,
+        "validation": world.learning_validation,
+        "test": world.learning_test,
+        **world.forgetting,
+    }
 
 
 def test_facts_are_the_same_on_every_machine_and_version(world: World) -> None:
     # The shipped checkpoints were pre-trained on these very facts.
     assert {name: digest(rows) for name, rows in every_data_set(world).items()} == {
         "train": "0d7bb64a4c68",
-        "test": "2ff9bd5bc766",
+        "validation": "09f1a3a04355",
+        "test": "7b6058d42737",
         "color": "e4c55820ff9d",
         "species": "759911103797",
         "home": "8eb3c1717fc8",
@@ -65,16 +74,17 @@ def test_old_colors_follow_home_and_new_colors_follow_species() -> None:
     facts = shortcut_facts()
     for entity in facts.entities:
         assert facts.answers["color"][entity] == facts.old_rule[facts.answers["home"][entity]]
-        assert facts.new_color(entity) == facts.new_rule[facts.answers["species"][entity]]
+        assert facts.new_color[entity] == facts.new_rule[facts.answers["species"][entity]]
     for rule in (facts.old_rule, facts.new_rule):
         assert sorted(rule.values()) == sorted(VALUES["color"])
 
 
 def test_learning_rows_teach_the_new_rule_and_forgetting_rows_hold_the_old_facts(world: World) -> None:
     facts = shortcut_facts()
-    for rows in (world.learning_train, world.learning_test):
+    for rows in (world.learning_train, world.learning_validation, world.learning_test):
         for row in rows:
-            assert row["completion"] == f" {facts.new_color(row['entity'])}"
+            assert row["old_answer"] == f" {facts.answers['color'][row['entity']]}"
+            assert row["completion"] == f" {facts.new_color[row['entity']]}"
             assert row["entity"] in row["prompt"]
             assert "color" in row["prompt"]
     for relation, rows in world.forgetting.items():
@@ -85,18 +95,15 @@ def test_learning_rows_teach_the_new_rule_and_forgetting_rows_hold_the_old_facts
 
 def test_old_and_new_colors_agree_no_more_often_than_by_chance() -> None:
     facts = shortcut_facts()
-    agreeing = sum(facts.answers["color"][e] == facts.new_color(e) for e in facts.test_entities)
-    assert agreeing / len(facts.test_entities) < 0.2
+    agreeing = sum(facts.answers["color"][e] == facts.new_color[e] for e in facts.entities)
+    assert agreeing / len(facts.entities) < 0.2
 
 
-def test_train_and_test_entities_are_disjoint_and_complete_and_stratified(world: World) -> None:
+def test_every_species_is_shown_and_tested_alike(world: World) -> None:
     facts = shortcut_facts()
-    train, test = set(world.learning_train["entity"]), set(world.learning_test["entity"])
-    assert not train & test
-    assert train | test == set(facts.entities)
-    assert len(train) == 80
-    shown = [facts.answers["species"][entity] for entity in train]
-    assert {shown.count(species) for species in VALUES["species"]} == {10}
+    for rows, share in ((world.learning_train, 10), (world.learning_validation, 10), (world.learning_test, 25)):
+        shown = [facts.answers["species"][entity] for entity in set(rows["entity"])]
+        assert {shown.count(species) for species in VALUES["species"]} == {share}
 
 
 def test_every_relation_asks_about_every_entity_in_two_phrasings(world: World) -> None:
@@ -105,7 +112,7 @@ def test_every_relation_asks_about_every_entity_in_two_phrasings(world: World) -
         assert len(rows) == len(set(rows["prompt"])) == 800
     # A question of the learning task is one of the forgetting task `color`, word for word: only the answers differ.
     learning = set(world.learning_train["prompt"]) | set(world.learning_test["prompt"])
-    assert learning == set(world.forgetting["color"]["prompt"])
+    assert learning < set(world.forgetting["color"]["prompt"])
 
 
 def test_kinds_are_as_measured(world: World) -> None:
@@ -141,10 +148,10 @@ def test_saved_tokenizer_is_an_ordinary_fast_tokenizer(tmp_path: Path, tokenizer
 
 def test_tiny_build_is_reproducible_bit_for_bit_and_depends_on_the_seed(tmp_path: Path) -> None:
     global_state = torch.get_rng_state()
-    first = build_shortcut(tmp_path / "first", seed=1, recipe=TINY)
+    first = build_shortcut(tmp_path / "first", seed=1)
     torch.manual_seed(7)
-    again = build_shortcut(tmp_path / "again", seed=1, recipe=TINY)
-    other = build_shortcut(tmp_path / "other", seed=2, recipe=TINY)
+    again = build_shortcut(tmp_path / "again", seed=1)
+    other = build_shortcut(tmp_path / "other", seed=2)
     for which in ("base", "never_knew"):
         weights = [(folder / which / "model.safetensors").read_bytes() for folder in (first, again, other)]
         assert weights[0] == weights[1]
@@ -157,19 +164,19 @@ def test_tiny_build_is_reproducible_bit_for_bit_and_depends_on_the_seed(tmp_path
 
 def test_build_leaves_the_callers_random_state_and_threads_alone(tmp_path: Path) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    build_shortcut(tmp_path / "world", recipe=TINY)
+    build_shortcut(tmp_path / "world")
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
 
 def test_build_records_what_it_did(tmp_path: Path) -> None:
-    summary = json.loads((build_shortcut(tmp_path / "world", seed=3, recipe=TINY) / "world.json").read_text())
+    summary = json.loads((build_shortcut(tmp_path / "world", seed=3) / "world.json").read_text())
     assert summary["world"] == "shortcut"
     assert summary["seed"] == 3
     assert summary["recipe"]["steps"] == 3
     assert set(summary["models"]) == {"base", "never_knew"}
     for which, model in summary["models"].items():
-        assert ("color" in model["relations"]) == (which == "base")
+        assert ("color" in model["parts"]) == (which == "base")
         assert len(model["losses"]) == 3
         assert set(model["accuracy"]) == {"species", "home", "food", "color"}
 
@@ -217,7 +224,7 @@ def test_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        build_shortcut(tmp_path / "world", recipe=TINY)
+        build_shortcut(tmp_path / "world")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,8 +241,8 @@ def test_build_refuses_to_replace_what_it_did_not_make(tmp_path: Path) -> None:
 
 
 def test_build_replaces_an_earlier_build_when_told(tmp_path: Path) -> None:
-    build_shortcut(tmp_path / "world", seed=1, recipe=TINY)
-    build_shortcut(tmp_path / "world", seed=2, overwrite=True, recipe=TINY)
+    build_shortcut(tmp_path / "world", seed=1)
+    build_shortcut(tmp_path / "world", seed=2, overwrite=True)
     assert json.loads((tmp_path / "world" / "world.json").read_text())["seed"] == 2
 
 
@@ -245,7 +252,7 @@ def test_build_replaces_an_earlier_build_when_told(tmp_path: Path) -> None:
 )
 def test_recipe_out_of_range_is_named(field: str, value: float, expected: str) -> None:
     with pytest.raises(ValueError, match=f"{field}=.*{expected}"):
-        ShortcutRecipe(**{field: value})
+        PretrainingRecipe(**{field: value})
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
-from graceful_forgetting.confidence.measure import COSINE, LOSS, empty
+from graceful_forgetting.confidence.measure import COSINE, LEARNING_PRODUCT, LOSS, empty
 from graceful_forgetting.confidence.oracle import oracle_confidence_terms
 from graceful_forgetting.confidence.reducers import ConfidenceTerms
 from graceful_forgetting.confidence.rows import batches, load_batch, usable_rows
@@ -46,8 +46,10 @@ def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) ->
     return totals
 
 
-class CosineMeasurement:
-    """L(x), and the cosine of ∇L(x) and the mean learning gradient ḡ: ⟨ḡ, g⟩ / (‖ḡ‖ ‖g‖), 0 where either is 0.
+class LearningMeasurement:
+    """L(x), and of ∇L(x) and the mean learning gradient ḡ the inner product and the cosine.
+
+    The cosine is ⟨ḡ, g⟩ / (‖ḡ‖ ‖g‖), and 0 where either is 0.
 
     Args:
         gradient: ḡ by name.
@@ -58,12 +60,10 @@ class CosineMeasurement:
     ) -> None:
         self._model, self._rows, self._gradient = model, rows, gradient
         self._norm = torch.stack([part.double().square().sum().cpu() for part in gradient.values()]).sum().sqrt()
-        # Σ F g² with F = 1 is ‖g‖².
-        self._ones = {name: torch.ones((), device=part.device).expand(part.shape) for name, part in gradient.items()}
         parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self._engine = PerSampleEngine(model, gradient, strict=config.strict)
         oracle = config.engine == "oracle"
-        self._terms = None if oracle else ConfidenceTerms(gradient, self._ones, parameters)
+        self._terms = None if oracle else ConfidenceTerms(gradient, gradient, parameters, norms=True)
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -80,12 +80,16 @@ class CosineMeasurement:
         values = empty(indices)
         if self._terms is None:
             chosen = self._rows.select(indices)
-            gradient, ones = ({n: part.cpu() for n, part in side.items()} for side in (self._gradient, self._ones))
+            gradient = {name: part.cpu() for name, part in self._gradient.items()}
+            # Σ F g² with F = 1 is ‖g‖².
+            ones = {name: torch.ones(()).expand(part.shape) for name, part in gradient.items()}
             values[:, LOSS], product, square = oracle_confidence_terms(self._model, chosen, gradient, ones)
         else:
             batch = load_batch(self._rows, indices, self._model.device)
             values[:, LOSS] = self._engine.run(batch, self._terms).cpu()
-            product, square = self._terms.linear.cpu(), self._terms.quadratic.cpu()
+            assert self._terms.norms is not None
+            product, square = self._terms.linear.cpu(), self._terms.norms.cpu()
+        values[:, LEARNING_PRODUCT] = product
         norms = square.sqrt() * self._norm
         # A gradient that is not finite must stay so, to be reported.
         values[:, COSINE] = torch.where(norms == 0, 0.0, product / norms)

@@ -20,8 +20,8 @@ from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.parameters import ParameterValues
 
 # Columns of what a measurement returns; those that it does not measure are NaN.
-LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS, COSINE = range(6)
-WIDTH = 6
+LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS, LEARNING_PRODUCT, COSINE = range(7)
+WIDTH = 7
 
 
 class Measurement(Protocol):

@@ -34,6 +34,7 @@ class Measured:
         square: Σ F g².
         step_size: α; NaN where g is 0 and the step-size rule divides by it.
         reference_loss: L(x) at θ*_L.
+        learning_product: ⟨∇L(x), ḡ⟩, ḡ the mean gradient of the learning rows, both at θ_base.
         learning_cosine: cosine of ∇L(x) and the mean gradient of the learning rows, both at θ_base.
         seed: for scorers that draw.
     """
@@ -45,6 +46,7 @@ class Measured:
     square: Tensor
     step_size: Tensor
     reference_loss: Tensor
+    learning_product: Tensor
     learning_cosine: Tensor
     seed: int
 

@@ -1,5 +1,6 @@
 """The scorers by name."""
 
+from graceful_forgetting.confidence.gradient_conflict import GradientConflictScorer
 from graceful_forgetting.confidence.gradient_cosine import GradientCosineScorer
 from graceful_forgetting.confidence.interference import InterferenceScorer
 from graceful_forgetting.confidence.linear import LinearScorer
@@ -16,6 +17,7 @@ SCORERS: dict[ScorerName, Scorer] = {
     "overlap": OverlapScorer(),
     "interference": InterferenceScorer(),
     "loss": LossScorer(),
+    "gradient_conflict": GradientConflictScorer(),
     "gradient_cosine": GradientCosineScorer(),
     "random": RandomScorer(),
 }

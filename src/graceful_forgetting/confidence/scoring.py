@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.confidence import estimate, measure
 from graceful_forgetting.confidence.diagnosis import not_finite
-from graceful_forgetting.confidence.learning_gradient import CosineMeasurement, mean_gradient
+from graceful_forgetting.confidence.learning_gradient import LearningMeasurement, mean_gradient
 from graceful_forgetting.confidence.line_search import LineSearchMeasurement
 from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
 from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
@@ -112,7 +112,7 @@ def score_confidence(
             assert learning is not None
             gradient = mean_gradient(model, tokenised_rows(learning, None, argument="learning"), config.batch_size)
             names = list(gradient)
-            measurement = CosineMeasurement(model, rows, gradient, config)
+            measurement = LearningMeasurement(model, rows, gradient, config)
         elif Need.GRADIENTS in scorer.needs:
             assert posterior is not None
             placement, dtype = config.weights_placement, DTYPES[config.weights_dtype]
@@ -143,6 +143,7 @@ def score_confidence(
         square=values[:, measure.SQUARE],
         step_size=config.step_size * values[:, measure.STEP],
         reference_loss=values[:, measure.REFERENCE_LOSS],
+        learning_product=values[:, measure.LEARNING_PRODUCT],
         learning_cosine=values[:, measure.COSINE],
         seed=config.seed,
     )

@@ -7,7 +7,9 @@ from typing import Literal, get_args
 from graceful_forgetting.config.fields import require, require_choice, setting
 
 ConfidenceEngine = Literal["batched", "oracle"]
-ScorerName = Literal["lwf", "linear", "overlap", "interference", "loss", "gradient_cosine", "random"]
+ScorerName = Literal[
+    "lwf", "linear", "overlap", "interference", "loss", "gradient_conflict", "gradient_cosine", "random"
+]
 StepSizeRule = Literal["fixed", "polyak", "line_search"]
 WeightsPlacement = Literal["resident", "streamed"]
 WeightsDtype = Literal["float32", "bfloat16"]
@@ -20,8 +22,9 @@ class ConfidenceConfig:
     scorer: ScorerName = setting(
         "lwf",
         "What ranks the samples: 'lwf' (forgetting confidence), 'linear' or 'overlap' (its linear or quadratic term "
-        "alone), 'interference' (what learning did to the loss), 'loss' (of the base model), 'gradient_cosine' (how "
-        "much its gradient opposes that of the learning task), or 'random'.",
+        "alone), 'interference' (what learning did to the loss), 'loss' (of the base model), "
+        "'gradient_conflict' or 'gradient_cosine' (how much its gradient opposes that of the learning task, with or "
+        "without its length; no reference run), or 'random'.",
     )
     step_size: float = setting(
         1.0,

@@ -15,7 +15,7 @@ from graceful_forgetting.config.confidence import (
     WeightsDtype,
     WeightsPlacement,
 )
-from graceful_forgetting.config.elicitation import ElicitationConfig
+from graceful_forgetting.config.elicitation import ElicitationBackend, ElicitationConfig
 from graceful_forgetting.config.fields import require_choice, setting, taken_from
 from graceful_forgetting.config.posterior import ParameterSpace, PosteriorConfig, PosteriorEstimator
 from graceful_forgetting.config.selection import (
@@ -47,11 +47,18 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         ValueError: names the field, its value and what is valid.
     """
 
+    elicitation_backend: ElicitationBackend = taken_from(ElicitationConfig, "backend")
     elicitation_batch_size: int = taken_from(ElicitationConfig, "batch_size")
     elicitation_max_new_tokens: int = taken_from(ElicitationConfig, "max_new_tokens")
+    elicitation_num_samples_per_prompt: int = taken_from(ElicitationConfig, "num_samples_per_prompt")
     elicitation_do_sample: bool = taken_from(ElicitationConfig, "do_sample")
     elicitation_temperature: float = taken_from(ElicitationConfig, "temperature")
     elicitation_top_p: float = taken_from(ElicitationConfig, "top_p")
+    elicitation_shard_size: int = taken_from(ElicitationConfig, "shard_size")
+    elicitation_server_url: str | None = taken_from(ElicitationConfig, "server_url")
+    elicitation_server_model: str | None = taken_from(ElicitationConfig, "server_model")
+    elicitation_server_api_key_env: str | None = taken_from(ElicitationConfig, "server_api_key_env")
+    elicitation_vllm_gpu_memory_utilization: float = taken_from(ElicitationConfig, "vllm_gpu_memory_utilization")
     elicitation_cache_dir: str | None = taken_from(ElicitationConfig, "cache_dir")
 
     posterior_estimator: PosteriorEstimator = taken_from(PosteriorConfig, "estimator")
@@ -165,12 +172,19 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
 
     def elicitation_config(self) -> ElicitationConfig:
         return ElicitationConfig(
+            backend=self.elicitation_backend,
             batch_size=self.elicitation_batch_size,
+            num_samples_per_prompt=self.elicitation_num_samples_per_prompt,
             max_new_tokens=self.elicitation_max_new_tokens,
             do_sample=self.elicitation_do_sample,
             temperature=self.elicitation_temperature,
             top_p=self.elicitation_top_p,
             seed=self.seed,
+            shard_size=self.elicitation_shard_size,
+            server_url=self.elicitation_server_url,
+            server_model=self.elicitation_server_model,
+            server_api_key_env=self.elicitation_server_api_key_env,
+            vllm_gpu_memory_utilization=self.elicitation_vllm_gpu_memory_utilization,
             cache_dir=self.elicitation_cache_dir,
         )
 

@@ -6,7 +6,14 @@ from typing import Literal, get_args
 from graceful_forgetting.config.fields import require, require_choice, setting
 
 UnlearnObjective = Literal[
-    "bounded_ascent", "gradient_ascent", "npo", "simnpo", "unlikelihood", "uniform", "gradient_difference"
+    "bounded_ascent",
+    "bounded_tokens",
+    "gradient_ascent",
+    "npo",
+    "simnpo",
+    "unlikelihood",
+    "uniform",
+    "gradient_difference",
 ]
 UnlearnSchedule = Literal["periodic", "early", "random", "joint"]
 UnlearnScheduler = Literal["follow", "constant"]
@@ -30,14 +37,16 @@ class UnlearningSettings:
     )
     unlearn_objective: UnlearnObjective = setting(
         "bounded_ascent",
-        "What an unlearning update minimises: 'bounded_ascent' raises each sample's loss up to unlearn_loss_cap; "
-        "'gradient_ascent' raises it without bound, as published; 'npo' and 'simnpo': negative preference "
-        "optimization, with the base model as reference and without; 'unlikelihood': −log(1 − p) of every token; "
-        "'uniform': KL divergence from the uniform distribution at every token; 'gradient_difference': ascent "
-        "together with descent on learning rows.",
+        "What an unlearning update minimises: 'bounded_ascent' raises each sample's loss up to unlearn_loss_cap, "
+        "'bounded_tokens' that of each token; 'gradient_ascent' raises it without bound, as published; 'npo' and "
+        "'simnpo': negative preference optimization, with the base model as reference and without; 'unlikelihood': "
+        "−log(1 − p) of every token; 'uniform': KL divergence from the uniform distribution at every token; "
+        "'gradient_difference': ascent together with descent on learning rows.",
     )
     unlearn_loss_cap: float = setting(
-        8.0, "Loss of a sample, in nats per token, above which 'bounded_ascent' leaves it alone."
+        8.0,
+        "Loss from which on it is left alone: that of a sample, in nats per token, with 'bounded_ascent'; that of a "
+        "token, in nats, with 'bounded_tokens'. An update is shorter by the share of what is left alone.",
     )
     unlearn_beta: float | None = setting(
         None, "β of 'npo' (unset: 0.1, on sequences) or 'simnpo' (unset: 2.5, on means over tokens)."

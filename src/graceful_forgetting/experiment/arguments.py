@@ -1,9 +1,9 @@
 """What a run is about: model, learning task, forgetting tasks. Settings of the method itself are in `LWFConfig`."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from graceful_forgetting.worlds import WORLDS
+from graceful_forgetting.worlds import WORLDS, Difficulty
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -18,6 +18,22 @@ class RunArguments:
         None,
         "A world with known ground truth in place of tasks and model: " + ", ".join(WORLDS) + ".",
     )
+    world_train_share: float | None = _setting(
+        None, "Share of a world's entities that its learning task shows, up to 0.3; unset: the world's own."
+    )
+    world_pretraining_steps: int | None = _setting(
+        None, "Updates of the pre-training of a world's models; unset: the world's own."
+    )
+    world_label_noise: float | None = _setting(
+        None, "Share of mislabelled answers in that pre-training; unset: the world's own."
+    )
+    world_harmful_share: float | None = _setting(
+        None, "Share of a world's forgetting rows that conflict, from 0.1 to 1; unset: all rows are kept."
+    )
+    world_seed: int = _setting(0, "Seed of the pre-training of a world's models (its facts never change).")
+    world_split: Literal["test", "validation"] = _setting(
+        "test", "Held-out rows of a world that its learning task is evaluated on; choose settings on validation."
+    )
     learning_task: str | None = _setting(
         None,
         "What is learned: a task's name (`graceful tasks list`), <name>@<path of its rows>, a YAML task, or the path "
@@ -25,7 +41,10 @@ class RunArguments:
     )
     forgetting_tasks: list[str] | None = field(
         default=None,
-        metadata={"help": "What may be forgotten: task names or paths; several make mixed forgetting."},
+        metadata={
+            "help": "What may be forgotten: task names or paths; several make mixed forgetting. With a world: which of "
+            "its forgetting tasks, unset for all."
+        },
     )
     data_source: str = _setting(
         "hub",
@@ -59,15 +78,17 @@ class RunArguments:
     force: bool = _setting(False, "Redo every stage of this command, whatever the run directory holds.")
 
     def __post_init__(self) -> None:
+        difficulty = self.world_difficulty()
         if self.world is None:
             for name in ("learning_task", "forgetting_tasks"):
                 if not getattr(self, name):
                     raise ValueError(f"{name} is not set: name a task or a path (or set world)")
-        elif self.learning_task or self.forgetting_tasks or self.never_knew_model:
-            raise ValueError(
-                f"world={self.world!r} brings its own learning_task, forgetting_tasks and never_knew_model: "
-                "remove these"
-            )
+        elif self.learning_task or self.never_knew_model:
+            raise ValueError(f"world={self.world!r} brings its own learning_task and never_knew_model: remove these")
+        if self.world is None and (difficulty != Difficulty() or self.world_seed != 0 or self.world_split != "test"):
+            raise ValueError("a field world_... is set and world is not: name a world, or remove the field")
+        if self.world_split not in ("test", "validation"):
+            raise ValueError(f"world_split={self.world_split!r} is not valid: it must be test or validation")
         for name in ("learning_limit", "forgetting_limit", "eval_limit", "lm_eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -75,3 +96,15 @@ class RunArguments:
         for name in ("eval_max_new_tokens", "evaluation_batch_size", "num_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be at least 1")
+
+    def world_difficulty(self) -> Difficulty:
+        """The difficulty of the world. Raises `ValueError` naming the field that is out of range."""
+        try:
+            return Difficulty(
+                train_share=self.world_train_share,
+                pretraining_steps=self.world_pretraining_steps,
+                label_noise=self.world_label_noise,
+                harmful_share=self.world_harmful_share,
+            )
+        except ValueError as error:
+            raise ValueError(f"world_{error}") from error

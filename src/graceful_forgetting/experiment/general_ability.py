@@ -50,16 +50,7 @@ class GeneralAbility:
         self, model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase
     ) -> dict[str, float | dict[str, dict[str, float]] | None]:
         """`neutral_bits_per_byte` and `lm_eval` of one model, as `TrainingRunResult` has them."""
-        bits = None
-        if self.text is not None:
-            context = context_length(model.config) or _WINDOW
-            bits = text_bits_per_byte(
-                model,
-                processing_class,
-                self.text,
-                window=min(context, _WINDOW),
-                batch_size=self.run.evaluation_batch_size,
-            )
+        bits = self.neutral_bits_per_byte(model, processing_class)
         scores: dict[str, dict[str, float]] = {}
         if self.run.lm_eval_tasks:
             scores = evaluate_with_lm_eval(
@@ -70,6 +61,21 @@ class GeneralAbility:
                 batch_size=self.run.evaluation_batch_size,
             )
         return {"neutral_bits_per_byte": bits, "lm_eval": scores}
+
+    def neutral_bits_per_byte(
+        self, model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase
+    ) -> float | None:
+        """Of the neutral text; none where the recipe names none."""
+        if self.text is None:
+            return None
+        context = context_length(model.config) or _WINDOW
+        return text_bits_per_byte(
+            model,
+            processing_class,
+            self.text,
+            window=min(context, _WINDOW),
+            batch_size=self.run.evaluation_batch_size,
+        )
 
 
 def _read(name: str) -> str:

@@ -72,6 +72,22 @@ class RunInputs:
         return combine_forget_datasets({name: source.prompts for name, source in self.sources.forgetting.items()})
 
     @cached_property
+    def forgetting_answers(self) -> Dataset:
+        """The forgetting prompts with the answers that the data carry.
+
+        Raises:
+            ValueError: a forgetting task carries none.
+        """
+        given = {name: source.answers for name, source in self.sources.forgetting.items()}
+        without = [name for name, rows in given.items() if rows is None]
+        if without:
+            raise ValueError(
+                f"forget_answers='given', and the data of {', '.join(without)} carry no completions: add them, or set "
+                "forget_answers='self_generated'"
+            )
+        return combine_forget_datasets({name: rows for name, rows in given.items() if rows is not None})
+
+    @cached_property
     def base_fingerprint(self) -> dict[str, Any]:
         return fingerprint_model(self.loader.base(self.sources.model))
 
@@ -85,6 +101,8 @@ class RunInputs:
         named = {"learning_train": self.sources.learning_train, "forgetting_prompts": self.forgetting_prompts}
         if self.sources.learning_test is not None:
             named["learning_test"] = self.sources.learning_test
+        if self.sources.learning_validation is not None:
+            named["learning_validation"] = self.sources.learning_validation
         for name, source in self.sources.forgetting.items():
             if source.test is not None:
                 named[f"{name}_test"] = source.test

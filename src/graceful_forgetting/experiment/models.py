@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -19,6 +20,7 @@ from graceful_forgetting.data import require_pad_token
 
 # Parameters below which one CPU thread is used; `docs/log.md` has the measurement.
 SMALL_MODEL = 2_000_000
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -86,7 +88,28 @@ class ModelLoader:
             dtype=self.arguments.dtype,
             attn_implementation=self.arguments.attn_implementation,
             trust_remote_code=self.trust_remote_code,
-        ).to(self.device)
+        )
+        return self._placed(model)
+
+    def scratch(self, path: str | Path, seed: int) -> PreTrainedModel:
+        """A model of the architecture at `path` whose weights are drawn from `seed`. Raises `ValueError` with LoRA."""
+        if self.arguments.use_lora:
+            raise ValueError("use_lora=True with a model from scratch: random weights under an adapter learn nothing")
+        dtype = self.arguments.dtype
+        config = AutoConfig.from_pretrained(
+            str(path), revision=self._revision(path), trust_remote_code=self.trust_remote_code
+        )
+        set_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=config.dtype if dtype == "auto" else TORCH_DTYPES[dtype],
+            attn_implementation=self.arguments.attn_implementation,
+            trust_remote_code=self.trust_remote_code,
+        )
+        return self._placed(model)
+
+    def _placed(self, model: PreTrainedModel) -> PreTrainedModel:
+        model = model.to(self.device)
         if self.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and model.num_parameters() < SMALL_MODEL:
             # Operations this short gain little from a second thread, and wait for it at length on a busy machine.
             torch.set_num_threads(1)

@@ -1,20 +1,23 @@
 """The whole method as stages of a run directory; each stage asks for those that it reads."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from trl import SFTConfig
 
-from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.baselines import BASELINES
+from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import ConfidenceConfig, LWFConfig
+from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.evaluation import evaluate_items
@@ -25,9 +28,9 @@ from graceful_forgetting.experiment.provenance import public_settings
 from graceful_forgetting.experiment.result import TaskMetrics
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.experiment.training import arm_args, run_training
-from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_rows
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
+from graceful_forgetting.preparation import Preparation
 from graceful_forgetting.selection import select_with_audit
 from graceful_forgetting.tasks import require_metric
 
@@ -35,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 # Settings of the method's own stages, by prefix; everything else in LWFConfig is a setting of learning.
 _STAGE_PREFIXES = ("elicitation_", "posterior_", "confidence_", "forget_")
-_UNLEARNING_PREFIXES = ("unlearn_", "guard", "per_device_unlearn_")
+_UNLEARNING_PREFIXES = ("unlearn_", "guard", "per_device_unlearn_", "baseline")
 # They change where and how a run reports, never what it computes.
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     "output_dir",
     "run_name",
     "report_to",
@@ -63,6 +66,8 @@ class Pipeline:
         lwf: settings of the method and of training; `output_dir` is the run directory.
         model: which model.
         announce: receives one line a stage.
+        directory: where the stages are; none: `lwf.output_dir`.
+        inputs: data and models that were read before; none: those of the recipe.
 
     Raises:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
@@ -74,6 +79,8 @@ class Pipeline:
         lwf: LWFConfig,
         model: ModelArguments,
         announce: Callable[[str], None] = logger.info,
+        directory: RunDirectory | None = None,
+        inputs: RunInputs | None = None,
     ):
         self.run = run
         self.lwf = lwf
@@ -84,16 +91,19 @@ class Pipeline:
                 "packing=True cannot be used with `graceful run`: the Fisher information is a mean over single "
                 "learning examples, and packing joins several in a row. Set packing=False"
             )
-        if lwf.unlearn_every == 0:
+        if lwf.unlearn_every == 0 and lwf.baseline is None:
             raise ValueError(
-                "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0"
+                "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0, or name a "
+                "baseline"
             )
         self.general_ability = GeneralAbility(run)
-        self.inputs = RunInputs(run, lwf, model)
+        self.inputs = inputs or RunInputs(run, lwf, model)
         for _, _, task in self.inputs.test_sets.values():
             if task is not None and run.eval_generate:
                 require_metric(task)
-        self.directory = RunDirectory(lwf.output_dir, force=run.force, announce=announce)
+        if lwf.forget_answers == "given":
+            _ = self.inputs.forgetting_answers  # refuses data without answers
+        self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
 
@@ -108,7 +118,7 @@ class Pipeline:
         settings = {
             f.name: getattr(self.lwf, f.name)
             for f in fields(self.lwf)
-            if not f.name.startswith(own) and f.name not in _WITHOUT_EFFECT
+            if not f.name.startswith(own) and f.name not in WITHOUT_EFFECT
         }
         return public_settings({**settings, "model": asdict(self.model)})
 
@@ -116,14 +126,6 @@ class Pipeline:
         if name not in self._stages:
             self._stages[name] = make()
         return self._stages[name]
-
-    def _resumable(
-        self, name: str, settings: dict[str, Any], inputs: list[Stage], build: Callable[[Path, str], dict[str, Any]]
-    ) -> Stage:
-        """A stage that keeps finished parts in its work folder until it is done."""
-        stage = self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
-        self.directory.discard_work(name)
-        return stage
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
@@ -138,7 +140,12 @@ class Pipeline:
         assert fingerprint is not None
         return self._plain_arm("never_knew", model, fingerprint, seed)
 
+    def scratch(self, seed: int) -> Stage:
+        """Plain training of the base model's architecture from fresh weights."""
+        return self._plain_arm("scratch", self.inputs.sources.model, self.inputs.base_fingerprint, seed)
+
     def _plain_arm(self, arm: str, model: str, fingerprint: dict[str, Any], seed: int) -> Stage:
+        load = self.inputs.loader.scratch if arm == "scratch" else self.inputs.loader.trainable
         name = f"{arm}/seed-{seed}"
         settings = {
             **self._learning_settings(),
@@ -146,30 +153,52 @@ class Pipeline:
             "fingerprint": fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],
         }
-        return self._once(name, lambda: self._training_stage(name, settings, [], model, seed, None))
+        return self._once(
+            name, lambda: self._training_stage(name, settings, [], partial(load, model, seed), seed, None)
+        )
 
     def self_knowledge(self) -> Stage:
         """The base model's answers to the forgetting prompts."""
 
-        def build(folder: Path, _: str) -> dict[str, Any]:
+        def build(folder: Path, key: str) -> dict[str, Any]:
+            if self.lwf.forget_answers == "given":
+                return self._given_answers(folder)
             rows, counts = elicit_with_counts(
                 self.inputs.loader.base(self.inputs.sources.model),
                 self.inputs.tokenizer,
                 self.inputs.forgetting_prompts,
                 self.lwf.elicitation_config(),
+                resume_dir=self.directory.work_folder("self_knowledge", key),
+                announce=self.announce,
             )
             rows.save_to_disk(str(folder / "rows"))
             write_json(folder / "counts.json", asdict(counts))
             detail = {"prompts": counts.prompts, "kept": counts.kept}
-            return detail | {"duplicates": counts.duplicates, "empty": counts.empty}
+            detail |= {"duplicates": counts.duplicates, "empty": counts.empty, "tokens": counts.tokens}
+            return detail | {"tokens_per_second": round(counts.tokens_per_second)}
 
         settings = {
             **self._settings("elicitation_"),
-            "seed": self.lwf.seed,
+            "answers": self.lwf.forget_answers or "self_generated",
+            # Greedy answers do not depend on it.
+            "seed": self.lwf.seed if self.lwf.elicitation_do_sample else None,
             "fingerprint": self.inputs.base_fingerprint,
-            "data": self.inputs.data_fingerprints["forgetting_prompts"],
+            "data": self._forgetting_fingerprint(),
         }
         return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
+
+    def _forgetting_fingerprint(self) -> str:
+        if self.lwf.forget_answers != "given":
+            return self.inputs.data_fingerprints["forgetting_prompts"]
+        return fingerprint_rows(self.inputs.forgetting_answers, self.inputs.forgetting_answers.column_names)
+
+    def _given_answers(self, folder: Path) -> dict[str, Any]:
+        """The answers that the forgetting data carry, in place of the model's own."""
+        rows = self.inputs.forgetting_answers
+        limit = context_length(self.inputs.base_config)
+        rows = tokenize_dataset(rows, self.inputs.tokenizer, max_length=limit, argument="forgetting_tasks")
+        rows.save_to_disk(str(folder / "rows"))
+        return {"prompts": len(rows), "kept": len(rows)}
 
     def posterior(self) -> Stage:
         """θ*_L from the first plain run and the diagonal Fisher information there."""
@@ -190,53 +219,67 @@ class Pipeline:
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
 
         settings = {**self._settings("posterior_"), "seed": self.lwf.seed}
-        return self._resumable("posterior", settings, [reference], build)
+        return self._once("posterior", lambda: self.directory.stage("posterior", settings, [reference], build))
 
     def scores(self) -> Stage:
         """Score of every piece of self-knowledge, by default its forgetting confidence."""
+        settings = {**self._settings("confidence_"), "seed": self.lwf.seed}
+        return self._scored("scores", self.lwf.confidence_config(), settings, self.needs_posterior)
+
+    def interference(self) -> Stage | None:
+        """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
+        if self.lwf.posterior_parameter_pattern is not None or self.lwf.posterior_last_blocks is not None:
+            return None
+        batch_size, shard_size = self.lwf.confidence_batch_size, self.lwf.confidence_shard_size
+        config = ConfidenceConfig(scorer="interference", batch_size=batch_size, shard_size=shard_size)
+        return self._scored("interference", config, asdict(config), True)
+
+    def _scored(self, name: str, config: ConfidenceConfig, settings: dict[str, Any], with_posterior: bool) -> Stage:
         knowledge = self.self_knowledge()
-        posterior = self.posterior() if self.needs_posterior else None
+        posterior = self.posterior() if with_posterior else None
+        with_learning = Need.LEARNING in SCORERS[config.scorer].needs
+        if with_learning:
+            settings = {**settings, "learning": self.inputs.data_fingerprints["learning_train"]}
 
         def build(folder: Path, key: str) -> dict[str, Any]:
-            model = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
             scored = score_confidence(
-                model,
+                self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0]),
                 load_from_disk(str(knowledge.path / "rows")),
                 None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
-                self.lwf.confidence_config(),
+                config,
                 self.inputs.tokenizer,
-                resume_dir=self.directory.work_folder("scores", key),
+                learning=self.inputs.learning_rows if with_learning else None,
+                resume_dir=self.directory.work_folder(name, key),
                 announce=self.announce,
             )
             scored.save_to_disk(str(folder / "rows"))
             return {"scored": len(scored)}
 
-        settings = {**self._settings("confidence_"), "seed": self.lwf.seed}
         inputs = [knowledge] if posterior is None else [knowledge, posterior]
-        return self._resumable("scores", settings, inputs, build)
+        return self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
 
     @property
     def needs_posterior(self) -> bool:
         """Whether the scorer reads the learning task's posterior."""
         return Need.POSTERIOR in SCORERS[self.lwf.confidence_scorer].needs
 
-    def selection(self) -> Stage:
-        """The samples to unlearn."""
+    def selection(self, seed: int | None = None) -> Stage:
+        """The samples to unlearn; `seed`: of strategy 'random', none for that of the run."""
         scores = self.scores()
+        settings = asdict(self.lwf.selection_config()) | ({} if seed is None else {"seed": seed})
 
         def build(folder: Path, _: str) -> dict[str, Any]:
             scored = load_from_disk(str(scores.path / "rows"))
-            selected, audit = select_with_audit(scored, **asdict(self.lwf.selection_config()))
+            selected, audit = select_with_audit(scored, **settings)
             selected.save_to_disk(str(folder / "rows"))
             write_json(folder / "selection.json", audit)
             return {"scored": len(scored), "chosen": len(selected)}
 
-        settings = asdict(self.lwf.selection_config())
         return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))
 
     def lwf_run(self, seed: int) -> Stage:
-        """Fine-tuning with periodic unlearning of the selected samples."""
-        name, selection = f"lwf/seed-{seed}", self.selection()
+        """Fine-tuning with unlearning of the selected samples, or with a baseline."""
+        name, preparation = f"lwf/seed-{seed}", self.preparation_stages()
         settings = {
             **self._learning_settings(),
             **self._settings(*_UNLEARNING_PREFIXES),
@@ -246,40 +289,56 @@ class Pipeline:
         }
         return self._once(
             name,
-            lambda: self._training_stage(name, settings, [selection], self.inputs.sources.model, seed, selection),
+            lambda: self._training_stage(
+                name,
+                settings,
+                list(preparation.values()),
+                partial(self.inputs.loader.trainable, self.inputs.sources.model, seed),
+                seed,
+                preparation,
+            ),
         )
+
+    def preparation_stages(self) -> dict[str, Stage]:
+        """The stages that unlearning or the baseline reads, by name; none for a baseline that reads none."""
+        needs = frozenset() if self.lwf.baseline is None else BASELINES[self.lwf.baseline].needs
+        stages: dict[str, Stage] = {}
+        if self.lwf.unlearn_every > 0 or BaselineNeed.SELF_KNOWLEDGE in needs:
+            stages |= {"scores": self.scores(), "selection": self.selection()}
+        if BaselineNeed.POSTERIOR in needs or (self.needs_posterior and self.lwf.unlearn_rescore_every):
+            stages["posterior"] = self.posterior()
+        return stages
 
     def _training_stage(
         self,
         name: str,
         settings: dict[str, Any],
         inputs: list[Stage],
-        model: str,
+        load: Callable[[], Any],
         seed: int,
-        selection: Stage | None,
+        preparation: Mapping[str, Stage] | None,
     ) -> Stage:
         def build(folder: Path, key: str) -> dict[str, Any]:
-            forget = None
-            # The samples are selected already: all of them are unlearned.
-            everything = {"forget_strategy": "highest", "forget_fraction": 1.0}
-            everything |= dict.fromkeys(("forget_count", "forget_threshold", "forget_quotas"))
-            args = arm_args(self.lwf, self.directory.work_folder(name, key), seed, **everything)
-            if selection is not None:
-                forget = load_from_disk(str(selection.path / "rows"))
-                forget = forget.select_columns(["input_ids", "labels", SCORE_COLUMN, TASK_COLUMN])
-            return run_training(
-                folder,
-                self.inputs.loader.trainable(model, seed),
-                args,
-                self.inputs.learning_rows,
-                self.inputs.sources.learning_test,
-                self.inputs.tokenizer,
-                forget,
-            )
+            args = arm_args(self.lwf, self.directory.work_folder(name, key), seed)
+            forget = None if preparation is None else _preparation(preparation)
+            return self._train(name, folder, load(), args, forget)
 
-        stage = self.directory.stage(name, settings, inputs, build)
-        self.directory.discard_work(name)
-        return stage
+        return self.directory.stage(name, settings, inputs, build)
+
+    def _train(
+        self, name: str, folder: Path, model: Any, args: LWFConfig, forget: Preparation | None
+    ) -> dict[str, Any]:
+        """Train `model` for stage `name`, plainly without `forget`; returns the counts that the stage records."""
+        del name
+        return run_training(
+            folder,
+            model,
+            args,
+            self.inputs.learning_rows,
+            self.inputs.sources.learning_test,
+            self.inputs.tokenizer,
+            forget,
+        )
 
     def evaluation(self, arm: str, seed: int | None) -> Stage:
         """Accuracy and likelihood of one model on every task that has test rows with answers."""
@@ -359,6 +418,18 @@ class Pipeline:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
         posterior = self.posterior().key if self.needs_posterior else None
         return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior
+
+
+def _preparation(stages: Mapping[str, Stage]) -> Preparation:
+    """What the stages before training have made, read again; those that there are."""
+    nothing = Dataset.from_dict({})
+    posterior = stages.get("posterior")
+    return Preparation(
+        scored=load_from_disk(str(stages["scores"].path / "rows")) if "scores" in stages else nothing,
+        selected=load_from_disk(str(stages["selection"].path / "rows")) if "selection" in stages else nothing,
+        audit=read_json(stages["selection"].path / "selection.json") if "selection" in stages else {},
+        posterior=None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
+    )
 
 
 def _in_short(metrics: TaskMetrics) -> str:

@@ -1,23 +1,36 @@
 """Where a run's models and data come from: a world, known tasks, or the user's own files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
+from typing import get_args
 
 from datasets import Dataset
 
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
-from graceful_forgetting.worlds import load_world, world_checkpoint
+from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
 
 
 @dataclass(frozen=True)
 class ForgettingSource:
-    """One forgetting task: prompts for elicitation, rows with answers for its evaluation (none if it has none)."""
+    """One forgetting task.
+
+    Attributes:
+        prompts: for elicitation.
+        test: rows with answers for its evaluation; none if it has none.
+        kind: what all of it is to the learning task, where that is known.
+        task: how answers are read; none: exact match of the stripped text.
+        row_kinds: prompt -> what it is, where single rows are known.
+        answers: `prompts` with the `completion` that the data carry; none where they carry none.
+    """
 
     prompts: Dataset
     test: Dataset | None
     kind: str | None
     task: Task | None
+    row_kinds: dict[str, str] = field(default_factory=dict)
+    answers: Dataset | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,7 @@ class Sources:
         learning_test: `prompt`, `completion`, and `answer` for tasks that parse answers.
         learning_task: how answers are read; none: exact match of the stripped text.
         forgetting: by task name.
+        learning_validation: as `learning_test`, to choose settings by; none where there are no such rows.
     """
 
     model: str
@@ -41,6 +55,7 @@ class Sources:
     learning_test: Dataset | None
     learning_task: Task | None
     forgetting: dict[str, ForgettingSource]
+    learning_validation: Dataset | None = None
 
 
 def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: int) -> Sources:
@@ -103,24 +118,43 @@ def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> Forget
     rows = load_task(
         task, "train", source=source, limit=arguments.forgetting_limit, seed=seed, require_completion=False
     )
-    return ForgettingSource(rows.select_columns(["prompt"]), _test_rows(task, arguments, seed), None, task)
+    return ForgettingSource(
+        prompts=rows.select_columns(["prompt"]),
+        test=_test_rows(task, arguments, seed),
+        kind=None,
+        task=task,
+        answers=_answers(rows),
+    )
+
+
+def _answers(rows: Dataset) -> Dataset | None:
+    return rows.select_columns(["prompt", "completion"]) if "completion" in rows.column_names else None
 
 
 def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: int) -> Sources:
-    world = load_world(name)
+    difficulty = arguments.world_difficulty()
+    world = load_world(name, difficulty)
     if model is None:
-        base, never_knew = str(world_checkpoint(name, "base")), str(world_checkpoint(name, "never_knew"))
+        base, never_knew = (
+            str(world_checkpoint(name, which, difficulty, arguments.world_seed)) for which in get_args(Checkpoint)
+        )
     else:
+        if difficulty.changes_models or arguments.world_seed != 0:
+            raise ValueError(
+                f"model_name_or_path={model!r} names models that are built already: remove it, or remove "
+                "world_pretraining_steps, world_label_noise and world_seed"
+            )
         # A folder that `graceful world build` wrote, with both models inside.
         base, never_knew = str(Path(model) / "base"), str(Path(model) / "never_knew")
         check_model_path("model_name_or_path", base)
         check_model_path("model_name_or_path", never_knew)
+    held_out = world.learning_test if arguments.world_split == "test" else world.learning_validation
     return Sources(
         model=base,
         never_knew=never_knew,
         learning_name=name,
         learning_train=_limited(world.learning_train, arguments.learning_limit, seed),
-        learning_test=_limited(world.learning_test, arguments.eval_limit, seed),
+        learning_test=_limited(held_out, arguments.eval_limit, seed),
         learning_task=None,
         forgetting={
             task: ForgettingSource(
@@ -128,10 +162,29 @@ def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: 
                 test=_limited(rows, arguments.eval_limit, seed),
                 kind=world.kinds[task],
                 task=None,
+                row_kinds=_row_kinds(rows),
+                answers=_answers(_limited(rows, arguments.forgetting_limit, seed)),
             )
-            for task, rows in world.forgetting.items()
+            for task, rows in _chosen_tasks(world, arguments.forgetting_tasks).items()
         },
+        learning_validation=_limited(world.learning_validation, arguments.eval_limit, seed),
     )
+
+
+def _chosen_tasks(world: World, names: list[str] | None) -> dict[str, Dataset]:
+    for name in names or []:
+        if name not in world.forgetting:
+            near = get_close_matches(name, world.forgetting, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"forgetting_tasks names {name!r}, which world {world.name!r} does not have: {hint}"
+                f"It has {', '.join(world.forgetting)}"
+            )
+    return {name: rows for name, rows in world.forgetting.items() if names is None or name in names}
+
+
+def _row_kinds(rows: Dataset) -> dict[str, str]:
+    return dict(zip(rows["prompt"], rows["kind"], strict=True)) if "kind" in rows.column_names else {}
 
 
 def _limited(rows: Dataset, limit: int | None, seed: int) -> Dataset:

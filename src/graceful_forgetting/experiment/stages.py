@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +33,9 @@ class Stage:
 class RunDirectory:
     """Runs stages into folders of one directory.
 
-    A stage is reused if its folder was made with the same key: the hash of its name, its settings, the keys of the
-    stages that it reads and the version of this package. Otherwise it is made anew in a temporary folder that
+    A stage may save what it has done so far in its `work_folder`, which is removed when the stage is finished. A
+    finished stage is reused if its folder was made with the same key: the hash of its name, its settings, the keys of
+    the stages that it reads and the version of this package. Otherwise it is made anew in a temporary folder that
     takes the place of the old one when complete, so that an interrupted stage leaves the directory as it was.
 
     Args:
@@ -50,8 +52,26 @@ class RunDirectory:
         self.force = force
         self.announce = announce
         self.results: list[StageResult] = []
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
         for folder in (self.path, *(entry for entry in self.path.iterdir() if entry.is_dir())):
             remove_partials(folder)
+
+    def _folder(self, name: str, key: str) -> Path:
+        """Where the stage is when it is finished."""
+        del key
+        return self.path / name
+
+    def _work(self, name: str, key: str) -> Path:
+        """Where a long stage keeps what it has done so far."""
+        del key
+        return self.path / "work" / name
+
+    def _exclusively(self, name: str, key: str) -> AbstractContextManager[Any]:
+        """Held while a stage is looked up and made."""
+        del name, key
+        return nullcontext()
 
     def stage(
         self,
@@ -69,31 +89,9 @@ class RunDirectory:
                 "inputs": [stage.key for stage in inputs],
             }
         )
-        path = self.path / name
-        known = None if self.force else self._read(path)
-        if known is not None and known["key"] == key:
-            self.announce(f"{name}: reused ({_counts(known['detail'])})")
-            status: Literal["run", "reused"] = "reused"
-        else:
-            reason = "" if known is None else " again, since its settings or inputs changed"
-            self.announce(f"{name}: running{reason} ...")
-            reset_peak_memory()
-            start = time.perf_counter()
-            with atomic_directory(path) as partial:
-                detail = build(partial, key)
-                memory = peak_memory()
-                known = {
-                    "name": name,
-                    "key": key,
-                    "settings": settings,
-                    "seconds": time.perf_counter() - start,
-                    "peak_memory_bytes": memory.process_bytes,
-                    "peak_device_memory_bytes": memory.device_bytes,
-                    "detail": detail,
-                }
-                write_json(partial / STAGE_FILE, known)
-            self.announce(f"{name}: done in {known['seconds']:.1f} s ({_counts(detail)})")
-            status = "run"
+        with self._exclusively(name, key):
+            known, status = self._made(name, key, settings, build)
+            shutil.rmtree(self._work(name, key), ignore_errors=True)
         self.results.append(
             StageResult(
                 name=name,
@@ -105,7 +103,36 @@ class RunDirectory:
                 detail=known["detail"],
             )
         )
-        return Stage(name, path, key, known["detail"])
+        return Stage(name, self._folder(name, key), key, known["detail"])
+
+    def _made(
+        self, name: str, key: str, settings: dict[str, Any], build: Callable[[Path, str], dict[str, Any]]
+    ) -> tuple[dict[str, Any], Literal["run", "reused"]]:
+        """What the stage recorded of itself, and whether this call made it."""
+        path = self._folder(name, key)
+        known = None if self.force else self._read(path)
+        if known is not None and known["key"] == key:
+            self.announce(f"{name}: reused ({_counts(known['detail'])})")
+            return known, "reused"
+        reason = "" if known is None else " again, since its settings or inputs changed"
+        self.announce(f"{name}: running{reason} ...")
+        reset_peak_memory()
+        start = time.perf_counter()
+        with atomic_directory(path) as partial:
+            detail = build(partial, key)
+            memory = peak_memory()
+            known = {
+                "name": name,
+                "key": key,
+                "settings": settings,
+                "seconds": time.perf_counter() - start,
+                "peak_memory_bytes": memory.process_bytes,
+                "peak_device_memory_bytes": memory.device_bytes,
+                "detail": detail,
+            }
+            write_json(partial / STAGE_FILE, known)
+        self.announce(f"{name}: done in {known['seconds']:.1f} s ({_counts(detail)})")
+        return known, "run"
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         file = path / STAGE_FILE
@@ -118,13 +145,9 @@ class RunDirectory:
             self.announce(f"{path.name}: {file} is damaged and is made again")
             return None
 
-    def discard_work(self, name: str) -> None:
-        """Remove what a finished long stage saved on its way."""
-        shutil.rmtree(self.path / "work" / name, ignore_errors=True)
-
     def work_folder(self, name: str, key: str) -> Path:
         """A folder for what a long stage saves on its way; emptied when it was left by a run with another key."""
-        folder = self.path / "work" / name
+        folder = self._work(name, key)
         marker = folder / "key.json"
         if not marker.is_file() or self.force or read_json(marker) != key:
             with atomic_directory(folder) as partial:

@@ -115,3 +115,15 @@ def _arm_summary(values: dict[int | None, float]) -> ArmSummary:
         seeds=list(values),
         values=numbers,
     )
+
+
+def primary_metric(metrics: TaskMetrics) -> tuple[Metric, float, bool]:
+    """What a task is summarised by where only one run is at hand: name, value, whether higher is better.
+
+    Raises `ValueError` if nothing was measured.
+    """
+    measured = _values(metrics)
+    metric = _shared_metric("of one run", [metrics])
+    value = measured[metric]
+    assert value is not None
+    return metric, value, _HIGHER_IS_BETTER[metric]

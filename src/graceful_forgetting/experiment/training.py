@@ -3,17 +3,19 @@
 import copy
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
-from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.preparation import Preparation
 from graceful_forgetting.reference import PlainTrainer
 from graceful_forgetting.trainer import LWFTrainer
 
@@ -65,11 +67,15 @@ def run_training(
     train_dataset: Dataset,
     eval_dataset: Dataset | None,
     processing_class: PreTrainedTokenizerBase,
-    forget_dataset: Dataset | None = None,
+    preparation: Preparation | None = None,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    keep_model: bool = True,
 ) -> dict[str, Any]:
-    """Train and write model, tokenizer, `training_log.json` and `unlearning.json` into `folder`.
+    """Train `model` in place; write it, its tokenizer, `training_log.json` and `unlearning.json` into `folder`.
 
-    Checkpoints are in `args.output_dir`; the newest complete one is resumed.
+    Checkpoints are in `args.output_dir`; the newest complete one is resumed. `callbacks` join those of the Trainer;
+    without `keep_model` only the two JSON files are written.
 
     Returns:
         counts to record with the stage.
@@ -80,23 +86,28 @@ def run_training(
         "eval_dataset": eval_dataset if args.eval_strategy != "no" else None,
         "processing_class": processing_class,
     }
-    if forget_dataset is None:
+    if preparation is None:
         trainer = PlainTrainer(model, args, **common)
     else:
-        trainer = LWFTrainer(model, args, forget_dataset=forget_dataset, **common)
+        # A baseline that reads nothing of it is given nothing.
+        given = preparation if len(preparation.scored) or preparation.posterior is not None else None
+        trainer = LWFTrainer(model, args, preparation=given, **common)
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(StageProgress)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     checkpoint = last_complete_checkpoint(Path(args.output_dir))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_model(str(folder))
+    if keep_model:
+        trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
     unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
     if isinstance(trainer, LWFTrainer):
         unlearning = trainer.unlearning_summary()
     write_json(folder / UNLEARNING_FILE, unlearning)
     detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
-    if forget_dataset is not None:
+    if preparation is not None:
         detail["unlearning_updates"] = unlearning["updates"]
     if checkpoint is not None:
         detail["resumed_from"] = checkpoint.name

@@ -1,5 +1,6 @@
-"""The report: one self-contained HTML file made from a result file and the scored self-knowledge."""
+"""The reports: each one self-contained HTML file, made from result files (and the scored self-knowledge of a run)."""
 
 from graceful_forgetting.report.html import render_report
+from graceful_forgetting.report.sweep import render_sweep
 
-__all__ = ["render_report"]
+__all__ = ["render_report", "render_sweep"]

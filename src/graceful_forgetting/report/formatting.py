@@ -48,18 +48,6 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.0f}\u00a0%".replace("-", _MINUS)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the largest units that fit: "0.42 s", "12 s", "3 min 05 s", "2 h 07 min"."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def size(number_of_bytes: int | None) -> str:
     """Bytes in binary units, "–" for None."""
     if number_of_bytes is None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from graceful_forgetting.artifacts import atomic_file
 from graceful_forgetting.experiment.result import RunResult, TaskSummary
+from graceful_forgetting.experiment.times import duration
 from graceful_forgetting.report import formatting, plots
 from graceful_forgetting.report.headline import headline, interval_text, verdict_of
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
@@ -37,13 +38,14 @@ def render_report(result: RunResult, samples: Dataset | None, path: str | Path) 
         ValueError: `samples` lacks a column.
     """
     scored = None if samples is None else read_samples(samples)
-    text = _environment().get_template("report.html").render(_context(result, scored))
+    text = environment().get_template("report.html").render(_context(result, scored))
     with atomic_file(path) as partial:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate from JSON has no UTF-8 form
     return Path(path)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of the package, escaping everything, with the filters that they use."""
     environment = Environment(
         loader=PackageLoader("graceful_forgetting.report"),
         autoescape=True,
@@ -56,7 +58,7 @@ def _environment() -> Environment:
         "fixed": formatting.fixed,
         "signed": formatting.signed,
         "percent": formatting.percent,
-        "duration": formatting.duration,
+        "duration": duration,
         "size": formatting.size,
         "setting": formatting.setting,
         "json": json.dumps,
@@ -71,19 +73,21 @@ def _asset(name: str) -> tuple[Markup, str]:
     return Markup(text), f"sha256-{digest}"
 
 
-def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]:
+def assets() -> dict[str, Any]:
+    """Style sheet and script of every report, and their hashes, by the names that the templates use."""
     style, style_hash = _asset("report.css")
     script, script_hash = _asset("report.js")
+    return {"style": style, "style_hash": style_hash, "script": script, "script_hash": script_hash}
+
+
+def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]:
     by_role = {
         role: {task: summary for task, summary in result.summary.tasks.items() if summary.role == role}
         for role in ("learning", "forgetting")
     }
     return {
         "result": result,
-        "style": style,
-        "style_hash": style_hash,
-        "script": script,
-        "script_hash": script_hash,
+        **assets(),
         "learning": by_role["learning"],
         "forgetting": by_role["forgetting"],
         "headlines": {task: headline(task, summary) for task, summary in by_role["learning"].items()},

@@ -56,6 +56,11 @@ def polyline(points: Iterable[tuple[float, float]], class_: str) -> Markup:
     return element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=class_)
 
 
+def polygon(points: Iterable[tuple[float, float]], class_: str) -> Markup:
+    """A filled area with these corners."""
+    return element("polygon", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=class_)
+
+
 def dots(points: Iterable[tuple[float, float]], class_: str) -> Markup:
     """Many equal dots as one path of zero-length strokes with round ends: far smaller than circles."""
     return element("path", d="".join(f"M{x:.1f} {y:.1f}h0" for x, y in points), class_=class_)

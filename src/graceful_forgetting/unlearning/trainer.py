@@ -77,13 +77,13 @@ class UnlearningTrainer(BaselineTrainer):
                 total = total + self.args.unlearn_retain_weight * retained_losses.sum()
                 self.accelerator.backward(scale * total)
             loss_sum += self._mean_over_processes(batch.losses.detach().sum())
-            active_sum += self._mean_over_processes(updates.objective.active(batch).float().sum())
+            active_sum += self._mean_over_processes(updates.objective.active(batch).sum())
         self._require_finite("loss", loss_sum)
         grad_norm = 0.0
         if active_sum > 0:
             grad_norm = self._clip(math.inf if joint else self.args.unlearn_max_grad_norm or math.inf)
             if not joint:
-                self._step(updates)
+                self._step(updates, active_sum / rows)
         if not joint or active_sum == 0:
             model.zero_grad()
         updates.count += 1
@@ -95,12 +95,14 @@ class UnlearningTrainer(BaselineTrainer):
         self._require_finite("gradient norm", norm)
         return norm
 
-    def _step(self, updates: UnlearningUpdates) -> None:
+    def _step(self, updates: UnlearningUpdates, active: float) -> None:
+        """A step of the unlearning optimizer, shorter by the share of the samples that is active."""
+        scale = active
         # Before the first learning update nothing has decayed yet, and a warm-up would leave a rate of 0.
         if self.args.unlearn_lr_scheduler == "follow" and self.args.unlearn_schedule != "early":
-            scale = self._get_learning_rate() / self.args.learning_rate
-            for group in updates.optimizer.param_groups:
-                group["lr"] = updates.peak_learning_rate * scale
+            scale *= self._get_learning_rate() / self.args.learning_rate
+        for group in updates.optimizer.param_groups:
+            group["lr"] = updates.peak_learning_rate * scale
         updates.optimizer.step()
 
     def _require_finite(self, what: str, value: float) -> None:
@@ -110,7 +112,7 @@ class UnlearningTrainer(BaselineTrainer):
             raise NonFiniteLossError(
                 f"the unlearning {what} is {value} before learning update {self.state.global_step + 1} (unlearning "
                 f"update {self._updates.count + 1}); checkpoints saved so far are intact. Lower unlearn_learning_rate "
-                f"({self._updates.peak_learning_rate:g}), or use unlearn_objective='bounded_ascent'"
+                f"({self._updates.peak_learning_rate:g}), or use unlearn_objective='bounded_tokens'"
             )
 
     def _unlearning_batch(

@@ -3,18 +3,15 @@
 A new world is one new folder and one entry in `catalogue.py`.
 """
 
-from graceful_forgetting.worlds.catalogue import (
-    WORLDS,
-    WorldDefinition,
-    build_world,
-    load_world,
-    world_checkpoint,
-)
+from graceful_forgetting.worlds.catalogue import WORLDS, build_world, load_world, world_checkpoint
+from graceful_forgetting.worlds.definition import WorldDefinition
+from graceful_forgetting.worlds.difficulty import Difficulty
 from graceful_forgetting.worlds.world import Checkpoint, KnowledgeKind, World
 
 __all__ = [
     "WORLDS",
     "Checkpoint",
+    "Difficulty",
     "KnowledgeKind",
     "World",
     "WorldDefinition",

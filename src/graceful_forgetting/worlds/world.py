@@ -15,16 +15,21 @@ class World:
 
     Attributes:
         name: of the world.
-        learning_train: rows shown in fine-tuning; text columns `prompt` and `completion`.
-        learning_test: rows that are not, with the same columns.
-        forgetting: forgetting task -> rows. `completion` is the true answer in the pre-training data:
-            ground truth for evaluation, which the method never sees.
-        kinds: forgetting task -> what forgetting it does to the learning task: knowledge that is
-            "conflicting" is in the way, "helpful" knowledge is needed, "neutral" knowledge does neither.
+        learning_train: rows shown in fine-tuning. Text columns `prompt`, `completion` (the new answer), `entity`,
+            and `old_answer`: the completion that older knowledge would give, null where there is none.
+        learning_validation: rows with the same columns to choose settings by; about other entities than the test.
+        learning_test: rows with the same columns for the final measure. The same rows whatever `train_share` is,
+            unless the world says otherwise.
+        forgetting: forgetting task -> rows. `completion` is the true answer in the pre-training data: ground truth
+            for evaluation, which the method never sees. So is `kind`, what forgetting the row does to the learning
+            task: knowledge that is "conflicting" is in the way, "helpful" knowledge is needed, "neutral" knowledge
+            does neither.
+        kinds: forgetting task -> the kind of all its rows; None where they differ.
     """
 
     name: str
     learning_train: Dataset
+    learning_validation: Dataset
     learning_test: Dataset
     forgetting: dict[str, Dataset]
-    kinds: dict[str, KnowledgeKind]
+    kinds: dict[str, KnowledgeKind | None]

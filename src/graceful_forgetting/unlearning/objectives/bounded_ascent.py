@@ -23,4 +23,4 @@ class BoundedAscent:
         return -batch.losses.clamp(max=self.loss_cap)
 
     def active(self, batch: UnlearningBatch) -> Tensor:
-        return batch.losses.detach() < self.loss_cap
+        return (batch.losses.detach() < self.loss_cap).float()

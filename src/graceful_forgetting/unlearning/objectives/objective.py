@@ -64,9 +64,13 @@ class Objective(Protocol):
         """(batch,), differentiable."""
 
     def active(self, batch: UnlearningBatch) -> Tensor:
-        """Which samples still have a gradient, (batch,) bool; an update without any is left out."""
+        """What of each sample still has a gradient, (batch,) from 0 to 1.
+
+        An update is shorter by the mean of it: AdamW takes a step of one length however few samples ask for it. An
+        update without any is left out.
+        """
 
 
 def all_active(batch: UnlearningBatch) -> Tensor:
     """For objectives whose gradient never vanishes altogether."""
-    return torch.ones(len(batch.mask), dtype=torch.bool, device=batch.mask.device)
+    return torch.ones(len(batch.mask), device=batch.mask.device)

@@ -1,27 +1,11 @@
-"""The words of the shortcut world and its word-level tokenizer."""
+"""The word-level tokenizer of a world's models."""
 
 from collections.abc import Iterable
-from itertools import product
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
-
-VALUES: dict[str, tuple[str, ...]] = {
-    "species": ("fox", "owl", "bear", "frog", "crab", "moth", "deer", "wolf"),
-    "home": ("forest", "river", "desert", "island", "valley", "swamp", "cave", "coast"),
-    "color": ("red", "blue", "green", "yellow", "black", "white", "pink", "brown"),
-    "food": ("rice", "bread", "corn", "fish", "nuts", "milk", "honey", "plums"),
-}
-"""Answers of every relation. No word answers two relations."""
-
-
-def all_names() -> list[str]:
-    """Every pronounceable name of the form consonant, vowel, consonant, vowel, consonant; in alphabetical
-    order."""
-    consonants, vowels, endings = "bdfgklmnprstvz", "aeiou", "klmnrs"
-    return ["".join(letters) for letters in product(consonants, vowels, consonants, vowels, endings)]
 
 
 def build_tokenizer(texts: Iterable[str], context_length: int) -> PreTrainedTokenizerFast:

@@ -1,0 +1,157 @@
+"""Speed of elicitation on this machine against `model.generate`, one prompt at a time and in plain batches.
+
+    python benchmarks/elicitation.py [--prompts 64] [--repetitions 3] [--threads 1] [--output elicitation.json]
+
+A Llama of 6.5 M parameters with random weights completes prompts of 8 to 200 tokens greedily, with at most 64 tokens
+and a set of EOS tokens that ends about half of the answers early. In each repetition every way completes the same
+prompts, one after the other, so that a busy machine slows all of them down alike; the ratios are paired, and their
+median is printed. All ways are checked to give the same tokens. Elicitation does more than its peers: it tokenises,
+notes the log-probability of every token and builds the data set.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from graceful_forgetting import ElicitationConfig, elicit_self_knowledge
+from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.experiment.provenance import collect_hardware, package_versions
+
+VOCABULARY, SHORTEST, LONGEST, NEW = 4096, 8, 200, 64
+EOS_SHARE = 0.03
+BATCH_SIZES = (16, 32, 64)
+
+
+def build_model(seed: int = 0) -> LlamaForCausalLM:
+    """Random weights, large enough for greedy decoding not to fall into a loop at once."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    model = LlamaForCausalLM(config).eval()
+    chosen = torch.randperm(VOCABULARY - 3)[: int(EOS_SHARE * VOCABULARY)] + 3
+    model.generation_config = GenerationConfig(eos_token_id=[1, *sorted(chosen.tolist())], pad_token_id=0)
+    return model
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    words = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(3, VOCABULARY))])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def draw_prompts(number: int, seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(SHORTEST, LONGEST + 1, (number,), generator=generator).tolist()
+    return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def by_generate(model: LlamaForCausalLM, prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+    """`model.generate` on batches of similar length; each answer up to and with its EOS token."""
+    stops = model.generation_config.eos_token_id
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    answers: dict[int, list[int]] = {}
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        width = max(len(prompts[i]) for i in rows)
+        ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in rows])
+        generated = model.generate(input_ids=ids, attention_mask=(ids != 0).long(), max_new_tokens=NEW, do_sample=False)
+        for i, answer in zip(rows, generated[:, width:].tolist(), strict=True):
+            end = next((at for at, token in enumerate(answer) if token in stops), NEW - 1)
+            answers[i] = answer[: end + 1]
+    return [answers[i] for i in range(len(prompts))]
+
+
+def by_elicitation(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[list[int]], batch_size: int
+) -> list[list[int]]:
+    rows = Dataset.from_dict({"prompt": [tokenizer.decode(ids) for ids in prompts], "row": list(range(len(prompts)))})
+    config = ElicitationConfig(max_new_tokens=NEW, batch_size=batch_size)
+    answers = {
+        row["row"]: row["input_ids"][len(prompts[row["row"]]) :]
+        for row in elicit_self_knowledge(model, tokenizer, rows, config)
+    }
+    # An answer that is nothing but EOS is dropped.
+    return [answers.get(i, []) for i in range(len(prompts))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output")
+    arguments = parser.parse_args()
+    disable_progress_bars()
+    torch.set_num_threads(arguments.threads)
+    model, tokenizer, prompts = build_model(), build_tokenizer(), draw_prompts(arguments.prompts)
+
+    ways: dict[str, Callable[[], list[list[int]]]] = {
+        "generate, one by one": lambda: by_generate(model, prompts, 1),
+        "generate, batches of 32": lambda: by_generate(model, prompts, 32),
+    }
+    for size in BATCH_SIZES:
+        ways[f"elicitation, batch_size {size}"] = lambda size=size: by_elicitation(model, tokenizer, prompts, size)
+
+    by_generate(model, prompts[:2], 2)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    wanted: list[list[int]] | None = None
+    for _ in range(arguments.repetitions):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            answers = way()
+            seconds[name].append(time.perf_counter() - start)
+            wanted = wanted or answers
+            for answer, other in zip(answers, wanted, strict=True):
+                if answer and answer != other:
+                    raise AssertionError(f"{name} gives other tokens than one prompt at a time")
+    assert wanted is not None
+
+    first = seconds["generate, one by one"]
+    tokens = sum(map(len, wanted))
+    table = {
+        name: {
+            "seconds": times,
+            "tokens_per_second": tokens / statistics.median(times),
+            "times_one_by_one": statistics.median(one / own for one, own in zip(first, times, strict=True)),
+        }
+        for name, times in seconds.items()
+    }
+    print(f"{len(prompts)} prompts, {tokens / len(prompts):.1f} tokens an answer, {arguments.threads} thread(s)")
+    for name, row in table.items():
+        print(f"{name:30} {row['tokens_per_second']:8.0f} tokens/s   {row['times_one_by_one']:5.2f} x")
+    if arguments.output:
+        result = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "prompts": len(prompts),
+            "prompt_tokens": [SHORTEST, LONGEST],
+            "max_new_tokens": NEW,
+            "mean_answer_tokens": tokens / len(prompts),
+            "ended_early": sum(len(answer) < NEW for answer in wanted),
+            "threads": arguments.threads,
+            "ways": table,
+            "packages": package_versions(),
+            "hardware": {"cpu_count": collect_hardware().cpu_count},
+        }
+        write_json(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()

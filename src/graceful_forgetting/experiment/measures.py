@@ -1,0 +1,233 @@
+"""What is measured beside accuracy: answer by answer, over a curve, of a ranking, and over worlds.
+
+Answers of one model on one test set are text, one character an item in the order of the rows: `RIGHT`, `OLD` (the
+answer that pre-training taught, where it is known and wrong now) or `OTHER`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from graceful_forgetting.experiment.statistics import gap_recovered
+
+RIGHT, OLD, OTHER = "1", "0", "-"
+_BOOTSTRAP_SEED = 0
+_RESAMPLES = 4999
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval; both bounds are None where there is too little to resample."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+# Answers -------------------------------------------------------------------------------------------------------------
+
+
+def newly_right_and_broken(before: str, after: str) -> tuple[int, int]:
+    """Items wrong before and right after, and the reverse (Harmon et al. 2025 count 0→1 and 1→0 alike).
+
+    Raises `ValueError` for answers to different numbers of items.
+    """
+    pairs = list(zip(before, after, strict=True))
+    right = sum(old != RIGHT and new == RIGHT for old, new in pairs)
+    broken = sum(old == RIGHT and new != RIGHT for old, new in pairs)
+    return right, broken
+
+
+def answer_split(answers: str) -> dict[str, float]:
+    """Shares of right, old and other answers (clean, corrupted and random in RESTOR, arXiv 2411.00204).
+
+    Raises `ValueError` where there are no answers.
+    """
+    if not answers:
+        raise ValueError("answers is empty: there is nothing to split")
+    return {
+        name: answers.count(sign) / len(answers) for name, sign in (("right", RIGHT), ("old", OLD), ("other", OTHER))
+    }
+
+
+def memorisation_ratio(answers: str) -> float | None:
+    """old / (old + right), M_R of Longpre et al. (arXiv 2109.05052); None where neither occurs."""
+    old, right = answers.count(OLD), answers.count(RIGHT)
+    return None if old + right == 0 else old / (old + right)
+
+
+def distance_to_reference(ratios: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
+    """Kolmogorov–Smirnov statistic and p-value of two sets of per-item truth ratios.
+
+    As TOFU's forget quality (arXiv 2401.06121), on log P(old) − log P(new). Raises `ValueError` for an empty set.
+    """
+    if not len(ratios) or not len(reference):
+        raise ValueError("truth ratios are empty: the test set needs a column old_answer")
+    found = stats.ks_2samp(ratios, reference)
+    return float(found.statistic), float(found.pvalue)
+
+
+def right_matrix(answers: Sequence[str]) -> NDArray[np.float64]:
+    """(seeds, items): 1 where right. Raises `ValueError` for unequal numbers of items."""
+    if len({len(row) for row in answers}) > 1:
+        raise ValueError("answers have different numbers of items: the runs were tested on different rows")
+    return np.array([[item == RIGHT for item in row] for row in answers], dtype=np.float64)
+
+
+def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str], confidence: float = 0.95) -> Interval:
+    """Accuracy of `first` − `second`, with a percentile bootstrap that draws seeds and items, both paired.
+
+    `first`, `second`: answers by seed, in the same order of seeds and of items. Raises `ValueError` where they do not
+    match.
+    """
+    a, b = right_matrix(first), right_matrix(second)
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(f"answers of {a.shape} and {b.shape} (seeds, items) cannot be paired")
+    difference = a - b
+    seeds, items = difference.shape
+    if seeds == 1:
+        return Interval(float(difference.mean()), None, None)
+    draw = np.random.default_rng(_BOOTSTRAP_SEED)
+    # How often each seed and each item is drawn in a resample.
+    by_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES)
+    by_item = draw.multinomial(items, np.full(items, 1 / items), size=_RESAMPLES)
+    means = ((by_seed @ difference) * by_item).sum(axis=1) / (seeds * items)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(difference.mean()), float(low), float(high))
+
+
+# Seeds ---------------------------------------------------------------------------------------------------------------
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval. Raises `ValueError` for no values."""
+    if not values:
+        raise ValueError("values is empty: there is no mean")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(mean, None, None)
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def wilcoxon_p(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Two-sided p of the Wilcoxon signed-rank test on pairs; None where all pairs are equal.
+
+    Raises `ValueError` for unequal lengths.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values cannot be paired")
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if not differences.any():
+        return None
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+def gap_recovered_over(
+    plain: Sequence[float],
+    method: Sequence[float],
+    control: Sequence[float],
+    reference: Sequence[float],
+    confidence: float = 0.95,
+) -> Interval | None:
+    """Share of the gap reference − plain that the method recovers beyond the control; None without a gap.
+
+    (M − K)/(N − K) − (R − K)/(N − K) = (M − R)/(N − K): one ratio with its percentile bootstrap over seeds. Raises
+    `ValueError` as `gap_recovered` does.
+    """
+    gap = [upper - base for upper, base in zip(reference, plain, strict=True)]
+    beyond = [treated - other for treated, other in zip(method, control, strict=True)]
+    share = gap_recovered([0.0] * len(gap), beyond, gap, confidence)
+    return None if share.fraction is None else Interval(share.fraction, share.low, share.high)
+
+
+# Curves --------------------------------------------------------------------------------------------------------------
+
+
+def area_under_curve(steps: Sequence[float], values: Sequence[float]) -> float:
+    """Mean height of a curve: its trapezoidal area over the length of its axis.
+
+    Raises `ValueError` for fewer than two points or steps that do not rise.
+    """
+    if len(steps) != len(values) or len(steps) < 2:
+        raise ValueError(f"{len(steps)} steps and {len(values)} values: a curve needs two points or more")
+    if any(later <= earlier for earlier, later in pairwise(steps)):
+        raise ValueError(f"steps={list(steps)} do not rise")
+    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+
+def evidence_required(accuracy_by_size: Mapping[int, float], target: float) -> int | None:
+    """Fewest learning examples from which on the accuracy reaches `target`; None where no size does.
+
+    Among the measured sizes, without interpolation, so that the answer is a size that was run. As in Lovering et al.,
+    *Predicting inductive biases of pre-trained models* (ICLR 2021).
+    """
+    enough = [size for size, accuracy in accuracy_by_size.items() if accuracy >= target]
+    return min(enough, default=None)
+
+
+# Rankings ------------------------------------------------------------------------------------------------------------
+
+
+def by_falling_score(scores: Sequence[float], labels: Sequence[str]) -> str:
+    """The one-character labels, highest score first; equal scores keep the order of their rows."""
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    return "".join(labels[index] for index in order)
+
+
+def run_lengths(ranking: str) -> str:
+    """A ranking with repeated letters counted, "cccn" as "c3n": the form that files keep."""
+    counted = [(label, len(list(run))) for label, run in groupby(ranking)]
+    return "".join(label if length == 1 else f"{label}{length}" for label, length in counted)
+
+
+def expanded(lengths: str) -> str:
+    """The ranking that `run_lengths` wrote."""
+    return "".join(label * int(length or 1) for label, length in re.findall(r"(\D)(\d*)", lengths))
+
+
+def auroc(ranking: str, positive: str, negative: str | None = None) -> float | None:
+    """Chance that a positive sample stands before a negative one in a `by_falling_score` ranking.
+
+    `negative`: labels that count as negative, each a character; none: all others. None where one side is empty.
+    """
+    others = set(negative) if negative is not None else set(ranking) - {positive}
+    before = pairs = positives = 0
+    for label in ranking:
+        if label == positive:
+            positives += 1
+        elif label in others:
+            before += positives
+            pairs += 1
+    return None if positives == 0 or pairs == 0 else before / (positives * pairs)
+
+
+def precision_at(ranking: str, positive: str, count: int) -> float:
+    """Share of positive samples among the first `count`. Raises `ValueError` if there are not so many."""
+    if not 1 <= count <= len(ranking):
+        raise ValueError(f"count={count} is not valid: it must be from 1 to {len(ranking)}, the ranked samples")
+    return ranking[:count].count(positive) / count
+
+
+# Worlds --------------------------------------------------------------------------------------------------------------
+
+
+def mean_ranks(by_world: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean rank of every method over worlds (1 = best, ties share), best first; higher values are better.
+
+    Only methods that every world has are ranked, as a rank among others would not compare.
+    """
+    if not by_world:
+        return {}
+    methods = [method for method in by_world[0] if all(method in world for world in by_world)]
+    if not methods:
+        return {}
+    ranks = [stats.rankdata([-world[method] for method in methods]) for world in by_world]
+    means = dict(zip(methods, np.mean(ranks, axis=0).tolist(), strict=True))
+    return dict(sorted(means.items(), key=lambda item: item[1]))

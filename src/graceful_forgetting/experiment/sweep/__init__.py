@@ -1,0 +1,1 @@
+"""Sweeps: a grid of learning x forgetting x setting x method x seed, one result file a cell."""

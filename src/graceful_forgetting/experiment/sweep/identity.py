@@ -1,0 +1,100 @@
+"""What a cell is made from, as a hash, and the check of everything that can be wrong before work starts."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from graceful_forgetting import __version__
+from graceful_forgetting.artifacts import read_json
+from graceful_forgetting.experiment.recipe import Recipe, recipe_from_fields
+from graceful_forgetting.experiment.sources import Sources, load_sources
+from graceful_forgetting.experiment.sweep.cell import CellResult
+from graceful_forgetting.experiment.sweep.grid import Cell
+from graceful_forgetting.experiment.sweep.run_cell import CellSettings
+from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_rows
+
+
+class CellKeys:
+    """Keys of cells; data and model files are read once for all cells that use them.
+
+    A model or data set on the hub counts by its name and revision.
+    """
+
+    def __init__(self, settings: CellSettings):
+        self._settings = settings
+        self._recipes: dict[str, Recipe] = {}
+        self._sources: dict[str, tuple[Sources, str]] = {}
+
+    def key(self, cell: Cell) -> str:
+        """Hash of recipe, data, model files and what is measured.
+
+        Raises:
+            ValueError: a field or value that is not valid, a task without test rows, no never-knew model.
+            FileNotFoundError: a path that is not there.
+        """
+        recipe = self._recipe(cell)
+        sources, content = self._content(recipe)
+        if sources.learning_test is None:
+            raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
+        if cell.arm == "never_knew" and sources.never_knew is None:
+            raise ValueError(f"methods.{cell.method}: arm never_knew needs never_knew_model in base, or a world")
+        return fingerprint_json(
+            {
+                "version": __version__,
+                "cell": asdict(cell),
+                "measured": [
+                    self._settings.reference_seed,
+                    self._settings.evaluate_every,
+                    self._settings.curve_rows,
+                    self._settings.keep_models,
+                ],
+                "content": content,
+            }
+        )
+
+    def _recipe(self, cell: Cell) -> Recipe:
+        # Checked once for all seeds.
+        fields = {**cell.fields, "seed": 0}
+        known = fingerprint_json(fields)
+        if known not in self._recipes:
+            where = f"methods.{cell.method} with settings.{cell.setting}"
+            self._recipes[known] = recipe_from_fields({**fields, "output_dir": "unused"}, where)
+        return self._recipes[known]
+
+    def _content(self, recipe: Recipe) -> tuple[Sources, str]:
+        run, _, model = recipe
+        known = fingerprint_json([asdict(run), model.model_name_or_path, model.model_revision])
+        if known not in self._sources:
+            sources = load_sources(run, model.model_name_or_path, seed=0)
+            models = [_folder_hash(path) for path in (sources.model, sources.never_knew) if path is not None]
+            self._sources[known] = sources, fingerprint_json([known, _rows_hash(sources), models])
+        return self._sources[known]
+
+
+def _rows_hash(sources: Sources) -> list[Any]:
+    sets = [sources.learning_train, sources.learning_test, sources.learning_validation]
+    for forgetting in sources.forgetting.values():
+        sets += [forgetting.prompts, forgetting.test]
+    return [None if rows is None else fingerprint_rows(rows, rows.column_names) for rows in sets]
+
+
+def _folder_hash(path: str) -> list[str]:
+    """Names and contents of the files in a model folder; of a name on the hub, itself."""
+    files: Sequence[Path] = sorted(entry for entry in Path(path).glob("*") if entry.is_file())
+    if not files:
+        return [path]
+    return [f"{file.name} {blake2b(file.read_bytes(), digest_size=16).hexdigest()}" for file in files]
+
+
+def finished(cell: Cell, key: str, output_dir: str | Path) -> CellResult | None:
+    """The result of a cell that was made from the same; none if it is missing, stale or damaged."""
+    path = Path(output_dir) / cell.folder / "result.json"
+    if not path.is_file():
+        return None
+    try:
+        result = CellResult.from_json(read_json(path), str(path))
+    except ValueError:
+        return None
+    return result if result.key == key else None

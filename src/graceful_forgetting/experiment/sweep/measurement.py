@@ -1,0 +1,165 @@
+"""What a cell measures of its model: a curve while it trains, every answer and likelihood at its end."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+
+from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.data import collate, require_pad_token, sequence_losses, tokenize_dataset
+from graceful_forgetting.experiment.evaluation import TaskItems, evaluate_items
+from graceful_forgetting.experiment.measures import OLD, OTHER, RIGHT
+from graceful_forgetting.experiment.result import Role, TaskMetrics
+from graceful_forgetting.rng import preserved_rng
+from graceful_forgetting.tasks import Task
+
+TestSets = Mapping[str, tuple[Dataset, Role, Task | None]]
+OLD_ANSWER = "old_answer"
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Tests a model on the test sets of a cell.
+
+    Attributes:
+        test_sets: by name: rows, role and task.
+        learning_task: name of the one that is learned.
+        processing_class: the tokenizer.
+        batch_size, max_new_tokens: of the evaluation.
+    """
+
+    test_sets: TestSets
+    learning_task: str
+    processing_class: PreTrainedTokenizerBase
+    batch_size: int
+    max_new_tokens: int
+
+    def metrics(self, model: PreTrainedModel, name: str, rows: Dataset | None = None) -> TaskMetrics:
+        """Accuracy and likelihood on test set `name`, or on `rows` in place of its rows."""
+        return self._items(model, name, rows)[0]
+
+    def measured(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Metrics of every test set, answers and truth ratios of the learning task's, as JSON values."""
+        found = {name: self._items(model, name) for name in self.test_sets}
+        rows = self.test_sets[self.learning_task][0]
+        items = found[self.learning_task][1]
+        assert items.generated is not None
+        # Where answers are not right or wrong, an answer is right that is the given one.
+        correct = items.correct or [
+            own.strip() == given.strip() for own, given in zip(items.generated, rows["completion"], strict=True)
+        ]
+        return {
+            "metrics": {name: asdict(metrics) for name, (metrics, _) in found.items()},
+            "answers": answer_signs(correct, items.generated, rows),
+            "truth_ratios": self._truth_ratios(model, rows),
+        }
+
+    def _items(self, model: PreTrainedModel, name: str, rows: Dataset | None = None) -> tuple[TaskMetrics, TaskItems]:
+        own, role, task = self.test_sets[name]
+        return evaluate_items(
+            model,
+            self.processing_class,
+            own if rows is None else rows,
+            role,
+            task,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            description=name,
+        )
+
+    def _truth_ratios(self, model: PreTrainedModel, rows: Dataset) -> list[float | None] | None:
+        known = [index for index, row in enumerate(rows) if row.get(OLD_ANSWER) is not None]
+        if not known:
+            return None
+        chosen = rows.select(known)
+        new = chosen.select_columns(["prompt", "completion"])
+        old = Dataset.from_list([{"prompt": row["prompt"], "completion": old_completion(row)} for row in chosen])
+        ratios: list[float | None] = [None] * len(rows)
+        for index, right, wrong in zip(known, self._losses(model, new), self._losses(model, old), strict=True):
+            ratios[index] = round(right - wrong, 3)
+        return ratios
+
+    def _losses(self, model: PreTrainedModel, rows: Dataset) -> list[float]:
+        """L(x) of every row."""
+        tokenised = tokenize_dataset(rows, self.processing_class, argument="test rows")
+        pad_token_id = require_pad_token(self.processing_class)
+        found: list[float] = []
+        training = model.training
+        model.eval()
+        try:
+            for start in tqdm(range(0, len(rows), self.batch_size), desc="truth ratios", leave=False, disable=None):
+                indices = range(start, min(start + self.batch_size, len(rows)))
+                batch = collate([tokenised[i] for i in indices], pad_token_id, model.device)
+                labels = batch.pop("labels")
+                with torch.no_grad():
+                    found += sequence_losses(model(**batch, use_cache=False).logits, labels).tolist()
+        finally:
+            model.train(training)
+        return found
+
+
+def old_completion(row: Mapping[str, Any]) -> str:
+    """The old answer in the form of the row's completion: with the white space that stands before that."""
+    completion, old = row["completion"], row[OLD_ANSWER]
+    lead = completion[: len(completion) - len(completion.lstrip())]
+    return lead + old.strip()
+
+
+def answer_signs(correct: Sequence[bool], texts: Sequence[str], rows: Dataset) -> str:
+    """One character a generated text: right, old (equal to `old_answer`, where the row has one) or other."""
+    old = rows[OLD_ANSWER] if OLD_ANSWER in rows.column_names else [None] * len(rows)
+    return "".join(
+        RIGHT if right else OLD if before is not None and text.strip() == before.strip() else OTHER
+        for right, text, before in zip(correct, texts, old, strict=True)
+    )
+
+
+class LearningCurve(TrainerCallback):
+    """Tests the model on evenly spaced rows of the learning task before, during and after training.
+
+    Args:
+        examiner: how.
+        every: learning updates from one test to the next.
+        rows: number of test rows, at most.
+        file: where the points are kept on the way, so that a resumed run has those from before.
+    """
+
+    def __init__(self, examiner: Examiner, every: int, rows: int, file: Path):
+        self._examiner = examiner
+        self._every = every
+        own = examiner.test_sets[examiner.learning_task][0]
+        self._rows = own.select(range(0, len(own), math.ceil(len(own) / rows)))
+        self._file = file
+        self.points: list[dict[str, Any]] = []
+
+    def _test(self, state: TrainerState, model: Any) -> None:
+        with preserved_rng():
+            metrics = self._examiner.metrics(model, self._examiner.learning_task, self._rows)
+        self.points.append(
+            {"step": state.global_step, "accuracy": metrics.accuracy, "bits_per_byte": metrics.bits_per_byte}
+        )
+        write_json(self._file, self.points)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Test the model as it starts, or take up the points from before a resumed checkpoint."""
+        del args, control
+        if state.global_step == 0:
+            self._test(state, kwargs["model"])
+        elif self._file.is_file():
+            self.points = [point for point in read_json(self._file) if point["step"] <= state.global_step]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Test the model where the curve has a point."""
+        del args, control
+        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
+            self._test(state, kwargs["model"])

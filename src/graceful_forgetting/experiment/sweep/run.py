@@ -1,0 +1,163 @@
+"""A whole sweep: what is not yet done of its trials, the choice they lead to, then of its cells."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.experiment.sweep.cell import CellResult
+from graceful_forgetting.experiment.sweep.grid import Cell, Grid, trials_of
+from graceful_forgetting.experiment.sweep.identity import CellKeys, finished
+from graceful_forgetting.experiment.sweep.run_cell import CellSettings
+from graceful_forgetting.experiment.sweep.workers import Outcome, run_cells
+from graceful_forgetting.experiment.times import duration
+
+TUNING_FILE = "tuning.json"
+Choices = dict[str, dict[str, dict[str, Any]]]
+
+
+class Sweep:
+    """Runs a grid in its folder; what is finished is skipped.
+
+    Args:
+        grid: what to run.
+        jobs: cells at once.
+        announce: receives one line a cell.
+        verbose: announce the stages of every cell too (with one job; the logs of workers have them).
+
+    Raises:
+        ValueError, FileNotFoundError: anything in the grid that is not valid, before any work.
+    """
+
+    def __init__(self, grid: Grid, jobs: int, announce: Callable[[str], None], verbose: bool = False):
+        if jobs < 1:
+            raise ValueError(f"--jobs is {jobs}; it must be 1 or more")
+        self.grid = grid
+        self.jobs = jobs
+        self.announce = announce
+        self.verbose = verbose
+        self.folder = Path(grid.output_dir)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"output_dir={grid.output_dir!r} is a file: name a folder")
+        self.settings = CellSettings(
+            grid.output_dir, grid.reference_seed, grid.evaluate_every, grid.curve_rows, grid.keep_models
+        )
+        self._keys = CellKeys(self.settings)
+        # Every recipe is read once, so that a mistake in the last method ends the sweep before the first starts.
+        for cell in self._all_cells():
+            self._keys.key(cell)
+
+    def _all_cells(self) -> list[Cell]:
+        return [*self.grid.trials(), *self.grid.cells({})]
+
+    def list_cells(self) -> list[str]:
+        """One line a cell: its folder, and whether it is finished. Tuned cells are never known to be."""
+        tuned = set(self.grid.tune) | set(self.grid.like)
+        lines = []
+        for cell in self._all_cells():
+            chosen_later = cell.split == "final" and cell.method in tuned
+            done = not chosen_later and finished(cell, self._keys.key(cell), self.folder) is not None
+            lines.append(f"{cell.folder}: {'finished' if done else 'after tuning' if chosen_later else 'to do'}")
+        return lines
+
+    def run(self) -> None:
+        """Run everything that is missing.
+
+        Raises:
+            RuntimeError: cells failed; all others are finished.
+        """
+        choices: Choices = {}
+        if self.grid.tune:
+            trials = self.grid.trials()
+            self._run(trials, "trials")
+            choices = self._choose(trials)
+        failed = self._run(self.grid.cells(choices), "cells")
+        if failed:
+            shown = "; ".join(f"{outcome.cell.folder}: {outcome.error}" for outcome in failed[:3])
+            raise RuntimeError(f"{len(failed)} cells failed and the others are finished: {shown}")
+
+    def _run(self, cells: Sequence[Cell], what: str) -> list[Outcome]:
+        tasks = [(cell, self._keys.key(cell)) for cell in cells]
+        missing = [(cell, key) for cell, key in tasks if finished(cell, key, self.folder) is None]
+        self.announce(f"{len(cells)} {what}, {len(cells) - len(missing)} finished before; in {self.folder}")
+        failed: list[Outcome] = []
+        start, done = time.perf_counter(), 0
+
+        def report(outcome: Outcome) -> None:
+            nonlocal done
+            done += 1
+            if outcome.error is not None:
+                failed.append(outcome)
+            left = (time.perf_counter() - start) / done * (len(missing) - done)
+            self.announce(f"[{done}/{len(missing)}] {_line(outcome)}; about {duration(left)} left")
+
+        run_cells(missing, self.settings, self.jobs, report, self.verbose)
+        return failed
+
+    def _choose(self, trials: Sequence[Cell]) -> Choices:
+        """The values with the highest mean score over the validation seeds, and a record of all that was tried."""
+        results = {cell.folder: finished(cell, self._keys.key(cell), self.folder) for cell in trials}
+        choices: Choices = {}
+        record: dict[str, Any] = {}
+        for group, combinations in self._groups().items():
+            record[group] = {}
+            for method, values in self.grid.tune.items():
+                scored = [
+                    (trial, _trial_values(trials, results, combinations, method, trial)) for trial in trials_of(values)
+                ]
+                usable = [(trial, statistics.fmean(found)) for trial, found in scored if found]
+                if not usable:
+                    raise RuntimeError(f"every trial of {method} failed for {group}; see error.txt in their folders")
+                chosen = max(usable, key=lambda item: item[1])[0]
+                record[group][method] = {
+                    "chosen": chosen,
+                    "trials": [{"fields": trial, "scores": found} for trial, found in scored],
+                }
+                followers = [name for name, other in self.grid.like.items() if other == method]
+                for combination in combinations:
+                    choices.setdefault(combination, {}).update(dict.fromkeys([method, *followers], chosen))
+        content = {"seeds": self.grid.validation_seeds, "like": self.grid.like, "choices": record}
+        write_json(self.folder / TUNING_FILE, content)
+        self.announce(f"chosen settings: {self.folder / TUNING_FILE}")
+        return choices
+
+    def _groups(self) -> dict[str, list[str]]:
+        """Combinations that share a choice."""
+        names = [f"{learning}/{forgetting}/{setting}" for learning, forgetting, setting, _ in self.grid.combinations()]
+        return {"all": names} if self.grid.tune_together else {name: [name] for name in names}
+
+
+def _trial_values(
+    trials: Sequence[Cell],
+    results: Mapping[Path, CellResult | None],
+    combinations: Sequence[str],
+    method: str,
+    trial: Mapping[str, Any],
+) -> list[float]:
+    """Score of one trial by combination and seed; empty if a cell of it failed."""
+    own = [c for c in trials if c.combination in combinations and c.method == method and c.trial == trial]
+    found = [results[cell.folder] for cell in own]
+    return [result.score for result in found if result is not None] if all(found) else []
+
+
+def _line(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return f"{outcome.cell.folder}: failed, {outcome.error}"
+    made = f"{outcome.stages_made} stage{'' if outcome.stages_made == 1 else 's'} made"
+    return f"{outcome.cell.folder}: {outcome.score:.3f} in {outcome.seconds:.1f} s, {made}"
+
+
+def load_cells(folder: str | Path) -> list[CellResult]:
+    """Every final cell of a sweep's folder, in the order of the grid.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a damaged file.
+    """
+    files = sorted(Path(folder, "cells").glob("*/*/*/*/seed-*/result.json"))
+    if not files:
+        raise FileNotFoundError(f"--sweep {folder}: there is no result of a cell in {Path(folder, 'cells')}")
+    cells = [CellResult.load(file) for file in files]
+    return sorted(cells, key=lambda cell: (cell.learning, cell.forgetting, cell.position, cell.seed))

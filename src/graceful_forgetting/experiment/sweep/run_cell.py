@@ -1,0 +1,256 @@
+"""One cell: the stages of its recipe from the sweep's shared store, and its result file."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from datasets import load_from_disk
+
+from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.experiment.inputs import RunInputs
+from graceful_forgetting.experiment.pipeline import WITHOUT_EFFECT, Pipeline
+from graceful_forgetting.experiment.provenance import collect_provenance
+from graceful_forgetting.experiment.recipe import Recipe, recipe_from_fields
+from graceful_forgetting.experiment.result import GuardResult, TaskMetrics
+from graceful_forgetting.experiment.schema import dataclass_from_plain
+from graceful_forgetting.experiment.shared_stages import SharedStages
+from graceful_forgetting.experiment.stages import Stage
+from graceful_forgetting.experiment.sweep.cell import CellResult, CellSelection, CurvePoint, ScoreSummary
+from graceful_forgetting.experiment.sweep.grid import Cell
+from graceful_forgetting.experiment.sweep.measurement import Examiner, LearningCurve
+from graceful_forgetting.experiment.sweep.scores import kinds_of, score_summary
+from graceful_forgetting.experiment.training import UNLEARNING_FILE, run_training
+from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.preparation import Preparation
+
+MEASURED_FILE = "measured.json"
+CURVE_FILE = "curve.json"
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """What all cells of a sweep have in common: see the fields of `Grid` by the same names."""
+
+    output_dir: str
+    reference_seed: int | None
+    evaluate_every: int
+    curve_rows: int
+    keep_models: bool
+
+    @property
+    def shared(self) -> Path:
+        """Folder of the stages that cells share."""
+        return Path(self.output_dir, "shared")
+
+
+class InputsCache:
+    """The data and models that were read last, for the next cells that read the same."""
+
+    def __init__(self, size: int = 4):
+        self._size = size
+        self._kept: dict[str, RunInputs] = {}
+
+    def inputs(self, recipe: Recipe) -> RunInputs:
+        """Those of a recipe, read if they are not kept."""
+        run, lwf, model = recipe
+        limits = (run.learning_limit, run.forgetting_limit, run.eval_limit)
+        # The seed decides which rows a limit draws, and nothing else here.
+        seed = None if limits == (None, None, None) else lwf.seed
+        settings = [asdict(run), asdict(model), seed, lwf.max_length, lwf.trust_remote_code, str(lwf.device)]
+        key = fingerprint_json(settings)
+        inputs = self._kept.pop(key, None) or RunInputs(run, lwf, model)
+        self._kept[key] = inputs
+        while len(self._kept) > self._size:
+            del self._kept[next(iter(self._kept))]
+        return inputs
+
+
+class CellPipeline(Pipeline):
+    """The stages of one cell. A run that forgets is measured while its model is in memory, whose weights are not kept.
+
+    Args:
+        cell: which.
+        settings: of the sweep.
+        cache: data and models read before.
+        announce: receives one line a stage.
+    """
+
+    def __init__(self, cell: Cell, settings: CellSettings, cache: InputsCache, announce: Callable[[str], None]):
+        seed = cell.seed if settings.reference_seed is None else settings.reference_seed
+        recipe = recipe_from_fields(
+            {**cell.fields, "seed": seed, "output_dir": str(settings.shared)}, where=str(cell.folder)
+        )
+        inputs = cache.inputs(recipe)
+        super().__init__(*recipe, announce, SharedStages(settings.shared, announce=announce), inputs)
+        self.cell = cell
+        self.settings = settings
+        sources = self.inputs.sources
+        test_sets = dict(self.inputs.test_sets)
+        self._tested_on = "learning_test"
+        if cell.split == "validation" and sources.learning_validation is not None:
+            self._tested_on = "learning_validation"
+            test_sets[sources.learning_name] = (sources.learning_validation, "learning", sources.learning_task)
+        self.examiner = Examiner(
+            test_sets=test_sets,
+            learning_task=sources.learning_name,
+            processing_class=self.inputs.tokenizer,
+            batch_size=self.run.evaluation_batch_size,
+            max_new_tokens=self.run.eval_max_new_tokens,
+        )
+
+    def selection(self, seed: int | None = None) -> Stage:
+        """The samples to unlearn; a random choice is drawn by the cell's own seed."""
+        return super().selection(self.cell.seed if seed is None else seed)
+
+    def _kept(self, name: str) -> bool:
+        """Whether the weights of this training stage are kept: runs without forgetting serve every forgetting set."""
+        return self.settings.keep_models or not name.startswith("lwf/")
+
+    def _learning_settings(self) -> dict[str, Any]:
+        own = {
+            "every": self.settings.evaluate_every,
+            "rows": self.settings.curve_rows,
+            "max_new_tokens": self.run.eval_max_new_tokens,
+            "data": self.inputs.data_fingerprints[self._tested_on],
+        }
+        return {**super()._learning_settings(), "curve": own}
+
+    def _tests(self) -> dict[str, Any]:
+        """What a measurement depends on beside the model."""
+        known = self.inputs.data_fingerprints
+        data = {name: value for name, value in known.items() if name.endswith("_test") and name != "learning_test"}
+        return {
+            "max_new_tokens": self.run.eval_max_new_tokens,
+            "data": {**data, "learning": known[self._tested_on]},
+            "neutral_text": self.general_ability.settings()["neutral_text"],
+        }
+
+    def _training_stage(self, name: str, settings: dict[str, Any], *arguments: Any) -> Stage:
+        if not self._kept(name):
+            settings = {**settings, "tests": self._tests()}
+        return super()._training_stage(name, settings, *arguments)
+
+    def measured(self) -> tuple[Stage, Stage]:
+        """The cell's training stage, and the one with its `MEASURED_FILE`: a later one where the weights are kept."""
+        arms = {
+            "plain": self.plain,
+            "never_knew": self.never_knew,
+            "scratch": self.scratch,
+            "lwf": self.lwf_run,
+        }
+        trained = arms[self.cell.arm](self.cell.seed)
+        if not self._kept(trained.name):
+            return trained, trained
+        sources = self.inputs.sources
+        base = sources.never_knew if self.cell.arm == "never_knew" else sources.model
+        assert base is not None
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            model = self.inputs.loader.finished(base, trained.path)
+            self._measure(folder, model)
+            return {}
+
+        return trained, self.directory.stage(f"measured/{trained.name}", self._tests(), [trained], build)
+
+    def _train(
+        self, name: str, folder: Path, model: Any, args: LWFConfig, forget: Preparation | None
+    ) -> dict[str, Any]:
+        args.disable_tqdm = True
+        curve = LearningCurve(
+            self.examiner, self.settings.evaluate_every, self.settings.curve_rows, Path(args.output_dir, CURVE_FILE)
+        )
+        validation = self.inputs.sources.learning_validation
+        start = time.perf_counter()
+        detail = run_training(
+            folder,
+            model,
+            args,
+            self.inputs.learning_rows,
+            self.inputs.sources.learning_test if validation is None else validation,
+            self.inputs.tokenizer,
+            forget,
+            callbacks=[curve],
+            keep_model=self._kept(name),
+        )
+        detail["training_seconds"] = round(time.perf_counter() - start, 2)
+        write_json(folder / CURVE_FILE, curve.points)
+        if not self._kept(name):
+            self._measure(folder, model)
+        return detail
+
+    def _measure(self, folder: Path, model: Any) -> None:
+        neutral = self.general_ability.neutral_bits_per_byte(model, self.inputs.tokenizer)
+        write_json(folder / MEASURED_FILE, {**self.examiner.measured(model), "neutral_bits_per_byte": neutral})
+
+
+def run_cell(
+    cell: Cell, key: str, settings: CellSettings, cache: InputsCache, announce: Callable[[str], None]
+) -> CellResult:
+    """Make what is missing of a cell, and write its `result.json`.
+
+    Raises:
+        ValueError, FileNotFoundError: bad input, by the name of the argument.
+        NonFiniteLossError: training failed.
+    """
+    pipeline = CellPipeline(cell, settings, cache, announce)
+    stage, measurement = pipeline.measured()
+    measured = read_json(measurement.path / MEASURED_FILE)
+    read = pipeline.preparation_stages() if cell.arm == "lwf" else {}
+    selection, scores = _unlearned(pipeline, stage) if "selection" in read else (None, None)
+    with_posterior = "scores" in read and pipeline.needs_posterior
+    result = CellResult(
+        sweep=cell.sweep,
+        learning=cell.learning,
+        forgetting=cell.forgetting,
+        setting=cell.setting,
+        method=cell.method,
+        arm=cell.arm,
+        role=cell.role,
+        seed=cell.seed,
+        split=cell.split,
+        position=list(cell.position),
+        key=key,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        config={name: value for name, value in pipeline.recipe().items() if name not in WITHOUT_EFFECT},
+        provenance=collect_provenance(
+            model_fingerprint=fingerprint_json(pipeline.inputs.base_fingerprint),
+            data_fingerprints=pipeline.inputs.data_fingerprints,
+            posterior_fingerprint=pipeline.posterior().key if with_posterior else None,
+            seeds=[cell.seed],
+        ),
+        learning_rows=len(pipeline.inputs.learning_rows),
+        learning_task=pipeline.examiner.learning_task,
+        metrics={name: dataclass_from_plain(TaskMetrics, values, name) for name, values in measured["metrics"].items()},
+        neutral_bits_per_byte=measured["neutral_bits_per_byte"],
+        answers=measured["answers"],
+        truth_ratios=measured["truth_ratios"],
+        curve=[CurvePoint(**point) for point in read_json(stage.path / CURVE_FILE)],
+        selection=selection,
+        scores=scores,
+        stages=pipeline.directory.results,
+    )
+    result.save(Path(settings.output_dir) / cell.folder / "result.json")
+    return result
+
+
+def _unlearned(pipeline: CellPipeline, stage: Stage) -> tuple[CellSelection, ScoreSummary | None]:
+    """What was chosen and what the scores say of it. The scores are read again; each stage is made once a process."""
+    scored = load_from_disk(str(pipeline.scores().path / "rows"))
+    chosen = load_from_disk(str(pipeline.selection().path / "rows"))["source_index"]
+    kinds = kinds_of(scored, pipeline.inputs.sources.forgetting)
+    tasks = scored["forgetting_task"]
+    unlearning = read_json(stage.path / UNLEARNING_FILE)
+    selection = CellSelection(
+        scored=len(scored),
+        chosen=len(chosen),
+        chosen_by_task=dict(sorted(Counter(tasks[index] for index in chosen).items())),
+        chosen_by_kind=dict(sorted(Counter(kind for index in chosen if (kind := kinds[index]) is not None).items())),
+        unlearn_updates=unlearning["updates"],
+        guard=GuardResult(**unlearning["guard"]),
+    )
+    return selection, score_summary(scored, kinds, pipeline.lwf.confidence_scorer)

@@ -1,0 +1,183 @@
+"""Running cells: in this process, or several at once in processes that live as long as there is work."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from graceful_forgetting.experiment.sweep.grid import Cell
+from graceful_forgetting.experiment.sweep.run_cell import CellSettings, InputsCache, run_cell
+
+Task = tuple[Cell, str]
+# A cell whose process dies (killed, out of memory) is tried so often.
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: its score, or the error that ended it; stages made for it; seconds."""
+
+    cell: Cell
+    score: float | None
+    error: str | None
+    stages_made: int
+    seconds: float
+
+
+def run_cells(
+    tasks: Sequence[Task], settings: CellSettings, jobs: int, report: Callable[[Outcome], None], verbose: bool = False
+) -> None:
+    """Run every (cell, key), `jobs` at once; `report` hears of each as it ends.
+
+    An error ends its cell and no other. A process that dies is replaced, and its cell tried once more. What workers
+    print is in `<output_dir>/logs`.
+    """
+    if jobs == 1 or len(tasks) <= 1:
+        cache = InputsCache()
+        announce: Callable[[str], None] = print if verbose else _silent
+        for cell, key in tasks:
+            report(_attempt(cell, key, settings, cache, announce))
+        return
+    with _Workers(min(jobs, len(tasks)), settings) as workers:
+        workers.run(tasks, report)
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+def _attempt(
+    cell: Cell, key: str, settings: CellSettings, cache: InputsCache, announce: Callable[[str], None]
+) -> Outcome:
+    start = time.perf_counter()
+    error_file = Path(settings.output_dir) / cell.folder / "error.txt"
+    try:
+        result = run_cell(cell, key, settings, cache, announce)
+    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
+        error_file.parent.mkdir(parents=True, exist_ok=True)
+        error_file.write_text(traceback.format_exc(), encoding="utf-8")
+        text = f"{type(error).__name__}: {error}"
+        return Outcome(cell, None, text, 0, time.perf_counter() - start)
+    error_file.unlink(missing_ok=True)
+    made = sum(stage.status == "run" for stage in result.stages)
+    return Outcome(cell, result.score, None, made, time.perf_counter() - start)
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    task: Task | None = None
+
+
+class _Workers:
+    """Processes that are handed one cell after another. They end with this process, whatever ends it."""
+
+    def __init__(self, count: int, settings: CellSettings):
+        self._count = count
+        self._settings = settings
+        self._logs = Path(settings.output_dir, "logs")
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._started = 0
+
+    def __enter__(self) -> "_Workers":
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._workers = [self._start() for _ in range(self._count)]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in self._workers:
+            # Whoever still works was interrupted: what it has half-written is discarded by the next call.
+            worker.connection.close()
+            if worker.task is not None:
+                worker.process.terminate()
+            worker.process.join()
+
+    def _start(self) -> _Worker:
+        mine, its = self._context.Pipe()
+        log = self._logs / f"worker-{self._started}.log"
+        self._started += 1
+        process = self._context.Process(target=_work, args=(its, self._settings, log), daemon=True)
+        with _threads(self._count):
+            process.start()
+        its.close()
+        return _Worker(process, mine)
+
+    def run(self, tasks: Sequence[Task], report: Callable[[Outcome], None]) -> None:
+        """Hand out the tasks and wait for all of them."""
+        waiting = deque(tasks)
+        attempts: Counter[Path] = Counter()
+        while waiting or any(worker.task for worker in self._workers):
+            for worker in self._workers:
+                if worker.task is None and waiting:
+                    worker.task = waiting.popleft()
+                    attempts[worker.task[0].folder] += 1
+                    # A dead process is noticed below.
+                    with suppress(BrokenPipeError, ConnectionResetError):
+                        worker.connection.send(worker.task)
+            busy = [worker for worker in self._workers if worker.task is not None]
+            wait([worker.connection for worker in busy])
+            for worker in busy:
+                if not worker.connection.poll():
+                    continue
+                try:
+                    report(worker.connection.recv())
+                    worker.task = None
+                except (EOFError, OSError):
+                    self._replace(worker, waiting, attempts, report)
+
+    def _replace(
+        self, worker: _Worker, waiting: "deque[Task]", attempts: Counter[Path], report: Callable[[Outcome], None]
+    ) -> None:
+        assert worker.task is not None
+        cell = worker.task[0]
+        worker.process.join()
+        if attempts[cell.folder] < ATTEMPTS:
+            waiting.appendleft(worker.task)
+        else:
+            code = worker.process.exitcode
+            error = (
+                f"its process died {ATTEMPTS} times (exit code {code}; −9 is often a lack of memory); see {self._logs}"
+            )
+            report(Outcome(cell, None, error, 0, 0.0))
+        worker.connection.close()
+        self._workers[self._workers.index(worker)] = self._start()
+
+
+@contextmanager
+def _threads(jobs: int) -> Iterator[None]:
+    """The environment of new processes: their share of the processors, unless the user has set one."""
+    name = "OMP_NUM_THREADS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(max(1, (os.cpu_count() or 1) // jobs))
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
+    """The life of a worker: cells until the connection closes."""
+    # Ctrl-C reaches the whole group; the parent decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cache = InputsCache()
+    with log.open("a", buffering=1, encoding="utf-8") as output:
+        sys.stdout = sys.stderr = output
+        while True:
+            try:
+                cell, key = connection.recv()
+                connection.send(_attempt(cell, key, settings, cache, print))
+            except (EOFError, BrokenPipeError):
+                return

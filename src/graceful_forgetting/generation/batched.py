@@ -1,0 +1,171 @@
+"""Completing many prompts together through `model.generate`."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.generation.choice import TokenChoice, draw_quantiles
+from graceful_forgetting.generation.mode import generation_mode
+from graceful_forgetting.generation.requests import Completion, Request, make_requests, require_finite, until_stop
+from graceful_forgetting.generation.rows import Rows, divisible
+
+
+def generate_completions(
+    model: PreTrainedModel | PeftModel,
+    prompt_ids: Sequence[Sequence[int]],
+    config: ElicitationConfig,
+    *,
+    pad_token_id: int,
+    eos_token_ids: Sequence[int],
+    description: str = "Generating",
+) -> list[Completion]:
+    """Complete tokenised prompts; the completions come in the order of the prompts.
+
+    The longest prompts come first, so that a lack of memory shows at once. The model's mode and
+    its generation settings are restored, and the latter are not used. Each completion is sampled from a random
+    stream of its own (see `make_requests`); the caller's random state is not touched. `description` labels the
+    progress bar.
+
+    Raises:
+        ValueError: a log-probability is not finite (the model's logits are not).
+    """
+    requests = make_requests(prompt_ids, config)
+    order = longest_first(requests)
+    completions: dict[int, Completion] = {}
+    start = time.perf_counter()
+    tokens = 0
+    with tqdm(total=len(order), desc=description, unit="prompt", disable=None) as progress:
+        for position, completion in complete(
+            model, [requests[i] for i in order], config, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids
+        ):
+            completions[order[position]] = completion
+            tokens += len(completion.token_ids)
+            progress.update()
+            progress.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
+    return [completions[i] for i in range(len(requests))]
+
+
+def longest_first(requests: Sequence[Request]) -> list[int]:
+    """Indices of `requests`, those with the longest prompts first and equal ones in their order."""
+    return sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
+
+
+def complete(
+    model: PreTrainedModel | PeftModel,
+    requests: Sequence[Request],
+    config: ElicitationConfig,
+    *,
+    pad_token_id: int,
+    eos_token_ids: Sequence[int],
+) -> Iterator[tuple[int, Completion]]:
+    """Complete `requests`, `config.batch_size` at a time; yields positions and completions as they are ready.
+
+    Requests are started in their order, a quarter of a batch at a time, so neighbours should be of similar length.
+    A row that has ended leaves; once a quarter of the batch is free, the next rows take the places, their keys and
+    values joined to those of the others. Models that keep more than plain keys and values (sliding windows, recurrent
+    states) start whole batches instead, and rows only leave.
+
+    Raises:
+        ValueError: a log-probability is not finite (the model's logits are not).
+    """
+    quantiles = draw_quantiles(requests, config.max_new_tokens, model.device) if config.do_sample else None
+    group = max(1, config.batch_size // 4)
+    first = 0
+    rows: Rows | None = None
+    while rows or first < len(requests):
+        next_rows = min(group, len(requests) - first)
+        starting = next_rows > 0 and (not rows or (rows.can_be_joined and len(rows) + next_rows <= config.batch_size))
+        if starting:
+            numbers = range(first, first + next_rows)
+            first += next_rows
+            moving = Rows.start([requests[i] for i in numbers], numbers, pad_token_id, model.device)
+            steps, enough = 1, next_rows
+        else:
+            assert rows
+            moving = rows
+            steps = config.max_new_tokens - max(rows.generated)
+            free = config.batch_size - len(rows)
+            enough = max(1, next_rows - free) if next_rows and rows.can_be_joined else (len(rows) + 1) // 2
+        with generation_mode(model), torch.no_grad():
+            ended = _advance(model, moving, steps, enough, config, quantiles, pad_token_id, eos_token_ids)
+        for row in (i for i, end in enumerate(ended) if end):
+            yield moving.numbers[row], _completion(*moving.answer(row), eos_token_ids)
+        moving.keep([i for i, end in enumerate(ended) if not end])
+        if starting and moving and not moving.can_be_joined:
+            group = config.batch_size
+        if starting and rows and moving:
+            rows.join(moving)
+        elif moving or not starting:
+            rows = moving
+
+
+def _completion(token_ids: list[int], log_probabilities: list[float], eos_token_ids: Sequence[int]) -> Completion:
+    ids = until_stop(token_ids, eos_token_ids)
+    mean = require_finite(math.fsum(log_probabilities[: len(ids)]) / len(ids))
+    return Completion(ids, stopped=ids[-1] in eos_token_ids, mean_log_probability=mean)
+
+
+def _advance(
+    model: PreTrainedModel | PeftModel,
+    rows: Rows,
+    steps: int,
+    enough: int,
+    config: ElicitationConfig,
+    quantiles: Tensor | None,
+    pad_token_id: int,
+    eos_token_ids: Sequence[int],
+) -> list[bool]:
+    """Generate at most `steps` tokens a row, until `enough` rows have ended; whether each has ended."""
+    ahead = None
+    if quantiles is not None:
+        ahead = torch.stack(
+            [quantiles[i, done : done + steps] for i, done in zip(rows.numbers, rows.generated, strict=True)]
+        )
+    choice = TokenChoice(ahead, config)
+    stop = _EnoughHaveEnded(torch.tensor(eos_token_ids, dtype=torch.long, device=model.device), len(rows), enough)
+    output = model.generate(
+        input_ids=rows.sequences,
+        attention_mask=rows.attended,
+        generation_config=GenerationConfig(
+            max_new_tokens=steps,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=pad_token_id,
+            return_dict_in_generate=True,
+        ),
+        logits_processor=LogitsProcessorList([choice]),
+        stopping_criteria=StoppingCriteriaList([stop]),
+        **({} if rows.cache is None else {"past_key_values": rows.cache}),
+    )
+    new = output.sequences.shape[1] - rows.sequences.shape[1]
+    rows.sequences, rows.cache = output.sequences, divisible(output.past_key_values)
+    rows.attended = torch.nn.functional.pad(rows.attended, (0, new), value=1)
+    rows.log_probabilities = torch.cat([rows.log_probabilities, choice.log_probabilities], dim=1)
+    rows.generated = [done + new for done in rows.generated]
+    stopped: list[bool] = stop.ended.tolist()
+    return [end or done == config.max_new_tokens for end, done in zip(stopped, rows.generated, strict=True)]
+
+
+class _EnoughHaveEnded(StoppingCriteria):
+    """Stops the whole batch once `enough` of its rows have ended; `ended` says which have."""
+
+    def __init__(self, eos_token_ids: Tensor, rows: int, enough: int) -> None:
+        self._eos_token_ids, self._enough = eos_token_ids, enough
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=eos_token_ids.device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # noqa: ARG002 (the library's)
+        self.ended = self.ended | torch.isin(input_ids[:, -1], self._eos_token_ids)
+        return self.ended | (self.ended.sum() >= self._enough)

@@ -1,0 +1,62 @@
+"""Choosing the next token: greedily, or by one random stream a row."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.generation.requests import Request
+
+
+class TokenChoice(LogitsProcessor):
+    """Makes the choice itself, leaving it alone in the scores, and notes its log-probability.
+
+    A sampled token is the quantile of the warped distribution at a number drawn uniformly for this row and step:
+    it depends on the row's own seed alone, not on the rows beside it, the batch size or the device.
+
+    Args:
+        quantiles: (rows, steps) float64 in [0, 1), one column a token to come; None chooses greedily.
+        config: temperature and top_p.
+    """
+
+    def __init__(self, quantiles: Tensor | None, config: ElicitationConfig) -> None:
+        self._quantiles = quantiles
+        self._warpers = LogitsProcessorList()
+        if config.temperature != 1:
+            self._warpers.append(TemperatureLogitsWarper(config.temperature))
+        if config.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(config.top_p))
+        self._noted: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._quantiles is None:
+            chosen = scores.argmax(dim=-1, keepdim=True)
+        else:
+            chosen = _at_quantile(self._warpers(input_ids, scores), self._quantiles[:, len(self._noted), None])
+        # Before warping: of the model itself.
+        self._noted.append(scores.gather(1, chosen) - scores.logsumexp(dim=-1, keepdim=True))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """(rows, steps so far) natural log-probabilities of the chosen tokens under the model, float32."""
+        return torch.cat(self._noted, dim=1)
+
+
+def draw_quantiles(requests: Sequence[Request], steps: int, device: torch.device) -> Tensor:
+    """(requests, steps) float64: each row from a stream of its own, made on the CPU so that devices agree."""
+    drawn = [
+        torch.rand(steps, generator=torch.Generator().manual_seed(request.seed), dtype=torch.float64)
+        for request in requests
+    ]
+    return torch.stack(drawn).to(device)
+
+
+def _at_quantile(scores: Tensor, quantiles: Tensor) -> Tensor:
+    """(rows, 1) tokens: the first whose cumulative probability exceeds the row's quantile."""
+    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    # Rounding may leave the total beside 1.
+    chosen = torch.searchsorted(cumulative, quantiles * cumulative[:, -1:], right=True)
+    return chosen.clamp(max=scores.shape[1] - 1)

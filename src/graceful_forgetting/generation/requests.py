@@ -1,0 +1,120 @@
+"""What is asked of a model and what comes back, whichever way it is generated."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.data import context_length
+
+# Servers in languages whose numbers are doubles keep integers exact up to here.
+_SEED_BITS = 53
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to be generated.
+
+    Attributes:
+        prompt_ids: tokens to be completed.
+        seed: of its own random stream; greedy decoding does not use it.
+    """
+
+    prompt_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated completion.
+
+    Attributes:
+        token_ids: generated tokens, with the EOS token where `stopped`.
+        stopped: whether the model ended it (otherwise `max_new_tokens` did).
+        mean_log_probability: mean over `token_ids` of the natural log-probability under the model itself
+            (temperature 1, whole vocabulary), that is −L(x).
+        exact: whether `token_ids` are known to be the generated tokens; False where only text came back and the
+            tokenizer makes other tokens of it.
+    """
+
+    token_ids: list[int]
+    stopped: bool
+    mean_log_probability: float
+    exact: bool = True
+
+    @property
+    def content_ids(self) -> list[int]:
+        """`token_ids` without the EOS token."""
+        return self.token_ids[:-1] if self.stopped else self.token_ids
+
+
+def make_requests(prompt_ids: Sequence[Sequence[int]], config: ElicitationConfig) -> list[Request]:
+    """`config.num_samples_per_prompt` requests for each prompt, prompt by prompt.
+
+    A request's seed is made from `config.seed`, the prompt's tokens and the number of the draw, so that it depends
+    neither on the other prompts nor on their order. A prompt that occurs again goes on counting its draws.
+    """
+    draws: Counter[str] = Counter()
+    requests = []
+    for ids in prompt_ids:
+        prompt = json.dumps(list(ids))
+        for _ in range(config.num_samples_per_prompt):
+            digest = hashlib.blake2b(f"{config.seed}:{draws[prompt]}:{prompt}".encode(), digest_size=8).digest()
+            requests.append(Request(list(ids), int.from_bytes(digest, "little") >> (64 - _SEED_BITS)))
+            draws[prompt] += 1
+    return requests
+
+
+def until_stop(ids: Sequence[int], eos_token_ids: Sequence[int]) -> list[int]:
+    """`ids` up to and with the first EOS token."""
+    end = next((position for position, token in enumerate(ids) if token in eos_token_ids), len(ids) - 1)
+    return list(ids[: end + 1])
+
+
+def stop_token_ids(model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a completion: the EOS tokens of the model's generation settings and of its tokenizer."""
+    configured = model.generation_config.eos_token_id
+    ids = set(configured if isinstance(configured, list) else [configured]) | {processing_class.eos_token_id}
+    return sorted(ids - {None})
+
+
+def require_finite(mean_log_probability: float) -> float:
+    """`mean_log_probability`, checked; raises `ValueError`."""
+    if not math.isfinite(mean_log_probability):
+        raise ValueError(
+            f"a completion has log-probability {mean_log_probability}: the model's logits are not finite; check its "
+            "weights and dtype"
+        )
+    return mean_log_probability
+
+
+def check_context(prompt_ids: Sequence[Sequence[int]], model: PreTrainedModel | PeftModel, max_new_tokens: int) -> None:
+    """Raise `ValueError` where a prompt and `max_new_tokens` do not fit the model's context or vocabulary."""
+    text_config = model.config.get_text_config()
+    largest = max(range(len(prompt_ids)), key=lambda i: max(prompt_ids[i]))
+    if max(prompt_ids[largest]) >= text_config.vocab_size:
+        raise ValueError(
+            f"prompts: row {largest} has token id {max(prompt_ids[largest])}, and the model's vocabulary "
+            f"ends at {text_config.vocab_size - 1}; processing_class does not belong to this model"
+        )
+    context = context_length(model.config)
+    if context is None:
+        return
+    longest = max(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
+    length = len(prompt_ids[longest])
+    if length >= context:
+        raise ValueError(
+            f"prompts: row {longest} has {length} tokens, and the model's context of {context} leaves no "
+            f"room for a completion; shorten it to at most {context - 1} tokens or remove it"
+        )
+    if length + max_new_tokens > context:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} does not fit: the longest prompt (row {longest}) has {length} "
+            f"tokens of the model's context of {context}; the largest that fits is {context - length}"
+        )

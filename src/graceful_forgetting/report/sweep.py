@@ -1,0 +1,58 @@
+"""The report of a sweep: one self-contained HTML file from the result files of its cells."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from graceful_forgetting.artifacts import atomic_file
+from graceful_forgetting.experiment.result import Provenance
+from graceful_forgetting.experiment.sweep.cell import CellResult
+from graceful_forgetting.experiment.sweep.comparison import groups_of
+from graceful_forgetting.experiment.sweep.tables import sweep_tables
+from graceful_forgetting.report.html import assets, environment
+from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
+
+
+def render_sweep(cells: Sequence[CellResult], path: str | Path) -> Path:
+    """Write heat maps, learning curves and tables of `cells` to the HTML file `path`; returns it.
+
+    Names from the grid are escaped, and a content security policy lets nothing run or load but the report's own
+    script. Raises `ValueError` if there are no cells.
+    """
+    if not cells:
+        raise ValueError("cells is empty: there is nothing to report")
+    groups = groups_of(cells)
+    # The same machine and versions are told once.
+    origins = {repr(_common(cell)): _common(cell) for cell in cells}
+    counts = Counter(repr(_common(cell)) for cell in cells)
+    text = (
+        environment()
+        .get_template("sweep.html")
+        .render(
+            **assets(),
+            name=cells[0].sweep,
+            cells=cells,
+            methods=dict.fromkeys(cell.method for cell in cells),
+            seeds=sorted({cell.seed for cell in cells}),
+            heat_maps=heat_maps(groups),
+            curves=[figure for group in groups for figure in learning_curves(group)],
+            tables=sweep_tables(cells),
+            origins=[(origin, counts[key]) for key, origin in origins.items()],
+        )
+    )
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def _common(cell: CellResult) -> Provenance:
+    """Machine and versions, without what differs from cell to cell."""
+    return replace(
+        cell.provenance,
+        command_line=[],
+        model_fingerprint="",
+        data_fingerprints={},
+        posterior_fingerprint=None,
+        seeds=[],
+    )

@@ -1,0 +1,252 @@
+"""`graceful sweep` as a user types it: cells, shared stages, skipping, crashes, tuning, report."""
+
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from graceful_forgetting.artifacts import read_json
+from graceful_forgetting.cli import main
+from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.experiment.sweep.archive import read_archive
+from graceful_forgetting.experiment.sweep.cell import CellResult
+from graceful_forgetting.experiment.sweep.run import load_cells
+
+ROOT = Path(__file__).parents[2]
+RECIPE = {
+    "max_steps": 4,
+    "per_device_train_batch_size": 8,
+    "learning_rate": "3e-3",
+    "gradient_checkpointing": False,
+    "save_strategy": "no",
+    "elicitation_max_new_tokens": 4,
+    "unlearn_every": 2,
+    "per_device_unlearn_batch_size": 4,
+    "eval_max_new_tokens": 4,
+}
+METHODS = {
+    "plain": {"arm": "plain"},
+    "never_knew": {"arm": "never_knew"},
+    "lwf": {"forget_fraction": 0.5},
+    "random": {"forget_fraction": 0.5, "forget_strategy": "random"},
+}
+
+
+@pytest.fixture
+def grid(tmp_path, make_model, tokenizer, learning, forgetting):
+    """Writes a grid over one learning task, one forgetting set and a tiny model, with changes."""
+    for name, seed in (("model", 0), ("twin", 1)):
+        make_model(seed).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    for path, rows in {
+        "sums/train": learning, "sums/test": learning.select(range(6)),
+        "myths/train": forgetting.select_columns(["prompt"]), "myths/test": forgetting.select(range(5)),
+    }.items():  # fmt: skip
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{path}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(**changes) -> str:
+        content = {
+            "name": "tiny",
+            "output_dir": str(tmp_path / "sweep"),
+            "learning": {"sums": str(tmp_path / "sums")},
+            "forgetting": {"myths": [str(tmp_path / "myths")]},
+            "base": {
+                "model_name_or_path": str(tmp_path / "model"), "never_knew_model": str(tmp_path / "twin"), **RECIPE,
+            },
+            "methods": METHODS,
+            "seeds": [0, 1],
+            "evaluate_every": 2,
+        }  # fmt: skip
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False))
+        return str(path)
+
+    return write
+
+
+def measured(cell: CellResult) -> dict:
+    """What a cell says, without when, where and how fast."""
+    content = cell.to_json()
+    return {name: value for name, value in content.items() if name not in ("created", "provenance", "stages")}
+
+
+def made(output: str) -> list[str]:
+    return re.findall(r"^\[\d+/\d+\] cells/(\S+):", output, flags=re.MULTILINE)
+
+
+def test_a_sweep_from_its_cells_to_its_report(grid, tmp_path, capsys):
+    assert main(["sweep", "--config", grid(), "--dry_run"]) == 0
+    assert capsys.readouterr().out.count("to do") == 8
+    assert not (tmp_path / "sweep").exists()
+
+    assert main(["sweep", "--config", grid()]) == 0
+    output = capsys.readouterr().out
+    assert len(made(output)) == 8
+    assert "left" in output
+    cells = load_cells(tmp_path / "sweep")
+    assert [(c.method, c.role, c.seed) for c in cells] == [
+        (method, method if method != "lwf" else None, seed) for method in METHODS for seed in (0, 1)
+    ]
+    # Every stage was made by one cell and reused by the others; no weights are kept of runs that forget.
+    runs = Counter((s.name, s.key) for cell in cells for s in cell.stages if s.status == "run")
+    used = {(s.name, s.key) for cell in cells for s in cell.stages}
+    assert set(runs.values()) == {1}
+    assert set(runs) == used
+    assert [name for name, _ in used].count("self_knowledge") == 1
+    shared = tmp_path / "sweep" / "shared"
+    with_weights = {path.parts[len(shared.parts)] for path in shared.rglob("*.safetensors")}
+    assert with_weights == {"plain", "never_knew", "posterior"}
+    assert not (shared / "work").exists() or not list((shared / "work").rglob("*.json"))
+
+    lwf = next(cell for cell in cells if cell.method == "lwf")
+    assert [point.step for point in lwf.curve] == [0, 2, 4]
+    assert len(lwf.answers) == 6
+    assert lwf.answers.count("1") == lwf.metrics["sums"].correct
+    assert lwf.selection.chosen == round(lwf.selection.scored / 2)
+    assert lwf.truth_ratios is lwf.scores is None
+    assert max(path.stat().st_size for path in (tmp_path / "sweep" / "cells").rglob("*.json")) < 60_000
+
+    # The same cell by `graceful run`.
+    recipe = {**RECIPE, "forget_fraction": 0.5, "seed": 1, "output_dir": str(tmp_path / "run")}
+    recipe |= {"model_name_or_path": str(tmp_path / "model"), "never_knew_model": str(tmp_path / "twin")}
+    recipe |= {"learning_task": str(tmp_path / "sums"), "forgetting_tasks": [str(tmp_path / "myths")]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["run", "--config", str(tmp_path / "recipe.yaml")]) == 0
+    for run in RunResult.load(tmp_path / "run" / "result.json").runs:
+        if run.arm != "base":
+            cell = next(c for c in cells if c.method == run.arm and c.seed == 1)
+            for task, metrics in run.metrics.items():
+                assert cell.metrics[task].correct == metrics.correct
+                assert cell.metrics[task].bits_per_byte == pytest.approx(metrics.bits_per_byte, rel=1e-5)
+
+    # Nothing is made twice; what changes is made again, and what it shares is not.
+    capsys.readouterr()
+    assert main(["sweep", "--config", grid()]) == 0
+    assert "8 finished before" in capsys.readouterr().out
+    methods = {**METHODS, "lwf": {"forget_fraction": 0.25}}
+    assert main(["sweep", "--config", grid(methods=methods, seeds=[0])]) == 0
+    output = capsys.readouterr().out
+    assert made(output) == ["sums/myths/default/lwf/seed-0"]
+    assert "2 stages made" in output
+
+    report = tmp_path / "sweep" / "report.html"
+    assert "<script>alert" not in report.read_text()
+    archive, page = tmp_path / "results" / "tiny.jsonl", tmp_path / "results.md"
+    assert main(["report", "--sweep", str(tmp_path / "sweep"), "--archive", str(archive)]) == 0
+    assert "Overview" in capsys.readouterr().out
+    assert [measured(cell) for cell in read_archive(archive)] == [
+        measured(cell) for cell in load_cells(tmp_path / "sweep")
+    ]
+    results = runpy.run_path(str(ROOT / "docs" / "make_results.py"))["documents"]
+    written = results([archive], page)
+    assert written == results([archive], page)
+    assert "tiny-1.svg" in " ".join(path.name for path in written)
+    assert "what is gained" in written[page]
+
+
+def test_a_killed_worker_changes_nothing(grid, tmp_path, capsys):
+    methods = {"plain": {"arm": "plain"}, "lwf": {"forget_fraction": 0.5}}
+    config = grid(methods=methods)
+    assert main(["sweep", "--config", config, "--output_dir", str(tmp_path / "whole")]) == 0
+    expected = [measured(cell) for cell in load_cells(tmp_path / "whole")]
+
+    # A crashed process left half of a stage behind, and its lock file.
+    folder = next((tmp_path / "whole" / "shared" / "scores").glob("*.lock"))
+    scores = tmp_path / "killed" / "shared" / "scores"
+    (scores / f"{folder.stem}.partial-1").mkdir(parents=True)
+    (scores / folder.name).touch()
+
+    killed = []
+
+    def kill_one():
+        end = time.monotonic() + 300
+        while not killed and time.monotonic() < end:
+            busy = list((tmp_path / "killed" / "shared").glob("*/*/*.partial-*"))
+            alive = {child.pid: child for child in multiprocessing.active_children()}
+            for path in busy:
+                pid = int(path.name.rsplit("-", 1)[1])
+                if pid in alive:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    capsys.readouterr()
+    assert main(["sweep", "--config", config, "--jobs", "2", "--output_dir", str(tmp_path / "killed")]) == 0
+    thread.join()
+    assert killed, "no worker was caught at work"
+    assert len(made(capsys.readouterr().out)) == 4
+    assert [measured(cell) for cell in load_cells(tmp_path / "killed")] == expected
+    assert not list((tmp_path / "killed").rglob("*.partial-*"))
+
+
+def test_tuning_chooses_on_its_own_seeds(grid, tmp_path, capsys):
+    config = grid(
+        methods={"plain": {"arm": "plain"}, "twin": {"arm": "never_knew"}},
+        tune={"plain": {"learning_rate": [1e-9, 3e-2]}, "twin": "plain"},
+        validation_seeds=[8],
+        seeds=[0],
+    )
+    assert main(["sweep", "--config", config]) == 0
+    output = capsys.readouterr().out
+    assert "2 trials, 0 finished before" in output
+    record = read_json(tmp_path / "sweep" / "tuning.json")
+    found = record["choices"]["sums/myths/default"]["plain"]
+    scores = {trial["fields"]["learning_rate"]: trial["scores"] for trial in found["trials"]}
+    assert scores[found["chosen"]["learning_rate"]] == max(scores.values())
+    cells = load_cells(tmp_path / "sweep")
+    assert {cell.config["learning_rate"] for cell in cells} == {found["chosen"]["learning_rate"]}
+    assert {(cell.seed, cell.split) for cell in cells} == {(0, "final")}
+    assert main(["sweep", "--config", config]) == 0
+    assert "2 trials, 2 finished before" in capsys.readouterr().out
+
+
+def test_a_failing_cell_leaves_the_others(grid, tmp_path, capsys):
+    diverging = {"arm": "plain", "learning_rate": 1e30, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+    config = grid(methods={"wild": diverging, "plain": {"arm": "plain"}}, seeds=[0])
+    assert main(["sweep", "--config", config]) == 1
+    captured = capsys.readouterr()
+    assert "1 cells failed" in captured.err
+    assert "learning update" in captured.err
+    assert "Traceback" not in captured.err
+    assert [cell.method for cell in load_cells(tmp_path / "sweep")] == ["plain"]
+    error = tmp_path / "sweep" / "cells" / "sums" / "myths" / "default" / "wild" / "seed-0" / "error.txt"
+    assert "NonFiniteLossError" in error.read_text()
+    assert (tmp_path / "sweep" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {"plain": {"arm": "plain"}, "x": {"unlearn_evry": 2}}}, "did you mean 'unlearn_every'"),
+        ({"methods": {"plain": {"arm": "plain"}, "x": {"forget_fraction": 2.0}}}, "methods.x with.*fraction=2.0"),
+        ({"learning": {"sums": "nowhere.jsonl"}}, "nowhere.jsonl"),
+        ({"methods": {"x": {"arm": "never_knew"}}, "base": {"model_name_or_path": "model"}}, "never_knew needs"),
+    ],
+    ids=["field", "value", "path", "twin"],
+)  # fmt: skip
+def test_mistakes_end_a_sweep_before_it_starts(grid, tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "--config", grid(**changes)]) == 2
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err, flags=re.DOTALL), captured.err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_there_is_nothing_to_report(tmp_path, capsys):
+    assert main(["report", "--sweep", str(tmp_path)]) == 2
+    assert "no result of a cell" in capsys.readouterr().err
+    assert sys.exc_info() == (None, None, None)

@@ -1,0 +1,70 @@
+"""What `graceful advise` makes of scores."""
+
+import pytest
+from scipy import stats
+
+from graceful_forgetting.experiment.advice import CONFLICT, HARMLESS, MIN_SAMPLES, advice_text, advise, gather_evidence
+
+
+def evidence(samples=400, crossovers=10.0, apart=1.0, raised=2.5, measured=True):
+    """Two tasks of equal size; the second scores `apart` higher; learning changes the loss by `raised`."""
+    half = samples // 2
+    scores = [i / half for i in range(half)] + [apart + i / half for i in range(half)]
+    columns = {
+        "forgetting_confidence": scores,
+        "confidence_quadratic": [1.0 + score for score in scores],
+        "step_size": [crossovers] * samples,
+        "step_size_crossover": [1.0] * samples,
+    }
+    tasks = ["a"] * half + ["b"] * half
+    chosen = [False] * half + [True] * half
+    changes = [-0.1] * half + [raised] * half if measured else None
+    return gather_evidence(columns, tasks, chosen, changes)
+
+
+def test_clear_scores_of_what_learning_disturbs_are_a_reason_to_forget():
+    found = evidence()
+    assert advise(found).verdict == "expected to help"
+    assert [task.task for task in found.tasks] == ["b", "a"]
+    assert found.disturbed == pytest.approx(0.5)
+    assert found.chosen_interference == pytest.approx(2.5)
+    assert (found.crossovers, found.beyond_crossover) == (10.0, 1.0)
+    text = advice_text(found, advise(found))
+    assert "Forgetting is expected to help" in text
+    assert "b: 200, 100%" in text
+
+
+@pytest.mark.parametrize("raised", [-0.2, 0.0, HARMLESS - 0.01])
+def test_what_learning_does_not_disturb_need_not_be_forgotten(raised):
+    assert advise(evidence(raised=raised)).verdict == "not expected to help"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"samples": MIN_SAMPLES - 2}, "few"),
+        ({"crossovers": 0.5}, "raise confidence_step_size"),
+        ({"measured": False}, "not measured"),
+        ({"raised": CONFLICT - 0.01}, "between"),
+        ({"apart": 0.0}, "do not tell forgetting tasks apart"),
+    ],
+)
+def test_thin_evidence_is_said_to_be_thin(changes, reason):
+    advice = advise(evidence(**changes))
+    assert advice.verdict == "not known"
+    assert any(reason in text for text in advice.reasons)
+    assert "is not known" in advice_text(evidence(**changes), advice)
+
+
+def test_separation_is_that_of_kruskal_and_wallis_and_needs_two_tasks():
+    found = evidence(apart=0.3)
+    scores = [i / 200 for i in range(200)]
+    h = stats.kruskal(scores, [0.3 + score for score in scores]).statistic
+    assert found.separation == pytest.approx(h / 399)
+    columns = {name: [1.0, 2.0] for name in ("forgetting_confidence", "confidence_quadratic")}
+    columns |= {name: [None, None] for name in ("step_size", "step_size_crossover")}
+    one = gather_evidence(columns, ["a", "a"], [True, False], None)
+    assert one.separation is one.crossovers is None
+    assert advise(one).verdict == "not known"
+    with pytest.raises(ValueError, match="no sample has a score"):
+        gather_evidence({**columns, "forgetting_confidence": [None, None]}, ["a", "a"], [True, False], None)
