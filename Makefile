@@ -42,6 +42,7 @@ docs: $(DOCS_STAMP) ## run the notebooks, build the documentation into site/; a 
 	rm -rf build/notebooks && mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace build/notebooks/*.ipynb
 	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/check_site.py site
 
 docs-serve: $(DOCS_STAMP) ## show the documentation on this machine while it is written
 	$(BIN)/mkdocs serve

@@ -82,11 +82,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match.group(0)
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         on_site = PAGES.get(path, path.removeprefix("docs/"))
-        if path.startswith("docs/") or files.get_file_from_path(on_site) is not None:
+        if files.get_file_from_path(on_site) is not None:
             return f"[{text}]({posixpath.relpath(on_site, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
-        if (ROOT / path).exists():
-            return text
-        return match.group(0)
+        # A link that leads nowhere stays, for mkdocs to refuse.
+        return text if (ROOT / path).exists() else match.group(0)
 
     return _outside_code(markdown, relink)
 
