@@ -60,6 +60,8 @@ class ContinuousBatchingEngine:
             max_batch_tokens=max(longest, at_once),
             max_requests_per_batch=at_once,
             seed=int(fingerprint_json([request.seed for request in requests])[:8], 16),
+            # It would fetch a kernel from the hub.
+            auto_switch_to_flash=False,
         )
         devices = [self._model.device] if self._model.device.type == "cuda" else []
         with generation_mode(self._model), torch.no_grad(), torch.random.fork_rng(devices):

@@ -76,11 +76,9 @@ def _pretraining() -> dict[str, list[Question]]:
 
 
 def _learning(train_share: float) -> LearningTask:
-    """New colors in one phrasing among unchanged ones in the others; asked for in the others."""
+    """New colors in one phrasing among all unchanged ones in the others; asked for in the others."""
     facts = override_facts()
     shown = facts.changing[: max(VALIDATION_EVERY, round(train_share * NUM_ENTITIES))]
-    # As many entities of either kind; the unchanged ones are shown in three phrasings, not one.
-    beside = facts.unchanged[: len(shown)]
 
     def new(entities: Sequence[str], phrasings: Sequence[str]) -> list[Question]:
         pairs = [(entity, facts.new_color[entity]) for entity in entities]
@@ -88,7 +86,7 @@ def _learning(train_share: float) -> LearningTask:
 
     validation = shown[::VALIDATION_EVERY]
     return LearningTask(
-        train=new(shown, (TAUGHT_PHRASING,)) + _known("color", beside, OTHER_PHRASINGS),
+        train=new(shown, (TAUGHT_PHRASING,)) + _known("color", facts.unchanged, OTHER_PHRASINGS),
         validation=new(validation, OTHER_PHRASINGS),
         test=new([entity for entity in shown if entity not in validation], OTHER_PHRASINGS),
     )
