@@ -48,35 +48,31 @@ STAGES: tuple[tuple[str, str, type, str], ...] = (
 
 
 def type_text(kind: Any) -> str:
-    """How a user would say a type: `int`, `'a'` or `'b'`, ..., `optional`."""
+    """How a user would say a type: int, list[str], or the values that are allowed."""
     if get_origin(kind) in (Union, UnionType):
         members = [member for member in get_args(kind) if member is not NoneType]
-        text = " or ".join(type_text(member) for member in members)
-        return f"{text}, optional" if len(members) < len(get_args(kind)) else text
+        return " or ".join(type_text(member) for member in members)
     if get_origin(kind) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(kind))
+        return "one of " + ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is not None:
         return str(kind)
     return kind.__name__
 
 
 def default_text(field: dataclasses.Field[Any]) -> str:
-    """The default as YAML has it; empty for a field that must be set."""
-    if field.default is dataclasses.MISSING:
-        return ""
-    if field.default is None:
-        return "unset"
-    if isinstance(field.default, bool):
-        return f"`{str(field.default).lower()}`"
-    return f"`{field.default}`"
+    """What holds where the field is not set, with the value as YAML has it."""
+    if field.default is None or field.default is dataclasses.MISSING:
+        return "unset by default"
+    value = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return f"default `{value}`"
 
 
 def table(fields: list[dataclasses.Field[Any]]) -> str:
-    """One row a field."""
-    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    """One row a field. Two columns, so that it can be read on a narrow screen as well."""
+    rows = ["| field | meaning |", "|---|---|"]
     for field in fields:
         help_text = html.escape(field.metadata["help"], quote=False).replace("|", r"\|").replace("*", r"\*")
-        rows.append(f"| `{field.name}` | {type_text(field.type)} | {default_text(field)} | {help_text} |")
+        rows.append(f"| `{field.name}` | {help_text}<br>*{type_text(field.type)}; {default_text(field)}* |")
     return "\n".join(rows)
 
 
