@@ -15,6 +15,7 @@ from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.distributed import process_index
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.evaluation import evaluate_items
@@ -30,6 +31,7 @@ from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
 from graceful_forgetting.selection import select_with_audit
 from graceful_forgetting.tasks import require_metric
+from graceful_forgetting.topology import check_topology, requested_topology
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class Pipeline:
             raise ValueError(
                 "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0"
             )
+        check_topology(lwf, *requested_topology(lwf))
         self.general_ability = GeneralAbility(run)
         self.inputs = RunInputs(run, lwf, model)
         for _, _, task in self.inputs.test_sets.values():
@@ -110,7 +113,8 @@ class Pipeline:
             for f in fields(self.lwf)
             if not f.name.startswith(own) and f.name not in _WITHOUT_EFFECT
         }
-        return public_settings({**settings, "model": asdict(self.model)})
+        # A batch is as large as all processes' shares together.
+        return public_settings({**settings, "model": asdict(self.model), "world_size": self.lwf.world_size})
 
     def _once(self, name: str, make: Callable[[], Stage]) -> Stage:
         if name not in self._stages:
@@ -186,7 +190,8 @@ class Pipeline:
                 self.inputs.tokenizer,
                 resume_dir=self.directory.work_folder("posterior", key),
             )
-            posterior.save_pretrained(folder / "posterior")
+            if process_index() == 0:
+                posterior.save_pretrained(folder / "posterior")
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
 
         settings = {**self._settings("posterior_"), "seed": self.lwf.seed}

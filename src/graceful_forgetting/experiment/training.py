@@ -14,6 +14,7 @@ from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.distributed import from_main_process
 from graceful_forgetting.reference import PlainTrainer
 from graceful_forgetting.trainer import LWFTrainer
 
@@ -87,7 +88,7 @@ def run_training(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(StageProgress)
-    checkpoint = last_complete_checkpoint(Path(args.output_dir))
+    checkpoint = from_main_process(last_complete_checkpoint(Path(args.output_dir)) if args.process_index == 0 else None)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
