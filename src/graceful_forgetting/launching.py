@@ -64,16 +64,17 @@ def launch(module: str, arguments: list[str]) -> int | None:
         raise ValueError(f"--num_processes is {options.num_processes}; it must be 1 or more")
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     launcher = launch_command_parser().parse_args(["--config_file", str(config), *flags, "--module", module, *own])
-    if not torch.accelerator.is_available():
-        # accelerate has no flag for it that keeps the kind of launch.
-        launcher.use_cpu = True
+    # Its flag for the CPU starts one process, and the configuration's is not handed on to several.
+    on_cpu = {} if torch.accelerator.is_available() else {"ACCELERATE_USE_CPU": "true"}
     try:
-        launch_command(launcher)
+        with patch_environment(**on_cpu):
+            launch_command(launcher)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         # A process that a signal ended has a negative code.

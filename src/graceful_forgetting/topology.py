@@ -29,6 +29,12 @@ def check_topology(args: LWFConfig, kind: DistributedType, plugin: FullyShardedD
     Raises:
         ValueError: names the setting and the remedy.
     """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and args.world_size == 1:
+        raise ValueError(
+            f"{launched} processes were launched and do not know of each other: this machine has no device for them. "
+            "Set use_cpu=True, or launch one process"
+        )
     if kind == DistributedType.DEEPSPEED:
         raise ValueError(
             "unlearning or a baseline under DeepSpeed is not supported: its engine owns the optimizer and the float32 "

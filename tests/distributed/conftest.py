@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from graceful_forgetting.launching import find_config
 
@@ -22,16 +21,13 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Callable[..., None]:
+def launch(environment: dict[str, str]) -> Callable[..., None]:
     """Runs a script: in two processes under a configuration of the package, or, without one, in one process."""
 
     def run(script: Path, arguments: list[str], config: str | None = None) -> None:
         command = [sys.executable]
         if config is not None:
-            settings = yaml.safe_load(find_config(config).read_text()) | {"use_cpu": True}
-            file = tmp_path_factory.mktemp("accelerate") / "config.yaml"
-            file.write_text(yaml.safe_dump(settings))
-            command += ["-m", "accelerate.commands.launch", "--config_file", str(file)]
+            command += ["-m", "accelerate.commands.launch", "--config_file", str(find_config(config))]
         done = subprocess.run(
             [*command, str(script), *arguments],
             capture_output=True,

@@ -61,6 +61,14 @@ def test_what_the_launcher_asks_for_is_known_before_there_is_a_trainer(monkeypat
     assert (kind, plugin.fsdp_version) == (DistributedType.FSDP, 2)
 
 
+def test_processes_that_are_not_connected(tmp_path, monkeypatch):
+    args = LWFConfig(output_dir=str(tmp_path), bf16=False, activation_checkpointing=False)
+    assert args.world_size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were launched and do not know of each other.*use_cpu=True"):
+        check_topology(args, DistributedType.NO, None)
+
+
 def test_a_run_is_refused_before_its_first_stage(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")

@@ -1,5 +1,6 @@
 """`graceful --accelerate_config`: what it starts, what it returns, what it refuses."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -17,7 +18,12 @@ from graceful_forgetting.launching import config_names, find_config, launch
 def launched(monkeypatch) -> list:
     """What would have been launched."""
     started = []
-    monkeypatch.setattr(accelerate_launch, "launch_command", started.append)
+
+    def launch_command(arguments):
+        arguments.on_cpu = os.environ.get("ACCELERATE_USE_CPU")
+        started.append(arguments)
+
+    monkeypatch.setattr(accelerate_launch, "launch_command", launch_command)
     return started
 
 
@@ -36,8 +42,7 @@ def test_the_command_is_launched_again_without_the_flags_of_the_launch(launched)
     assert (launched[0].num_processes, launched[0].module) == (4, True)
     assert launched[0].training_script == "graceful_forgetting.cli"
     assert launched[0].training_script_args == ["run", "--seed", "3", "--verbose", "--force"]
-    if not torch.accelerator.is_available():
-        assert launched[0].use_cpu
+    assert launched[0].on_cpu == (None if torch.accelerator.is_available() else "true")
 
 
 def test_several_machines_and_a_file_of_ones_own(launched, tmp_path):
