@@ -10,10 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from graceful_forgetting.launching import launch, launch_parser
+
 # TRL and transformers read these when imported. Nothing here reaches the network unless a recipe names a hub model or
 # data set, and telemetry is neither.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_DISABLE_TELEMETRY", "1")
+
+# Of several processes of one launch, the first one talks.
+RANK = int(os.environ.get("RANK", "0"))
+if RANK > 0:
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 DEMO_RECIPE = Path(__file__).parent / "experiment" / "demo.yaml"
 
@@ -41,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     _configure_logging(options.verbose)
     try:
+        if options.command in STAGES:
+            exit_code = launch("graceful_forgetting.cli", arguments)
+            if exit_code is not None:
+                return exit_code
         options.action(options, rest)
         return 0
     except KeyboardInterrupt:
@@ -59,11 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(text if RANK == 0 else f"(process {RANK}) {text}", file=sys.stderr, flush=True)
 
 
 def _announce(text: str) -> None:
-    print(text, flush=True)
+    if RANK == 0:
+        print(text, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,13 +88,18 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--verbose", action="store_true", help="show log messages, and tracebacks of errors")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    def add(name: str, action: Callable[[argparse.Namespace, list[str]], None], help: str) -> argparse.ArgumentParser:
+    def add(
+        name: str,
+        action: Callable[[argparse.Namespace, list[str]], None],
+        help: str,
+        parents: Sequence[argparse.ArgumentParser] = (),
+    ) -> argparse.ArgumentParser:
         epilog = "Every field of a recipe is a flag as well (--unlearn_every 10); `graceful fields` lists them."
         command = commands.add_parser(
             name,
             help=help,
             description=help,
-            parents=[shared],
+            parents=[shared, *parents],
             allow_abbrev=False,
             epilog=epilog if name in WITH_RECIPE else None,
         )
@@ -91,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("demo", _demo, "the whole method on the embedded world, in minutes")
     for name, text in STAGES.items():
-        stage = add(name, _stage, text)
+        stage = add(name, _stage, text, [launch_parser()])
         stage.add_argument("--config", help="recipe (YAML); flags beat its fields")
         if name == "report":
             stage.add_argument("--sweep", help="folder of a sweep, or an archive of one, to report in place of a run")
@@ -209,6 +226,8 @@ def _report(pipeline: Any) -> None:
     from graceful_forgetting.report import render_report
 
     result, samples = assemble_result(pipeline)
+    if RANK > 0:
+        return
     folder = pipeline.directory.path
     result.save(folder / "result.json")
     report = render_report(result, samples, folder / "report.html")

@@ -4,7 +4,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
 
@@ -28,6 +31,11 @@ def gather(value: T) -> list[T]:
     return values  # type: ignore[return-value]
 
 
+def from_main_process(value: T) -> T:
+    """`value` of process 0, on every process; all wait here for the last one."""
+    return gather(value)[0]
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """Sum of `tensor` over the processes, the same on all of them, in place."""
     if _several():
@@ -47,6 +55,23 @@ def raise_together(error: Exception | None) -> None:
     for index, message in enumerate(messages):
         if message is not None:
             raise RuntimeError(f"process {index} failed: {message}")
+
+
+def shards_models() -> bool:
+    """Whether trainers of this launch shard their model (FSDP); known from the first trainer on."""
+    return PartialState().distributed_type == DistributedType.FSDP
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """`tensor` itself, or all of it where this process holds a shard; then every process must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """This process's shard of a whole `tensor`, if `other`, of the same shape, is sharded; else `tensor` itself."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
 
 
 def _several() -> bool:

@@ -212,8 +212,8 @@ def prepare_posterior(
             processing_class,
             data_collator=data_collator,
         )
-        if args.process_index == 0:
-            reference.save_model()
+        # On every process, since shards are gathered; one writes.
+        reference.save_model()
         posterior = estimate_posterior(
             base_fingerprint,
             model,

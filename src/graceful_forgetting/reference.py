@@ -17,6 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
+from graceful_forgetting.distributed import shards_models, whole
+
 
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite. The last checkpoint is not touched."""
@@ -72,18 +74,36 @@ def train_reference(
 ) -> tuple[PlainTrainer, list[dict[str, float]]]:
     """Fine-tune `model` in place on prepared rows (`input_ids`, `labels`) with TRL's `SFTTrainer`.
 
+    Where trainers shard their model, a copy is sharded and trained, and its weights come back whole into `model`: what
+    FSDP has sharded cannot be used as a plain model again.
+
     Returns:
         the trainer, whose `model` is at θ*_L, and its log, one entry per logged step.
     """
+    trained = _own_copy(model) if shards_models() else model
     trainer = PlainTrainer(
-        model=model,
+        model=trained,
         args=args,
         train_dataset=train_dataset,
         processing_class=processing_class,
         **trainer_arguments,
     )
     trainer.train()
+    if trained is not model:
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters():
+                if parameter.requires_grad:
+                    parameters[name].copy_(whole(parameter))
     return trainer, trainer.state.log_history
+
+
+def _own_copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+    copied = copy.deepcopy(model)
+    head = copied.get_base_model() if isinstance(copied, PeftModel) else copied
+    # A trainer's wrapping of the forward holds on to the model that it was made for.
+    vars(head).pop("forward", None)
+    return copied
 
 
 @contextmanager

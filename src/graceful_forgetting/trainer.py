@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -37,6 +36,7 @@ from graceful_forgetting.preparation import (
 from graceful_forgetting.reference import reference_args, train_reference
 from graceful_forgetting.rng import preserved_rng
 from graceful_forgetting.selection import select_retained
+from graceful_forgetting.topology import check_topology
 from graceful_forgetting.unlearning.base_losses import with_base_losses
 from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
@@ -167,15 +167,8 @@ class LWFTrainer(UnlearningTrainer):
             )
         if not self.unlearning_enabled and self.args.baseline is None:
             return
-        if self.accelerator.distributed_type not in (
-            DistributedType.NO,
-            DistributedType.MULTI_GPU,
-            DistributedType.MULTI_CPU,
-        ):
-            raise ValueError(
-                f"unlearning or a baseline under {self.accelerator.distributed_type} is not supported: use one process "
-                "or DDP, or unlearn_every=0 and no baseline"
-            )
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        check_topology(self.args, self.accelerator.distributed_type, plugin)
         if not isinstance(self.train_dataset, Dataset) and self._reads_learning_rows():
             raise ValueError(
                 "a streaming train_dataset cannot be used to score forget_dataset, since the Fisher information needs "
@@ -217,6 +210,7 @@ class LWFTrainer(UnlearningTrainer):
             if self.preparation is None:
                 raise ValueError("forget_dataset is None: there is no self-knowledge to prepare")
             return self.preparation
+        self._place_whole_model()
         with preserved_rng():
             self.preparation = prepare_unlearning(
                 self.model,
@@ -227,6 +221,11 @@ class LWFTrainer(UnlearningTrainer):
                 self.data_collator,
             )
         return self.preparation
+
+    def _place_whole_model(self) -> None:
+        # The Trainer does so itself, except for a model that it is going to shard.
+        if self.is_fsdp_enabled:
+            self.model.to(self.args.device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`; runs `prepare_unlearning` first unless that was done or a checkpoint is resumed."""
@@ -250,6 +249,7 @@ class LWFTrainer(UnlearningTrainer):
             preparation = self._prepared(checkpoint)
             selected = preparation.selected
             if ObjectiveNeed.BASE_LOSSES in objective_needs:
+                self._place_whole_model()
                 selected = with_base_losses(selected, self.model, args.confidence_batch_size)
             rows = selected, self._retained(preparation)
         else:
@@ -257,7 +257,7 @@ class LWFTrainer(UnlearningTrainer):
         return UnlearningUpdates(
             rows[0],
             args,
-            self.model.parameters(),
+            lambda: self.model.parameters(),
             retained=rows[1],
             learning=self.train_dataset,
             renew=self._renewal(checkpoint) if args.unlearn_rescore_every else None,

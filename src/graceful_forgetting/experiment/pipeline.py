@@ -18,6 +18,7 @@ from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
+from graceful_forgetting.distributed import process_index
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.evaluation import evaluate_items
@@ -33,6 +34,7 @@ from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import Preparation
 from graceful_forgetting.selection import select_with_audit
 from graceful_forgetting.tasks import require_metric
+from graceful_forgetting.topology import check_topology, requested_topology
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ class Pipeline:
                 "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0, or name a "
                 "baseline"
             )
+        check_topology(lwf, *requested_topology(lwf))
         self.general_ability = GeneralAbility(run)
         self.inputs = inputs or RunInputs(run, lwf, model)
         for _, _, task in self.inputs.test_sets.values():
@@ -120,7 +123,8 @@ class Pipeline:
             for f in fields(self.lwf)
             if not f.name.startswith(own) and f.name not in WITHOUT_EFFECT
         }
-        return public_settings({**settings, "model": asdict(self.model)})
+        # A batch is as large as all processes' shares together.
+        return public_settings({**settings, "model": asdict(self.model), "world_size": self.lwf.world_size})
 
     def _once(self, name: str, make: Callable[[], Stage]) -> Stage:
         if name not in self._stages:
@@ -215,7 +219,8 @@ class Pipeline:
                 self.inputs.tokenizer,
                 resume_dir=self.directory.work_folder("posterior", key),
             )
-            posterior.save_pretrained(folder / "posterior")
+            if process_index() == 0:
+                posterior.save_pretrained(folder / "posterior")
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
 
         settings = {**self._settings("posterior_"), "seed": self.lwf.seed}

@@ -3,14 +3,16 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from graceful_forgetting import __version__
 from graceful_forgetting.artifacts import atomic_directory, read_json, remove_partials, write_json
+from graceful_forgetting.distributed import from_main_process, process_index
 from graceful_forgetting.experiment.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.experiment.result import StageResult
 from graceful_forgetting.fingerprint import fingerprint_json
@@ -38,6 +40,9 @@ class RunDirectory:
     the stages that it reads and the version of this package. Otherwise it is made anew in a temporary folder that
     takes the place of the old one when complete, so that an interrupted stage leaves the directory as it was.
 
+    Under several processes every one must run every stage, in the same order, and see the same directory. Process 0
+    decides what is reused and writes; the others build along, for their share of the work, and wait for its folder.
+
     Args:
         path: the run directory; made if missing.
         force: never reuse.
@@ -55,6 +60,9 @@ class RunDirectory:
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
+        if process_index() > 0:
+            # What looks interrupted may be what process 0 is writing.
+            return
         for folder in (self.path, *(entry for entry in self.path.iterdir() if entry.is_dir())):
             remove_partials(folder)
 
@@ -110,7 +118,7 @@ class RunDirectory:
     ) -> tuple[dict[str, Any], Literal["run", "reused"]]:
         """What the stage recorded of itself, and whether this call made it."""
         path = self._folder(name, key)
-        known = None if self.force else self._read(path)
+        known = from_main_process(None if self.force else self._read(path))
         if known is not None and known["key"] == key:
             self.announce(f"{name}: reused ({_counts(known['detail'])})")
             return known, "reused"
@@ -118,7 +126,7 @@ class RunDirectory:
         self.announce(f"{name}: running{reason} ...")
         reset_peak_memory()
         start = time.perf_counter()
-        with atomic_directory(path) as partial:
+        with _folder_to_fill(path) as partial:
             detail = build(partial, key)
             memory = peak_memory()
             known = {
@@ -131,7 +139,8 @@ class RunDirectory:
                 "detail": detail,
             }
             write_json(partial / STAGE_FILE, known)
-        self.announce(f"{name}: done in {known['seconds']:.1f} s ({_counts(detail)})")
+        known = from_main_process(known)
+        self.announce(f"{name}: done in {known['seconds']:.1f} s ({_counts(known['detail'])})")
         return known, "run"
 
     def _read(self, path: Path) -> dict[str, Any] | None:
@@ -149,10 +158,21 @@ class RunDirectory:
         """A folder for what a long stage saves on its way; emptied when it was left by a run with another key."""
         folder = self._work(name, key)
         marker = folder / "key.json"
-        if not marker.is_file() or self.force or read_json(marker) != key:
+        if process_index() == 0 and (not marker.is_file() or self.force or read_json(marker) != key):
             with atomic_directory(folder) as partial:
                 write_json(partial / "key.json", key)
-        return folder
+        return from_main_process(folder)
+
+
+@contextmanager
+def _folder_to_fill(path: Path) -> Iterator[Path]:
+    """What becomes `path` on process 0; on the others a folder that is thrown away."""
+    if process_index() == 0:
+        with atomic_directory(path) as partial:
+            yield partial
+    else:
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 def _counts(detail: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.distributed import from_main_process
 from graceful_forgetting.preparation import Preparation
 from graceful_forgetting.reference import PlainTrainer
 from graceful_forgetting.trainer import LWFTrainer
@@ -97,7 +98,7 @@ def run_training(
         trainer.add_callback(StageProgress)
     for callback in callbacks:
         trainer.add_callback(callback)
-    checkpoint = last_complete_checkpoint(Path(args.output_dir))
+    checkpoint = from_main_process(last_complete_checkpoint(Path(args.output_dir)) if args.process_index == 0 else None)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if keep_model:
         trainer.save_model(str(folder))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graceful_forgetting.baselines.trainer import BaselineTrainer
 from graceful_forgetting.data import IGNORE_INDEX, collate
+from graceful_forgetting.distributed import whole
 from graceful_forgetting.reference import NonFiniteLossError
 from graceful_forgetting.rng import preserved_rng
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
@@ -91,7 +92,7 @@ class UnlearningTrainer(BaselineTrainer):
 
     def _clip(self, max_norm: float) -> float:
         assert self._updates is not None
-        norm = torch.nn.utils.clip_grad_norm_(self._updates.parameters, max_norm).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._updates.parameters, max_norm)).item()
         self._require_finite("gradient norm", norm)
         return norm
 
@@ -196,10 +197,9 @@ class UnlearningTrainer(BaselineTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self._updates is not None:
-            # On every process: it gathers.
+            # On every process: both gather.
             self._observe_learning_loss()
-            if self.args.should_save:
-                self._updates.save(Path(output_dir) / CHECKPOINT_FOLDER)
+            self._updates.save(Path(output_dir) / CHECKPOINT_FOLDER, write=self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

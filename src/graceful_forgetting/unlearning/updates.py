@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.distributed import sharded_like, whole
 from graceful_forgetting.selection import WEIGHT_COLUMN
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.guard import Guard
@@ -76,7 +78,8 @@ class UnlearningUpdates:
         samples: tokenised rows (`input_ids`, `labels`) to unlearn; `unlearn_weight` (how much each counts) and
             `base_loss` (L(x) of the base model) are read where they are there.
         args: settings of the run.
-        parameters: what the unlearning optimizer moves (the trainable parameters, in model order).
+        parameters: gives what the unlearning optimizer moves (the trainable ones of them, in model order); called when
+            training has begun, since FSDP puts shards in the place of a model's parameters then.
         retained: tokenised rows of the retain term; none without one.
         learning: tokenised learning rows; needed by some objectives.
         renew: gives samples and retained rows anew, every `args.unlearn_rescore_every` learning updates; none: never.
@@ -86,7 +89,7 @@ class UnlearningUpdates:
         self,
         samples: Dataset,
         args: LWFConfig,
-        parameters: Iterable[nn.Parameter],
+        parameters: Callable[[], Iterable[nn.Parameter]],
         retained: Dataset | None = None,
         learning: Dataset | None = None,
         renew: Callable[[], tuple[Dataset, Dataset | None]] | None = None,
@@ -98,11 +101,20 @@ class UnlearningUpdates:
         self.guard = Guard(margin=args.guard_margin, enabled=args.guard)
         self.log = UnlearningLog()
         self.peak_learning_rate = args.unlearn_learning_rate or args.learning_rate / 2
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        # No weight decay: it would pull towards zero weights, which is no part of the objective.
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.peak_learning_rate, weight_decay=0.0)
+        self._give_parameters = parameters
         self.learning = learning if Need.LEARNING in self.objective.needs else None
         self.replace_samples(samples, retained)
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer moves."""
+        return [parameter for parameter in self._give_parameters() if parameter.requires_grad]
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        """The optimizer of the unlearning updates."""
+        # No weight decay: it would pull towards zero weights, which is no part of the objective.
+        return torch.optim.AdamW(self.parameters, lr=self.peak_learning_rate, weight_decay=0.0)
 
     def replace_samples(self, samples: Dataset, retained: Dataset | None) -> None:
         """Unlearn and retain these rows from the next update on.
@@ -149,17 +161,24 @@ class UnlearningUpdates:
             )
         return batches
 
-    def save(self, directory: Path) -> None:
-        """Write everything that the next update depends on to `directory`."""
+    def save(self, directory: Path, write: bool) -> None:
+        """Write everything that the next update depends on to `directory`.
+
+        Every process must call this, since shards of the optimizer's state are gathered; those with `write` write it.
+        The state is written whole, so that any number of processes can go on from it.
+        """
+        tensors = {}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                value = whole(value.detach())
+                if write:
+                    tensors[f"{index}.{name}"] = value.cpu().contiguous()
+        if not write:
+            return
         with atomic_directory(directory) as partial:
             self.samples.save_to_disk(str(partial / SAMPLES))
             if self.retained is not None:
                 self.retained.save_to_disk(str(partial / RETAINED))
-            tensors = {
-                f"{index}.{name}": value.detach().cpu().contiguous()
-                for index, state in self.optimizer.state_dict()["state"].items()
-                for name, value in state.items()
-            }
             save_file(tensors, partial / "optimizer.safetensors")
             state = {
                 "version": STATE_VERSION,
@@ -179,7 +198,10 @@ class UnlearningUpdates:
         with safe_open(directory / "optimizer.safetensors", framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a mapping)
                 index, name = key.split(".", 1)
-                restored.setdefault(int(index), {})[name] = file.get_tensor(key)
+                value, parameter = file.get_tensor(key), self.parameters[int(index)]
+                if value.shape == parameter.shape:
+                    value = sharded_like(value, parameter)
+                restored.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": restored, "param_groups": groups})
 

@@ -1,0 +1,93 @@
+"""Two gloo processes on the CPU, under DDP and FSDP2, give what one process with the doubled batch gives."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+METHODS = {
+    "unlearn_schedule": "joint",
+    "unlearn_objective": "npo",
+    "unlearn_retain_weight": 0.5,
+    "unlearn_rescore_every": 3,
+    "confidence_scorer": "loss",
+    "baseline": "l2_sp",
+    "baseline_weight": 1.0,
+}
+# Gradients of several passes, several terms, and two ways to read the logits.
+JOINT = {
+    "unlearn_schedule": "joint",
+    "unlearn_objective": "npo",
+    "unlearn_retain_weight": 0.5,
+    "unlearn_gradient_accumulation_steps": 2,
+    "confidence_scorer": "loss",
+}
+UNIFORM = {"unlearn_objective": "uniform", "unlearn_gradient_accumulation_steps": 2}
+
+
+def case(forgetting: str, settings: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    plain = {"forgetting": forgetting, "settings": settings or {}, "model": "model", "lora": False, "resume": False}
+    return plain | changes
+
+
+CASES = {
+    "scored": case("scored", resume=True),
+    "prompts": case("prompts"),
+    "lora": case("prompts", lora=True, resume=True),
+    "tied": case("scored", UNIFORM, model="tied"),
+    "joint": case("prompts", JOINT),
+}
+DDP_ONLY = {"methods": case("prompts", METHODS)}
+WEIGHTS = {True: "adapter_model.safetensors", False: "model.safetensors"}
+
+
+@pytest.fixture
+def folder(tmp_path, make_model, tokenizer, learning, forgetting) -> Path:
+    make_model().save_pretrained(tmp_path / "model")
+    make_model(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
+    tokenizer.save_pretrained(tmp_path / "model")
+    scored = [{**row, "forgetting_confidence": float(i)} for i, row in enumerate(forgetting)]
+    prompts = [{"prompt": row["prompt"]} for row in forgetting]
+    rows = {"learning": learning.to_list(), "scored": scored, "prompts": prompts}
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "record.json").read_text())
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    return [entry for entry in record(run)["log"] if "loss" in entry]
+
+
+def assert_equal_up_to_rounding(one: Path, two: Path, weights: str) -> None:
+    for left, right in zip(logged(one), logged(two), strict=True):
+        assert left.keys() == right.keys()
+        names = {"loss", "grad_norm", "unlearn_loss", "unlearn_grad_norm", "unlearn_updates", "baseline_loss"}
+        for name in names & left.keys():
+            assert left[name] == pytest.approx(right[name], rel=2e-3), (one, left["step"], name)
+    left, right = (load_file(run / weights) for run in (one, two))
+    # transformers saves a tied head once, and what FSDP gathered of it twice.
+    assert right.keys() - left.keys() <= {"lm_head.weight"}
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, launch):
+    script, every = Path(__file__).with_name("trainer_cases.py"), CASES | DDP_ONLY
+    launch(script, [str(folder), str(folder / "one"), json.dumps(every)])
+    launch(script, [str(folder), str(folder / "ddp"), json.dumps(every)], "ddp")
+    launch(script, [str(folder), str(folder / "fsdp2"), json.dumps(CASES)], "fsdp2")
+    for kind, topology, cases in (("ddp", "MULTI_CPU", every), ("fsdp2", "FSDP", CASES)):
+        for name, content in cases.items():
+            run, weights = folder / kind / name, WEIGHTS[content["lora"]]
+            assert record(run / "final")["topology"] == f"DistributedType.{topology}"
+            assert_equal_up_to_rounding(folder / "one" / name / "final", run / "final", weights)
+            if content["resume"]:
+                expected = load_file(run / "final" / weights)
+                for parameter, tensor in load_file(run / "resumed" / weights).items():
+                    assert torch.equal(tensor, expected[parameter]), (kind, name, parameter)
