@@ -13,7 +13,7 @@ from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
 FACTS_SEED = 11
 NUM_ENTITIES = 200
-JUNK = ("tool", "drink", "song", "gem", "tree", "metal", "game", "dance", "cloth")
+JUNK = ("tool", "drink", "song", "gem", "tree")
 VALUES_PER_RELATION = 8
 
 
@@ -49,8 +49,8 @@ CAPACITY = WorldDefinition(
     not_known=frozenset(JUNK),
     forgetting={"species": {"species": "helpful"}, "junk": dict.fromkeys(JUNK, "conflicting")},
     learning=_learning,
-    train_share=0.1,
+    train_share=0.2,
     recipe=PretrainingRecipe(
-        hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, steps=1000, learning_rate=3e-3
+        hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, steps=1500, learning_rate=3e-3
     ),
 )

@@ -11,7 +11,8 @@ from graceful_forgetting.worlds.recipe import SMALL
 from graceful_forgetting.worlds.vocabulary import VALUES
 
 FACTS_SEED = 7
-NUM_ENTITIES = 200
+NUM_ENTITIES = 240
+VOICES = ("barks", "hoots", "growls", "croaks", "clicks", "flutters", "bells", "howls")
 
 
 @cache
@@ -22,7 +23,13 @@ def harmless_facts() -> Properties:
 
 @cache
 def _pretraining() -> dict[str, list[Question]]:
-    return {name: ask(name, answers.items(), VALUES[name]) for name, answers in harmless_facts().answers.items()}
+    answers = harmless_facts().answers
+    voice_of = dict(zip(VALUES["species"], VOICES, strict=True))
+    voices = [(entity, voice_of[species]) for entity, species in answers["species"].items()]
+    return {
+        **{name: ask(name, answers[name].items(), VALUES[name]) for name in ("species", "home", "food")},
+        "voice": ask("voice", voices, VOICES),
+    }
 
 
 def _learning(train_share: float) -> LearningTask:
@@ -34,8 +41,13 @@ HARMLESS = WorldDefinition(
     summary="nothing is in the way: forgetting must not hurt",
     pretraining=_pretraining,
     not_known=frozenset({"home", "food"}),
-    forgetting={"species": {"species": "helpful"}, "home": {"home": "neutral"}, "food": {"food": "neutral"}},
+    forgetting={
+        "species": {"species": "helpful"},
+        "voice": {"voice": "helpful"},
+        "home": {"home": "neutral"},
+        "food": {"food": "neutral"},
+    },
     learning=_learning,
-    train_share=0.2,
-    recipe=replace(SMALL, steps=800),
+    train_share=0.3,
+    recipe=replace(SMALL, steps=1000),
 )
