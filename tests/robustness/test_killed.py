@@ -71,7 +71,15 @@ def test_killed_in_training(recipe, tmp_path, arm):
 
 def test_sigint_keeps_what_is_done(recipe, tmp_path):
     command = recipe("run")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # Where the tests themselves run in the background, a child would inherit that the signal is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     work = tmp_path / "run" / "work" / "plain" / "seed-42"
     wait_for(lambda: any(work.glob("checkpoint-*/trainer_state.json")), process)
     process.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from graceful_forgetting.cli import parse_recipe
+from graceful_forgetting.experiment.recipe import parse_recipe
 from graceful_forgetting.tasks import resolve_task
 
 ROOT = Path(__file__).parents[2]
