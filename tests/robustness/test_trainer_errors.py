@@ -38,7 +38,11 @@ def build(tmp_path, make_model, tokenizer, learning, forgetting):
         ("forget_threshold", 0.5, "needs a threshold, and no other strategy takes one"),
         ("forget_quotas", "{", "not valid JSON"),
         ("unlearn_every", -1, "unlearn_every=-1"),
-        ("unlearn_objective", "ascent", "unlearn_objective='ascent' .*bounded_ascent, bounded_tokens, gradient_ascent, npo"),
+        (
+            "unlearn_objective",
+            "ascent",
+            "unlearn_objective='ascent' .*bounded_tokens, gradient_ascent, npo",
+        ),
         ("unlearn_schedule", "late", "unlearn_schedule='late' .*periodic, early, random, joint"),
         ("unlearn_weight", 0.0, "unlearn_weight=0.0 .*above 0"),
         ("unlearn_beta", -1.0, "unlearn_beta=-1.0 .*above 0"),
