@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if options.command != "run" and options.command not in {*STAGES, "demo"} and rest:
+    if options.command not in {*STAGES, "demo", "base"} and rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     _configure_logging(options.verbose)
     try:
@@ -84,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             description=help,
             parents=[shared],
             allow_abbrev=False,
-            epilog=epilog if name in {*STAGES, "demo"} else None,
+            epilog=epilog if name in {*STAGES, "demo", "base"} else None,
         )
         command.set_defaults(action=action)
         return command
@@ -95,10 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     add("fields", _fields, "every field of a recipe, its default and its meaning")
     world = add("world", _world, "build the models of a world with known ground truth")
     world.add_argument("verb", choices=["build"])
-    world.add_argument("name", help="shortcut, or text (a small model of plain text)")
+    world.add_argument("name", help="shortcut")
     world.add_argument("--output_dir", required=True)
     world.add_argument("--seed", type=int, default=0)
     world.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
+    base = add("base", _base, "build a small base model from any folder of text")
+    base.add_argument("verb", choices=["build"])
+    base.add_argument("--config", help="recipe (YAML); flags beat its fields")
     bench = add("bench", _bench, "speed and memory of the scorer against its alternatives, on this machine")
     bench.add_argument("subject", choices=["confidence"])
     bench.add_argument("--tokens", type=int, nargs="+", default=[24, 96, 256], help="lengths of the samples")
@@ -134,8 +136,13 @@ def _recipe_classes() -> tuple[type, ...]:
     return RunArguments, LWFConfig, ModelArguments
 
 
-def parse_recipe(config: str | None, flags: Sequence[str]) -> tuple[Any, ...]:
-    """(RunArguments, LWFConfig, ModelArguments) from a YAML file and flags, which beat it.
+def parse_recipe(config: str | None, flags: Sequence[str], classes: tuple[type, ...] | None = None) -> tuple[Any, ...]:
+    """One object of each class from a YAML file and flags, which beat it.
+
+    Args:
+        config: path of the file; none for flags alone.
+        flags: of the command line.
+        classes: dataclasses; none for those of a run: RunArguments, LWFConfig, ModelArguments.
 
     Raises:
         FileNotFoundError: no such file.
@@ -144,7 +151,7 @@ def parse_recipe(config: str | None, flags: Sequence[str]) -> tuple[Any, ...]:
     import yaml
     from trl import TrlParser
 
-    classes = _recipe_classes()
+    classes = classes or _recipe_classes()
     known = {field.name for cls in classes for field in dataclasses.fields(cls) if field.init}
     if config is not None:
         path = Path(config)
@@ -239,11 +246,16 @@ def _report(pipeline: Any) -> None:
 def _world(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
     from graceful_forgetting.worlds import build_world
-    from graceful_forgetting.worlds.text_model import build_text_model
 
-    build = build_text_model if options.name == "text" else partial(build_world, options.name)
-    path = build(options.output_dir, seed=options.seed, overwrite=options.overwrite)
+    path = build_world(options.name, options.output_dir, seed=options.seed, overwrite=options.overwrite)
     print(f"written: {path}")
+
+
+def _base(options: argparse.Namespace, rest: list[str]) -> None:
+    from graceful_forgetting.base_model import BaseModelConfig, build_base_model
+
+    (config,) = parse_recipe(options.config, rest, (BaseModelConfig,))
+    print(f"written: {build_base_model(config, announce=_announce)}")
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:
