@@ -187,14 +187,21 @@ def _fields(options: argparse.Namespace, rest: list[str]) -> None:
     del options, rest
     from trl import SFTConfig
 
+    from graceful_forgetting.base_model import BaseModelConfig
+
     inherited = {field.name for field in dataclasses.fields(SFTConfig)}
     for cls in _recipe_classes():
-        print(f"{cls.__name__}:")
-        for field in dataclasses.fields(cls):
-            if field.init and field.name not in inherited:
-                default = "" if field.default is dataclasses.MISSING else f" [{field.default}]"
-                print(f"  {field.name}{default}: {field.metadata.get('help', '')}")
+        _print_fields(cls.__name__, cls, inherited)
     print("and every field of trl.SFTConfig: https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig")
+    _print_fields("graceful base build", BaseModelConfig, set())
+
+
+def _print_fields(title: str, cls: type, hidden: set[str]) -> None:
+    print(f"{title}:")
+    for field in dataclasses.fields(cls):
+        if field.init and field.name not in hidden:
+            default = "" if field.default is dataclasses.MISSING else f" [{field.default}]"
+            print(f"  {field.name}{default}: {field.metadata.get('help', '')}")
 
 
 # Commands ------------------------------------------------------------------------------------------------------------
