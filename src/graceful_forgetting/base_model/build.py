@@ -69,6 +69,7 @@ def build_base_model(config: BaseModelConfig, announce: Callable[[str], None] = 
         "training_tokens": config.steps * config.batch_size * config.block_size,
         "epochs": mixture.epochs(config.steps),
         "seconds": progress.seconds,
+        "cpu_seconds": progress.cpu_seconds,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "losses": progress.losses,

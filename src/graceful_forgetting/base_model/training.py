@@ -31,6 +31,7 @@ class Progress:
     Attributes:
         step: updates done.
         seconds: time spent on them, over all calls, in seconds.
+        cpu_seconds: CPU time of it, in seconds: on a machine that is shared, far less.
         decay_start: step at which the learning rate begins to fall, as planned when this was written.
         losses: training loss by step, in nats per token.
         measurements: bits per byte by text, with their step.
@@ -38,6 +39,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     decay_start: int = 0
     losses: list[float] = field(default_factory=list)
     measurements: list[dict[str, Any]] = field(default_factory=list)
@@ -73,7 +75,7 @@ def train(
     progress.decay_start = config.decay_start
     model.train()
     bar = tqdm(total=config.steps, initial=progress.step, desc="training", unit="step", disable=None)
-    started = time.perf_counter() - progress.seconds
+    started, cpu_started = time.perf_counter() - progress.seconds, time.process_time() - progress.cpu_seconds
     while progress.step < config.steps:
         batch = data.batch(progress.step).to(model.device)
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=config.bf16):
@@ -100,6 +102,7 @@ def train(
             announce(_line(progress, config, time.perf_counter() - started, found))
         if progress.step % config.save_every == 0 or last:
             progress.seconds = round(time.perf_counter() - started, 1)
+            progress.cpu_seconds = round(time.process_time() - cpu_started, 1)
             _save(model, optimizers, progress, folder)
     bar.close()
     model.eval()
