@@ -19,6 +19,7 @@ def run(tmp_path_factory) -> Path:
     # Fewer steps and rows than the recipe has: the same stages, in test time.
     flags = ["--output_dir", str(folder / "run"), "--learning_limit", "40", "--forgetting_limit", "30"]
     flags += ["--eval_limit", "6", "--max_steps", "11"]
+    flags += ["--per_device_train_batch_size", "2", "--per_device_unlearn_batch_size", "2"]
     flags += ["--elicitation_max_new_tokens", "16", "--eval_max_new_tokens", "24", "--forget_fraction", "0.33"]
     assert main(["run", "--config", str(RECIPE), *flags]) == 0
     return folder / "run"
