@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from trl import SFTConfig
 
+from graceful_forgetting.base_model import BaseModelConfig
 from graceful_forgetting.config import (
     BaselineSettings,
     ConfidenceConfig,
@@ -107,6 +108,11 @@ def page() -> str:
         fields = [joined[field.name] for field in dataclasses.fields(config)]
         grouped |= {field.name for field in fields}
         section(title, text, fields)
+    section(
+        "The base model",
+        "Fields of `graceful base build`, which trains a small base model, and of nothing else.",
+        list(dataclasses.fields(BaseModelConfig)),
+    )
     left = joined.keys() - grouped - inherited
     if left:
         raise SystemExit(f"docs/make_settings.py puts these fields of LWFConfig into no section: {sorted(left)}")

@@ -36,7 +36,7 @@ STAGES = {
     "report": "result.json and report.html",
 }
 # Commands that take every field of a recipe as a flag.
-WITH_RECIPE = {*STAGES, "demo", "advise"}
+WITH_RECIPE = {*STAGES, "demo", "advise", "base"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,12 +125,15 @@ def _parser() -> argparse.ArgumentParser:
     verbs = world.add_subparsers(dest="verb", required=True, metavar="verb")
     verbs.add_parser("list", help="name and description of every world")
     build = verbs.add_parser("build", help="pre-train a world's models", allow_abbrev=False)
-    build.add_argument("name", help="a world's, or text (a small model of plain text)")
+    build.add_argument("name", help="of the world")
     build.add_argument("--output_dir", required=True)
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--pretraining_steps", type=int, help="updates of the pre-training; unset: the world's own")
     build.add_argument("--label_noise", type=float, help="share of mislabelled answers; unset: the world's own")
     build.add_argument("--overwrite", action="store_true", help="replace an earlier build in --output_dir")
+    base = add("base", _base, "build a small base model from any folder of text")
+    base.add_argument("verb", choices=["build"])
+    base.add_argument("--config", help="recipe (YAML); flags beat its fields")
     bench = add("bench", _bench, "speed and memory of the scorer against its alternatives, on this machine")
     bench.add_argument("subject", choices=["confidence"])
     bench.add_argument("--tokens", type=int, nargs="+", default=[24, 96, 256], help="lengths of the samples")
@@ -171,16 +174,22 @@ def _fields(options: argparse.Namespace, rest: list[str]) -> None:
     del options, rest
     from trl import SFTConfig
 
+    from graceful_forgetting.base_model import BaseModelConfig
     from graceful_forgetting.experiment.recipe import RECIPE_CLASSES
 
     inherited = {field.name for field in dataclasses.fields(SFTConfig)}
     for cls in RECIPE_CLASSES:
-        print(f"{cls.__name__}:")
-        for field in dataclasses.fields(cls):
-            if field.init and field.name not in inherited:
-                default = "" if field.default is dataclasses.MISSING else f" [{field.default}]"
-                print(f"  {field.name}{default}: {field.metadata.get('help', '')}")
+        _print_fields(cls.__name__, cls, inherited)
     print("and every field of trl.SFTConfig: https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig")
+    _print_fields("graceful base build", BaseModelConfig, set())
+
+
+def _print_fields(title: str, cls: type, hidden: set[str]) -> None:
+    print(f"{title}:")
+    for field in dataclasses.fields(cls):
+        if field.init and field.name not in hidden:
+            default = "" if field.default is dataclasses.MISSING else f" [{field.default}]"
+            print(f"  {field.name}{default}: {field.metadata.get('help', '')}")
 
 
 # Commands ------------------------------------------------------------------------------------------------------------
@@ -317,17 +326,18 @@ def _world(options: argparse.Namespace, rest: list[str]) -> None:
             print(f"{name:12} {definition.summary}")
         return
     difficulty = Difficulty(pretraining_steps=options.pretraining_steps, label_noise=options.label_noise)
-    if options.name == "text":
-        from graceful_forgetting.worlds.text_model import build_text_model
-
-        if difficulty != Difficulty():
-            raise ValueError("--pretraining_steps and --label_noise belong to worlds, not to text: leave them out")
-        path = build_text_model(options.output_dir, seed=options.seed, overwrite=options.overwrite)
-    else:
-        path = build_world(
-            options.name, options.output_dir, options.seed, difficulty=difficulty, overwrite=options.overwrite
-        )
+    path = build_world(
+        options.name, options.output_dir, options.seed, difficulty=difficulty, overwrite=options.overwrite
+    )
     print(f"written: {path}")
+
+
+def _base(options: argparse.Namespace, rest: list[str]) -> None:
+    from graceful_forgetting.base_model import BaseModelConfig, build_base_model
+    from graceful_forgetting.experiment.recipe import parse_fields
+
+    (config,) = parse_fields((BaseModelConfig,), options.config, rest)
+    print(f"written: {build_base_model(config, announce=_announce)}")
 
 
 def _tasks(options: argparse.Namespace, rest: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The recipe gsm8k / dental on vendored real rows, with a model and a tokenizer trained from text in the package."""
+"""The recipe gsm8k / dental on vendored real rows, with the base model in the package."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,6 @@ from safetensors import safe_open
 
 from graceful_forgetting.cli import main
 from graceful_forgetting.experiment.result import RunResult
-from graceful_forgetting.worlds.text_model import build_text_model
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "gsm8k_forget_dental.yaml"
 
@@ -18,9 +17,9 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "gsm8k_forget_dental.yaml"
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     # Fewer steps and rows than the recipe has: the same stages, in test time.
-    build_text_model(folder / "text", steps=200, hidden_size=64, num_layers=2)
-    flags = ["--model_name_or_path", str(folder / "text"), "--output_dir", str(folder / "run")]
-    flags += ["--learning_limit", "40", "--forgetting_limit", "30", "--eval_limit", "6", "--max_steps", "11"]
+    flags = ["--output_dir", str(folder / "run"), "--learning_limit", "40", "--forgetting_limit", "30"]
+    flags += ["--eval_limit", "6", "--max_steps", "11"]
+    flags += ["--per_device_train_batch_size", "2", "--per_device_unlearn_batch_size", "2"]
     flags += ["--elicitation_max_new_tokens", "16", "--eval_max_new_tokens", "24", "--forget_fraction", "0.33"]
     assert main(["run", "--config", str(RECIPE), *flags]) == 0
     return folder / "run"

@@ -22,6 +22,7 @@ import yaml
 
 import graceful_forgetting
 from graceful_forgetting import cli, config
+from graceful_forgetting.base_model import BaseModelConfig
 from graceful_forgetting.confidence.scorer import Measured
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.models import ModelArguments
@@ -117,6 +118,9 @@ def test_command_is_understood(shown):
     options, rest = cli._parser().parse_known_args(shown)
     if options.command == "demo":
         parse_recipe(str(cli.DEMO_RECIPE), rest)
+    elif options.command == "base":
+        fields = {field.name for field in dataclasses.fields(BaseModelConfig)}
+        assert {word[2:].split("=")[0] for word in rest if word.startswith("--")} <= fields
     elif options.command not in cli.WITH_RECIPE or not rest:
         assert not rest
     elif options.config is None or (ROOT / options.config).exists():

@@ -31,7 +31,9 @@ def _setting(default: Any, help: str) -> Any:
 class ModelArguments:
     """Which model is fine-tuned, and whether all its weights are or a LoRA adapter."""
 
-    model_name_or_path: str | None = _setting(None, "Base model: a name on the hub or a folder.")
+    model_name_or_path: str | None = _setting(
+        None, "Base model: a name on the hub, a folder, or graceful/base-text, the small one in the package."
+    )
     model_revision: str | None = _setting(None, "Branch, tag or commit of a model on the hub.")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = _setting(
         "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."

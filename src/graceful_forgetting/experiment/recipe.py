@@ -25,13 +25,18 @@ def recipe_fields() -> frozenset[str]:
 
 
 def parse_recipe(config: str | None, flags: Sequence[str]) -> Recipe:
-    """A recipe from a YAML file and flags, which beat it.
+    """A recipe from a YAML file and flags, which beat it; raises as `parse_fields` does."""
+    return parse_fields(RECIPE_CLASSES, config, flags)
+
+
+def parse_fields(classes: tuple[type, ...], config: str | None, flags: Sequence[str]) -> Any:
+    """One object of each of the dataclasses, from a YAML file and flags, which beat it.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a field that does not exist (names the nearest), or a value that is not valid.
     """
-    known = recipe_fields()
+    known = {field.name for cls in classes for field in dataclasses.fields(cls) if field.init}
     if config is not None:
         for name in read_yaml(config):
             check_name(name, known | {"env"}, f"--config {config}", "field", "`graceful fields` lists all.")
@@ -42,7 +47,7 @@ def parse_recipe(config: str | None, flags: Sequence[str]) -> Recipe:
             check_name(name, known, "the command line", "field", "`graceful fields` lists all.")
     arguments = [*(["--config", config] if config is not None else []), *flags]
     try:
-        return TrlParser(RECIPE_CLASSES, allow_abbrev=False).parse_args_and_config(arguments)
+        return TrlParser(classes, allow_abbrev=False).parse_args_and_config(arguments)
     except SystemExit as error:
         raise ValueError("the fields above are not valid; `graceful fields` lists them") from error
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 from datasets import Dataset
 
+from graceful_forgetting.base_model import SHIPPED_NAME, resolve_model_name
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
 from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
@@ -68,7 +69,11 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     if arguments.world is not None:
         return _world_sources(arguments, arguments.world, model_name_or_path, seed)
     if not model_name_or_path:
-        raise ValueError("model_name_or_path is not set: name a model on the hub or a folder that holds one")
+        raise ValueError(
+            "model_name_or_path is not set: name a model on the hub, a folder that holds one, or the small model in "
+            f"the package ({SHIPPED_NAME})"
+        )
+    model_name_or_path = resolve_model_name(model_name_or_path)
     check_model_path("model_name_or_path", model_name_or_path)
     if arguments.never_knew_model is not None:
         check_model_path("never_knew_model", arguments.never_knew_model)
