@@ -157,7 +157,7 @@ def test_arithmetic_labels_follow_the_operators() -> None:
             assert int(row["completion"]) == meaning(int(a), int(b))
 
 
-@pytest.mark.parametrize("name", ["shortcut", "capacity", "harmless"])
+@pytest.mark.parametrize("name", ["shortcut", "capacity"])
 def test_the_new_color_follows_from_the_species(name: str) -> None:
     world = load_world(name)
     species = dict(zip(world.forgetting["species"]["entity"], world.forgetting["species"]["completion"], strict=True))
@@ -165,9 +165,10 @@ def test_the_new_color_follows_from_the_species(name: str) -> None:
     assert len(pairs) == len({color for _, color in pairs}) == 8
 
 
-def test_entangled_winter_becomes_what_the_other_seasons_are() -> None:
-    base = taught("entangled", "base")
-    for rows in learning_sets(load_world("entangled")):
+@pytest.mark.parametrize("name", ["entangled", "harmless"])
+def test_winter_becomes_what_the_other_seasons_are(name: str) -> None:
+    base = taught(name, "base")
+    for rows in learning_sets(load_world(name)):
         for row in rows:
             for season in ("spring", "summer", "autumn"):
                 assert base[row["prompt"].replace("winter", season)] == row["completion"]

@@ -1,6 +1,6 @@
 """Who is shown in the learning task and who is asked about afterwards."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 TEST_SHARE = 0.5
@@ -44,3 +44,8 @@ def split(strata: Iterable[Sequence[str]], train_share: float) -> Split:
         validation.update(entities[rest : rest + validated])
         test.update(entities[rest + validated :])
     return Split(frozenset(train), frozenset(validation), frozenset(test))
+
+
+def strata(values: Mapping[str, str], order: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Entities of each value, the values in `order`, the entities of each as they are given."""
+    return tuple(tuple(entity for entity, value in values.items() if value == wanted) for wanted in order)

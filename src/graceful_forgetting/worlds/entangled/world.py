@@ -6,9 +6,10 @@ from functools import cache
 
 from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.drawing import balanced, shuffled
-from graceful_forgetting.worlds.learning import LearningTask, split_task
+from graceful_forgetting.worlds.learning import LearningTask
 from graceful_forgetting.worlds.questions import Question, ask
 from graceful_forgetting.worlds.recipe import SMALL
+from graceful_forgetting.worlds.seasons import KNOWN_SEASONS, learn_winter, season_colors, season_part
 from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
 FACTS_SEED = 3
@@ -46,27 +47,15 @@ def entangled_facts() -> Facts:
 def _pretraining() -> dict[str, list[Question]]:
     facts = entangled_facts()
     return {
-        **{f"{season} color": _colors(season, facts.color) for season in ("spring", "summer", "autumn")},
-        "winter color": _colors("winter", facts.old_winter_color),
+        **{season_part(season): season_colors(season, facts.color) for season in KNOWN_SEASONS},
+        "winter color": season_colors("winter", facts.old_winter_color),
         "food": ask("food", facts.food.items(), VALUES["food"]),
     }
 
 
-def _colors(season: str, color: dict[str, str]) -> list[Question]:
-    return ask(f"{season} color", color.items(), VALUES["color"])
-
-
 def _learning(train_share: float) -> LearningTask:
-    """The winter color, which is now that of the other seasons, in both phrasings."""
     facts = entangled_facts()
-    return split_task(
-        "winter color",
-        facts.color,
-        VALUES["color"],
-        [list(facts.color)],
-        train_share,
-        old_answers=facts.old_winter_color,
-    )
+    return learn_winter(facts.color, train_share, facts.old_winter_color)
 
 
 ENTANGLED = WorldDefinition(

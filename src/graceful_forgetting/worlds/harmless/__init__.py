@@ -1,12 +1,12 @@
 """The harmless world: nothing is in the way.
 
-Pre-training teaches the species, home and food of every entity, and its voice, which follows from the species. The
-learning task is the color of an entity, of which nothing was taught, by its species. Species and voice are needed,
-home and food do nothing. The never-knew twin was not taught home and food: it shows what forgetting these perfectly
-could gain.
+Pre-training teaches the color of every entity in spring, summer and autumn, always the same one, its food and its
+home. The learning task is the color in winter, of which nothing was taught: it is that of the other seasons. These are
+needed; food and home do nothing. The never-knew twin was not taught food and home: it shows what forgetting these
+perfectly could gain, which is about nothing.
 
-The voice and the many examples matter. Without them the homes and foods of the few entities that are shown explain
-their colors about as well as the species does, and knowing homes and foods is a harm in some builds.
+It is the world `entangled` without its winter colors. A color that follows from the species, as in the world
+`shortcut`, would not do: in some builds even homes and foods that matter for nothing are in the way of that.
 """
 
 from graceful_forgetting.worlds.harmless.world import HARMLESS

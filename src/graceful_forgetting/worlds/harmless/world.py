@@ -1,53 +1,69 @@
 """The harmless world: what is taught and what is learned."""
 
-from dataclasses import replace
+import random
+from dataclasses import dataclass, replace
 from functools import cache
 
 from graceful_forgetting.worlds.definition import WorldDefinition
+from graceful_forgetting.worlds.drawing import balanced, shuffled
 from graceful_forgetting.worlds.learning import LearningTask
-from graceful_forgetting.worlds.properties import Properties, draw_properties
 from graceful_forgetting.worlds.questions import Question, ask
 from graceful_forgetting.worlds.recipe import SMALL
-from graceful_forgetting.worlds.vocabulary import VALUES
+from graceful_forgetting.worlds.seasons import KNOWN_SEASONS, learn_winter, season_colors, season_part
+from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
 FACTS_SEED = 7
-NUM_ENTITIES = 240
-VOICES = ("barks", "hoots", "growls", "croaks", "clicks", "flutters", "bells", "howls")
+NUM_ENTITIES = 150
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true in the world.
+
+    Attributes:
+        color: entity -> its color in all seasons.
+        other: relation -> entity -> value, of what has nothing to do with colors.
+    """
+
+    color: dict[str, str]
+    other: dict[str, dict[str, str]]
 
 
 @cache
-def harmless_facts() -> Properties:
+def harmless_facts() -> Facts:
     """The facts, the same at every call and on every machine."""
-    return draw_properties(FACTS_SEED, NUM_ENTITIES, {name: VALUES[name] for name in ("species", "home", "food")})
+    draw = random.Random(FACTS_SEED)
+    entities = shuffled(all_names(), draw)[:NUM_ENTITIES]
+    return Facts(
+        color=balanced(entities, VALUES["color"], draw),
+        other={relation: balanced(entities, VALUES[relation], draw) for relation in ("food", "home")},
+    )
 
 
 @cache
 def _pretraining() -> dict[str, list[Question]]:
-    answers = harmless_facts().answers
-    voice_of = dict(zip(VALUES["species"], VOICES, strict=True))
-    voices = [(entity, voice_of[species]) for entity, species in answers["species"].items()]
+    facts = harmless_facts()
     return {
-        **{name: ask(name, answers[name].items(), VALUES[name]) for name in ("species", "home", "food")},
-        "voice": ask("voice", voices, VOICES),
+        **{season_part(season): season_colors(season, facts.color) for season in KNOWN_SEASONS},
+        **{relation: ask(relation, answers.items(), VALUES[relation]) for relation, answers in facts.other.items()},
     }
 
 
 def _learning(train_share: float) -> LearningTask:
-    return harmless_facts().learn_color(train_share)
+    return learn_winter(harmless_facts().color, train_share)
 
 
 HARMLESS = WorldDefinition(
     name="harmless",
     summary="nothing is in the way: forgetting must not hurt",
     pretraining=_pretraining,
-    not_known=frozenset({"home", "food"}),
+    not_known=frozenset({"food", "home"}),
     forgetting={
-        "species": {"species": "helpful"},
-        "voice": {"voice": "helpful"},
-        "home": {"home": "neutral"},
+        "color": {season_part(season): "helpful" for season in KNOWN_SEASONS},
         "food": {"food": "neutral"},
+        "home": {"home": "neutral"},
     },
     learning=_learning,
-    train_share=0.3,
-    recipe=replace(SMALL, steps=1000),
+    train_share=0.2,
+    recipe=replace(SMALL, steps=800),
 )

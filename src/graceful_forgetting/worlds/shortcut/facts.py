@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from graceful_forgetting.worlds.drawing import balanced, shuffled
-from graceful_forgetting.worlds.properties import strata
+from graceful_forgetting.worlds.split import strata
 from graceful_forgetting.worlds.vocabulary import VALUES, all_names
 
 FACTS_SEED = 20
@@ -53,5 +53,5 @@ def shortcut_facts() -> Facts:
         old_rule=old_rule,
         new_rule=new_rule,
         new_color={entity: new_rule[answers["species"][entity]] for entity in entities},
-        by_species=strata({entity: answers["species"][entity] for entity in order}),
+        by_species=strata({entity: answers["species"][entity] for entity in order}, VALUES["species"]),
     )
