@@ -1,4 +1,4 @@
-"""Launches of several processes, as `accelerate launch` and `graceful --accelerate_config` make them, on the CPU."""
+"""Running Python in processes of their own, which accelerate may make several of, on the CPU."""
 
 import os
 import subprocess
@@ -8,34 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from graceful_forgetting.launching import find_config
-
 ON_CPU = Path(__file__).parent / "fsdp_on_cpu"
 
 
-@pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
-    """Of a process that may be launched on the CPU, under any configuration."""
-    paths = [str(ON_CPU), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+@pytest.fixture
+def python() -> Callable[..., str]:
+    """Runs `python <arguments>` to its end; returns what it printed."""
 
-
-@pytest.fixture(scope="session")
-def launch(environment: dict[str, str]) -> Callable[..., None]:
-    """Runs a script: in two processes under a configuration of the package, or, without one, in one process."""
-
-    def run(script: Path, arguments: list[str], config: str | None = None) -> None:
-        command = [sys.executable]
-        if config is not None:
-            command += ["-m", "accelerate.commands.launch", "--config_file", str(find_config(config))]
+    def run(*arguments: str) -> str:
+        paths = [str(ON_CPU), *filter(None, [os.environ.get("PYTHONPATH")])]
         done = subprocess.run(
-            [*command, str(script), *arguments],
+            [sys.executable, *arguments],
             capture_output=True,
             text=True,
             timeout=500,
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
             check=False,
         )
         assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
 
     return run

@@ -8,6 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from graceful_forgetting.launching import find_config
+
+SCRIPT = Path(__file__).with_name("trainer_cases.py")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--config_file")
 METHODS = {
     "unlearn_schedule": "joint",
     "unlearn_objective": "npo",
@@ -77,11 +81,11 @@ def assert_equal_up_to_rounding(one: Path, two: Path, weights: str) -> None:
         torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, launch):
-    script, every = Path(__file__).with_name("trainer_cases.py"), CASES | DDP_ONLY
-    launch(script, [str(folder), str(folder / "one"), json.dumps(every)])
-    launch(script, [str(folder), str(folder / "ddp"), json.dumps(every)], "ddp")
-    launch(script, [str(folder), str(folder / "fsdp2"), json.dumps(CASES)], "fsdp2")
+def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, python):
+    every = CASES | DDP_ONLY
+    for name, cases in (("one", every), ("ddp", every), ("fsdp2", CASES)):
+        launcher = [] if name == "one" else [*ACCELERATE, str(find_config(name))]
+        python(*launcher, str(SCRIPT), str(folder), str(folder / name), json.dumps(cases))
     for kind, topology, cases in (("ddp", "MULTI_CPU", every), ("fsdp2", "FSDP", CASES)):
         for name, content in cases.items():
             run, weights = folder / kind / name, WEIGHTS[content["lora"]]

@@ -15,6 +15,7 @@ _original = AcceleratorState.__init__
 def _init(self: AcceleratorState, *positional: Any, fsdp_plugin: Any = None, **keywords: Any) -> None:
     _original(self, *positional, fsdp_plugin=fsdp_plugin, **keywords)
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+        print("FSDP on the CPU", flush=True)
         self.fsdp_plugin = fsdp_plugin
         self.distributed_type = DistributedType.FSDP
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
