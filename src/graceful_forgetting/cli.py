@@ -119,6 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--config", required=True, help="grid (YAML); docs/sweeps.md has its keys")
     sweep.add_argument("--output_dir", help="folder of the sweep, in place of the grid's own")
     sweep.add_argument("--jobs", type=int, default=1, help="cells at once, each in a process of its own")
+    sweep.add_argument("--cluster", help="cells as jobs of a scheduler: slurm, or local; needs the extra cluster")
+    sweep.add_argument(
+        "--cluster_parameters", nargs="+", default=[], metavar="NAME=VALUE", help="of a job, as submitit names them"
+    )
     sweep.add_argument("--dry_run", action="store_true", help="check the grid and list its cells")
     add("fields", _fields, "every field of a recipe, its default and its meaning")
     world = add("world", _world, "worlds with known ground truth: list them, or build their models")
@@ -247,6 +251,17 @@ def _report(pipeline: Any) -> None:
     print(f"report: {Path(report).resolve()}")
 
 
+def _cluster_parameters(cluster: str | None, given: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    if given and cluster is None:
+        raise ValueError("--cluster_parameters needs --cluster")
+    for parameter in given:
+        if "=" not in parameter:
+            raise ValueError(f"--cluster_parameters: {parameter!r} must be NAME=VALUE (gpus_per_node=1)")
+    return {name: yaml.safe_load(value) for name, _, value in (parameter.partition("=") for parameter in given)}
+
+
 def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
     from graceful_forgetting.experiment.sweep.grid import load_grid
@@ -255,7 +270,8 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
     grid = load_grid(options.config)
     if options.output_dir is not None:
         grid = dataclasses.replace(grid, output_dir=options.output_dir)
-    sweep = Sweep(grid, options.jobs, _announce, options.verbose)
+    parameters = _cluster_parameters(options.cluster, options.cluster_parameters)
+    sweep = Sweep(grid, options.jobs, _announce, options.verbose, options.cluster, parameters)
     if options.dry_run:
         for line in sweep.list_cells():
             print(line)

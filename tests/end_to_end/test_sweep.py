@@ -250,3 +250,28 @@ def test_there_is_nothing_to_report(tmp_path, capsys):
     assert main(["report", "--sweep", str(tmp_path)]) == 2
     assert "no result of a cell" in capsys.readouterr().err
     assert sys.exc_info() == (None, None, None)
+
+
+def test_cells_as_jobs_of_a_scheduler_come_to_the_same(grid, tmp_path, capsys):
+    config = grid(methods={"plain": METHODS["plain"], "lwf": METHODS["lwf"]}, seeds=[0])
+    assert main(["sweep", "--config", config, "--cluster", "local", "--cluster_parameters", "timeout_min=20"]) == 0
+    assert len(made(capsys.readouterr().out)) == 2
+    assert main(["sweep", "--config", config, "--output_dir", str(tmp_path / "here")]) == 0
+    jobs, here = (load_cells(tmp_path / name) for name in ("sweep", "here"))
+    assert [measured(cell) for cell in jobs] == [measured(cell) for cell in here]
+    # A stage that both need was made once.
+    assert Counter(stage.status for cell in jobs for stage in cell.stages if stage.name == "plain/seed-0")["run"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--cluster", "cloud"], "--cluster cloud: "),
+        (["--cluster", "local", "--cluster_parameters", "colour=red"], "--cluster local: .*colour"),
+        (["--cluster", "local", "--cluster_parameters", "gpus"], "'gpus' must be NAME=VALUE"),
+        (["--cluster_parameters", "gpus_per_node=1"], "--cluster_parameters needs --cluster"),
+    ],
+)
+def test_a_scheduler_that_cannot_be_used(grid, capsys, flags, expected):
+    assert main(["sweep", "--config", grid(), *flags]) == 2
+    assert re.search(expected, capsys.readouterr().err)

@@ -8,6 +8,7 @@ from typing import Any
 
 from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.experiment.sweep.cell import CellResult
+from graceful_forgetting.experiment.sweep.cluster import run_cells_on_cluster
 from graceful_forgetting.experiment.sweep.grid import Cell, Grid, trials_of
 from graceful_forgetting.experiment.sweep.identity import CellKeys, finished
 from graceful_forgetting.experiment.sweep.run_cell import CellSettings
@@ -26,16 +27,28 @@ class Sweep:
         jobs: cells at once.
         announce: receives one line a cell.
         verbose: announce the stages of every cell too (with one job; the logs of workers have them).
+        cluster: run the cells as jobs of this scheduler (`run_cells_on_cluster`); none: on this machine.
+        cluster_parameters: of such a job.
 
     Raises:
         ValueError, FileNotFoundError: anything in the grid that is not valid, before any work.
     """
 
-    def __init__(self, grid: Grid, jobs: int, announce: Callable[[str], None], verbose: bool = False):
+    def __init__(
+        self,
+        grid: Grid,
+        jobs: int,
+        announce: Callable[[str], None],
+        verbose: bool = False,
+        cluster: str | None = None,
+        cluster_parameters: Mapping[str, Any] | None = None,
+    ):
         if jobs < 1:
             raise ValueError(f"--jobs is {jobs}; it must be 1 or more")
         self.grid = grid
         self.jobs = jobs
+        self.cluster = cluster
+        self.cluster_parameters = cluster_parameters or {}
         self.announce = announce
         self.verbose = verbose
         self.folder = Path(grid.output_dir)
@@ -93,7 +106,10 @@ class Sweep:
             left = (time.perf_counter() - start) / done * (len(missing) - done)
             self.announce(f"[{done}/{len(missing)}] {_line(outcome)}; about {duration(left)} left")
 
-        run_cells(missing, self.settings, self.jobs, report, self.verbose)
+        if self.cluster is None:
+            run_cells(missing, self.settings, self.jobs, report, self.verbose)
+        else:
+            run_cells_on_cluster(missing, self.settings, self.jobs, report, self.cluster, self.cluster_parameters)
         return failed
 
     def _choose(self, trials: Sequence[Cell]) -> Choices:

@@ -45,7 +45,7 @@ def run_cells(
         cache = InputsCache()
         announce: Callable[[str], None] = print if verbose else _silent
         for cell, key in tasks:
-            report(_attempt(cell, key, settings, cache, announce))
+            report(attempt(cell, key, settings, cache, announce))
         return
     with _Workers(min(jobs, len(tasks)), settings) as workers:
         workers.run(tasks, report)
@@ -55,9 +55,10 @@ def _silent(line: str) -> None:
     del line
 
 
-def _attempt(
+def attempt(
     cell: Cell, key: str, settings: CellSettings, cache: InputsCache, announce: Callable[[str], None]
 ) -> Outcome:
+    """Run one cell; an error is its outcome, and kept in `error.txt` of its folder."""
     start = time.perf_counter()
     error_file = Path(settings.output_dir) / cell.folder / "error.txt"
     try:
@@ -178,6 +179,6 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
         while True:
             try:
                 cell, key = connection.recv()
-                connection.send(_attempt(cell, key, settings, cache, print))
+                connection.send(attempt(cell, key, settings, cache, print))
             except (EOFError, BrokenPipeError):
                 return
