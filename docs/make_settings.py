@@ -6,6 +6,7 @@ python docs/make_settings.py --check  exit with 1 if that would change it
 
 import dataclasses
 import html
+import inspect
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
@@ -68,12 +69,18 @@ def default_text(field: dataclasses.Field[Any]) -> str:
     return f"default `{value}`"
 
 
-def table(fields: list[dataclasses.Field[Any]]) -> str:
+def declared_types(owner: type) -> dict[str, Any]:
+    """Field name -> type as it was declared: parsers of command lines change `Field.type` in place."""
+    return {name: kind for cls in reversed(owner.__mro__) for name, kind in inspect.get_annotations(cls).items()}
+
+
+def table(fields: list[dataclasses.Field[Any]], owner: type) -> str:
     """One row a field. Two columns, so that it can be read on a narrow screen as well."""
+    types = declared_types(owner)
     rows = ["| field | meaning |", "|---|---|"]
     for field in fields:
         help_text = html.escape(field.metadata["help"], quote=False).replace("|", r"\|").replace("*", r"\*")
-        rows.append(f"| `{field.name}` | {help_text}<br>*{type_text(field.type)}; {default_text(field)}* |")
+        rows.append(f"| `{field.name}` | {help_text}<br>*{type_text(types[field.name])}; {default_text(field)}* |")
     return "\n".join(rows)
 
 
@@ -83,18 +90,20 @@ def page() -> str:
     inherited = {field.name for field in dataclasses.fields(SFTConfig)}
     parts = [INTRODUCTION]
 
-    def section(title: str, text: str, fields: list[dataclasses.Field[Any]]) -> None:
-        parts.append(f"## {title}\n\n{text}\n\n{table(fields)}\n")
+    def section(title: str, text: str, fields: list[dataclasses.Field[Any]], owner: type = LWFConfig) -> None:
+        parts.append(f"## {title}\n\n{text}\n\n{table(fields, owner)}\n")
 
     section(
         "The run",
         "Model and tasks. Fields of a recipe only, not of `LWFConfig`.",
         list(dataclasses.fields(RunArguments)),
+        RunArguments,
     )
     section(
         "The model",
         "Fields of a recipe only; in Python, pass `model=` and `peft_config=`.",
         list(dataclasses.fields(ModelArguments)),
+        ModelArguments,
     )
     grouped: set[str] = set()
     for title, text, config, prefix in STAGES:
@@ -112,6 +121,7 @@ def page() -> str:
         "The base model",
         "Fields of `graceful base build`, which trains a small base model, and of nothing else.",
         list(dataclasses.fields(BaseModelConfig)),
+        BaseModelConfig,
     )
     left = joined.keys() - grouped - inherited
     if left:

@@ -24,7 +24,7 @@ VARIANTS = {
     "demo_random": "random quarter of the pool",
     "demo_lowest": "lowest confidence",
     "demo_half_rate": "unlearning rate 3e-4",
-    "demo_gradient_ascent": "gradient ascent without bound",
+    "demo_conflict_retain": "gradient conflict, and the rest retained",
 }
 
 

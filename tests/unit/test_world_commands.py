@@ -32,7 +32,6 @@ def test_build_takes_seed_and_difficulty(tmp_path: Path) -> None:
     [
         (["harmles", "--output_dir", "x"], "unknown world 'harmles': did you mean 'harmless'"),
         (["harmless", "--output_dir", "x", "--label_noise", "1"], "label_noise=1.0 is not valid"),
-        (["text", "--output_dir", "x", "--label_noise", "0.1"], "belong to worlds, not to text"),
     ],
 )
 def test_bad_builds_are_refused(
