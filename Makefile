@@ -66,7 +66,9 @@ format: $(STAMP) ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## speed and memory of scoring against its alternatives, on this machine
+	# BackPACK asks for torchvision, which it needs for examples only; PyPI's does not import beside a CPU build of torch.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/graceful bench confidence
 	$(BIN)/python benchmarks/architectures.py
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from graceful_forgetting.confidence.likelihood import mean_nll
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.experiment.evaluation import answer_likelihood, evaluate_items, evaluate_task
 from graceful_forgetting.experiment.likelihood import completion_likelihoods, text_bits_per_byte
@@ -140,3 +141,11 @@ def test_a_broken_model_is_named_and_its_mode_restored(make_model, tokenizer, le
     with pytest.raises(ValueError, match=r"row \d+ has log-likelihood .*not finite"):
         completion_likelihoods(model, tokenizer, learning, 4)
     assert model.training
+
+
+def test_the_gradient_of_a_fitted_row_keeps_its_digits() -> None:
+    logits = torch.tensor([[[20.0, 1.0, 0.5, -1.0]]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(mean_nll(logits, torch.tensor([[0]])).sum(), logits)
+    exact = logits.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(exact[0], torch.tensor([0])), exact)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=0.0)

@@ -62,8 +62,10 @@ def subset_correlations(seed: int = 0, steps: int = 150) -> list[dict[str, Any]]
             use_cpu=True,
         )
         trainer, _ = train_reference(AutoModelForCausalLM.from_pretrained(path), args, learning, tokenizer)
-    base = AutoModelForCausalLM.from_pretrained(path)
-    posterior = estimate_posterior(base, trainer.model, learning, PosteriorConfig(batch_size=64, seed=seed), tokenizer)
+    base, reference = (AutoModelForCausalLM.from_pretrained(path) for _ in range(2))
+    # A trainer leaves its own forward on the model that it has trained.
+    reference.load_state_dict(trainer.model.state_dict())
+    posterior = estimate_posterior(base, reference, learning, PosteriorConfig(batch_size=64, seed=seed), tokenizer)
     config = ConfidenceConfig(batch_size=64)
 
     def scored(part: Any) -> tuple[list[float], float]:

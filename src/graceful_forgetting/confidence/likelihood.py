@@ -83,10 +83,13 @@ class _TokenNll(torch.autograd.Function):
         every_counts = bool(counted.all())
         result = torch.empty_like(logits)
         for part in _parts(logits):
-            # p − 1 at the target, p elsewhere.
+            # p elsewhere, and at the target p − 1 as minus the sum of all others: where p is almost 1, the difference
+            # itself would have lost its digits, and a fitted row's gradient with them.
             own = result[part] if result.dtype == torch.float32 else torch.empty_like(result[part], dtype=torch.float32)
             torch.sub(logits[part], normaliser[part].unsqueeze(1), out=own).exp_()
-            own.scatter_add_(1, targets[part].clamp(min=0).unsqueeze(1), own.new_full((len(own), 1), -1.0))
+            target = targets[part].clamp(min=0).unsqueeze(1)
+            own.scatter_(1, target, 0.0)
+            own.scatter_(1, target, -own.sum(dim=1, keepdim=True))
             own.mul_(weight[part])
             if not every_counts:
                 # Not 0 · NaN: a position that does not count has no gradient.
