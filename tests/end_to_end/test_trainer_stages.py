@@ -11,6 +11,7 @@ from peft import LoraConfig
 from graceful_forgetting import LearningPosterior, LWFConfig, LWFTrainer, score_confidence
 from graceful_forgetting.confidence import oracle_fisher
 from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.posterior import estimate_fisher
 
 
 def config(folder: Path, **changes) -> LWFConfig:
@@ -129,6 +130,34 @@ def test_gradient_cosine_needs_no_reference_run(tmp_path, make_model, tokenizer,
     assert len(set(scores)) > 8
     assert not (tmp_path / "reference").exists()
     assert trainer.unlearning_summary()["updates"] == 2
+
+
+def test_a_trainers_mixed_precision_does_not_reach_gradients(
+    tmp_path, make_model, tokenizer, learning, forgetting, caplog
+):
+    """Training in bf16 leaves an autocast on the model; posterior, scores and scores again are of float32."""
+    trainer = LWFTrainer(
+        make_model(initializer_range=0.2),
+        config(tmp_path, bf16=True, use_cpu=True, max_steps=4, unlearn_rescore_every=2, confidence_strict=True),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting,
+    )
+    base = make_model(initializer_range=0.2)
+    scored = trainer.prepare_unlearning().scored
+    posterior = trainer.preparation.posterior
+    reference = make_model(initializer_range=0.2)
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            parameter.copy_(posterior.mean[name])
+    rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
+    expected = estimate_fisher(reference, rows, trainer.args.posterior_config())
+    for name, precision in posterior.precision.items():
+        torch.testing.assert_close(precision, expected[name], rtol=1e-3, atol=1e-9)
+    again = score_confidence(base, scored, posterior, trainer.args.confidence_config())
+    assert again["confidence_quadratic"][:] == pytest.approx(scored["confidence_quadratic"][:], rel=1e-4)
+    trainer.train()
+    assert "slow exact path" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["ewc", "afec", "bss", "f_learning"])

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from accelerate.utils.operations import ConvertOutputsToFp32
 from torch import nn
 
 
@@ -11,7 +12,8 @@ def differentiating(model: nn.Module, names: Collection[str]) -> Iterator[None]:
     """Evaluation mode, and gradients for the parameters `names` only, inside the block.
 
     Evaluation mode makes L(x) deterministic (no dropout) and turns gradient checkpointing off, which
-    transformers applies in training mode only.
+    transformers applies in training mode only. The mixed precision of a trainer that holds the model is off: gradients
+    are of the weights' own type, whether a trainer has had the model before or not.
 
     Raises:
         ValueError: a name that the model has no parameter of.
@@ -26,9 +28,24 @@ def differentiating(model: nn.Module, names: Collection[str]) -> Iterator[None]:
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in names)
     try:
-        yield
+        with _own_precision(model):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
         for name, parameter in parameters.items():
             parameter.requires_grad_(flags[name])
+
+
+@contextmanager
+def _own_precision(model: nn.Module) -> Iterator[None]:
+    """Without the autocast that accelerate puts around the forward of a model that it prepares, and leaves there."""
+    forward = vars(model).get("forward")
+    if forward is None or not isinstance(getattr(forward, "__wrapped__", None), ConvertOutputsToFp32):
+        yield
+        return
+    model.forward = vars(model)["_original_forward"]
+    try:
+        yield
+    finally:
+        model.forward = forward
