@@ -15,6 +15,13 @@ from typing import Any
 _PARTIAL = ".partial-"
 
 
+def cache_root() -> Path:
+    """Folder of what this package builds once and keeps: the environment variable `GRACEFUL_CACHE`, or
+    `~/.cache/graceful-forgetting`."""
+    named = os.environ.get("GRACEFUL_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "graceful-forgetting"
+
+
 def _partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
 

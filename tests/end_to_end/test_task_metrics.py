@@ -12,7 +12,7 @@ import yaml
 from datasets import Dataset
 
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.evaluation import evaluate_task
+from graceful_forgetting.experiment.evaluation import evaluate_items
 from graceful_forgetting.experiment.lm_eval import evaluate_with_lm_eval
 from graceful_forgetting.experiment.result import RunResult
 from graceful_forgetting.tasks import export_tasks, load_task, resolve_task
@@ -152,7 +152,7 @@ def test_harness_agrees_with_our_own_likelihoods_and_keeps_random_states(
     assert torch.equal(states[2], torch.get_rng_state())
     assert model.training
     task = resolve_task(quiz)
-    ours = evaluate_task(
+    ours, _ = evaluate_items(
         model,
         tokenizer,
         load_task(task, "test"),
@@ -183,7 +183,7 @@ def test_harness_in_the_result_of_a_run(flags: list[str], quiz: Path, tmp_path: 
 
 def test_generated_and_likelihood_metrics_stand_side_by_side(make_model, tokenizer, quiz: Path) -> None:
     rows: Dataset = load_task(quiz, "test")
-    metrics = evaluate_task(
+    metrics, _ = evaluate_items(
         make_model(),
         tokenizer,
         rows,

@@ -94,10 +94,16 @@ def descend(model: nn.Module, rows: Dataset, loss: Loss) -> list[float]:
 
 
 def check(trainer: LWFTrainer, start: nn.Module, rows: Dataset, loss: Loss) -> None:
+    """The trainer ends where SGD by hand ends, from `start`, and not where plain fine-tuning of its model does."""
+    plain = copy.deepcopy(trainer.model)
+    vars(plain).pop("forward", None)  # the trainer's, which holds on to its own model
+    descend(plain, rows, lambda _, forward, __: forward.loss)
     trainer.train()
     added = descend(start, rows, loss)
     for (name, found), expected in zip(trainer.model.named_parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=3e-6, msg=lambda text, name=name: f"{name}: {text}")
+    ends = zip(plain.parameters(), trainer.model.parameters(), strict=True)
+    assert any((end - found).abs().max() > 1e-4 for end, found in ends), "the baseline changes nothing"
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     if any(abs(value) > 1e-4 for value in added):
         assert [entry["baseline_loss"] for entry in logged] == pytest.approx(added, rel=1e-3, abs=1e-5)

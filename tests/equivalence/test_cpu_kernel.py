@@ -202,7 +202,7 @@ def test_the_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_compiled_once_for_several_processes(kernel: TileKernel, tmp_path: Path) -> None:
     code = "from graceful_forgetting.confidence.kernels.cpu import tile_kernel; assert tile_kernel() is not None"
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment = os.environ | {"GRACEFUL_CACHE": str(tmp_path)}
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
-    assert len(list((tmp_path / "graceful-forgetting").iterdir())) == 1
+    assert len(list((tmp_path / "kernels").iterdir())) == 1

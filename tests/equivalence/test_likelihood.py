@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from graceful_forgetting.confidence.likelihood import mean_nll
 from graceful_forgetting.data import tokenize_dataset
-from graceful_forgetting.experiment.evaluation import answer_likelihood, evaluate_items, evaluate_task
+from graceful_forgetting.experiment.evaluation import evaluate_items
 from graceful_forgetting.experiment.likelihood import completion_likelihoods, text_bits_per_byte
 
 
@@ -73,11 +73,11 @@ def test_choices_equal_the_slow_version_whatever_batch_and_padding_side(
 
 def test_bits_per_byte_counts_the_end_and_the_bytes_of_the_text(make_model, tokenizer, learning):
     model = make_model(1)
-    bits, nats = answer_likelihood(model, tokenizer, learning, batch_size=5)
+    metrics, _ = evaluate_items(model, tokenizer, learning, "learning", None, **settings())
     slow = [slow_log_probabilities(model, tokenizer, row["prompt"], row["completion"]) for row in learning]
     total, size = -sum(map(sum, slow)), sum(len(row["completion"]) for row in learning)
-    assert bits == pytest.approx(total / math.log(2) / size, rel=1e-5)
-    assert nats == pytest.approx(total / sum(map(len, slow)), rel=1e-5)
+    assert metrics.bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-5)
+    assert metrics.nll_per_token == pytest.approx(total / sum(map(len, slow)), rel=1e-5)
     parts = completion_likelihoods(model, tokenizer, learning, 7)
     assert [part.end_nats for part in parts] == pytest.approx([-row[-1] for row in slow], rel=1e-5)
 
@@ -96,12 +96,12 @@ def test_a_model_that_knows_the_options_is_right_and_one_that_knows_the_others_i
     question = {"prompt": "w5 w6", "choices": [" w1", " w2", " w3"]}
     for completion, correct in ((" w1", 1.0), (" w2", 0.0), (" w3", 0.0)):
         rows = Dataset.from_list([{**question, "completion": completion}])
-        choice = evaluate_task(model, tokenizer, rows, "learning", None, **settings()).choice
+        choice = evaluate_items(model, tokenizer, rows, "learning", None, **settings())[0].choice
         assert choice.accuracy == choice.accuracy_per_byte == correct
         assert choice.adjusted == pytest.approx(1.0 if correct else -0.5)
     # Two tokens of w1 are less likely than one w2, and likelier per byte.
     rows = Dataset.from_list([{"prompt": "w5", "choices": [" w1 w1", " w2"], "completion": " w1 w1"}])
-    choice = evaluate_task(model, tokenizer, rows, "learning", None, **settings()).choice
+    choice = evaluate_items(model, tokenizer, rows, "learning", None, **settings())[0].choice
     assert (choice.accuracy, choice.accuracy_per_byte) == (0.0, 1.0)
 
 

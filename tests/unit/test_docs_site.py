@@ -23,6 +23,7 @@ import yaml
 import graceful_forgetting
 from graceful_forgetting import cli, config
 from graceful_forgetting.base_model import BaseModelConfig
+from graceful_forgetting.commands import DEMO_RECIPE
 from graceful_forgetting.confidence.scorer import Measured
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.models import ModelArguments
@@ -117,7 +118,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 def test_command_is_understood(shown):
     options, rest = cli._parser().parse_known_args(shown)
     if options.command == "demo":
-        parse_recipe(str(cli.DEMO_RECIPE), rest)
+        parse_recipe(str(DEMO_RECIPE), rest)
     elif options.command == "base":
         fields = {field.name for field in dataclasses.fields(BaseModelConfig)}
         assert {word[2:].split("=")[0] for word in rest if word.startswith("--")} <= fields
@@ -163,7 +164,10 @@ def imported(code: str) -> str:
 @shown((place, text) for place, _, text in blocks("python"))
 def test_python_compiles_and_its_imports_resolve(shown):
     compile(shown, "page", "exec")
-    exec(imported(shown), {})
+    names: dict = {}
+    exec(imported(shown), names)
+    aliases = [a for node in ast.parse(imported(shown)).body for a in node.names]
+    assert {(a.asname or a.name).split(".")[0] for a in aliases} <= names.keys()
 
 
 def test_example_methods_compute_what_they_say():

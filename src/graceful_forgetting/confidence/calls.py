@@ -51,3 +51,18 @@ Rule = Callable[[Call], tuple[Any, Backward]]
 def by_sample(tensor: Tensor, batch: int) -> Tensor:
     """(batch, positions, last dimension) of an activation or a gradient."""
     return tensor.reshape(batch, -1, tensor.shape[-1])
+
+
+def reached(output: Any) -> tuple[Any, list[Tensor]]:
+    """A module's output, of which every tensor carries a gradient, and those tensors."""
+    if isinstance(output, tuple):
+        # Views, as one part may be computed from another: each gradient is to hold its own part's uses alone.
+        views = [part.view_as(part) if isinstance(part, Tensor) else part for part in output]
+        parts = [reached(part) if isinstance(part, Tensor) else (part, []) for part in views]
+        return tuple(part for part, _ in parts), [tensor for _, tensors in parts for tensor in tensors]
+    if not output.is_floating_point():
+        return output, []
+    if not output.requires_grad:
+        # Cloned, as a model may go on in place, which a leaf forbids.
+        output = output.detach().requires_grad_().clone()
+    return output, [output]

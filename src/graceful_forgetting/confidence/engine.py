@@ -24,7 +24,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from graceful_forgetting.confidence.calls import Call, Rule, UnsupportedUse
+from graceful_forgetting.confidence.calls import Call, Rule, UnsupportedUse, reached
 from graceful_forgetting.confidence.contributions import Contribution, Dense, Direct, Routed, Rows, as_matrix
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
 from graceful_forgetting.confidence.recompute import recomputed_rule
@@ -210,7 +210,7 @@ class PerSampleEngine:
                 self._recording = True
             for name in names.values():
                 self._sites[name].pending += 1
-            output, tensors = _reached(output)
+            output, tensors = reached(output)
 
             # Popped when used, so that activations go as the backward pass goes.
             waiting = [backward]
@@ -238,7 +238,7 @@ class PerSampleEngine:
         if not checking and module not in self._tolerated:
             raise _Demotion(names, reason)
         self._tolerated.add(module)
-        output, tensors = _reached(output)
+        output, tensors = reached(output)
 
         def refuse(_: Tensor) -> None:
             if not checking:
@@ -385,18 +385,3 @@ class PerSampleEngine:
             ", ".join(listed[:_NAMES_SHOWN]),
             more,
         )
-
-
-def _reached(output: Any) -> tuple[Any, list[Tensor]]:
-    """A module's output, of which every tensor carries a gradient, and those tensors."""
-    if isinstance(output, tuple):
-        # Views, as one part may be computed from another: each gradient is to hold its own part's uses alone.
-        views = [part.view_as(part) if isinstance(part, Tensor) else part for part in output]
-        parts = [_reached(part) if isinstance(part, Tensor) else (part, []) for part in views]
-        return tuple(part for part, _ in parts), [tensor for _, tensors in parts for tensor in tensors]
-    if not output.is_floating_point():
-        return output, []
-    if not output.requires_grad:
-        # Cloned, as a model may go on in place, which a leaf forbids.
-        output = output.detach().requires_grad_().clone()
-    return output, [output]

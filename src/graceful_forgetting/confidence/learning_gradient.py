@@ -1,9 +1,8 @@
 """Gradients of samples measured against the mean gradient of the learning task."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
-from graceful_forgetting.confidence.measure import COSINE, LEARNING_PRODUCT, LOSS, empty
+from graceful_forgetting.confidence.measure import COSINE, LEARNING_PRODUCT, LOSS, Measurement, empty
 from graceful_forgetting.confidence.oracle import oracle_confidence_terms
 from graceful_forgetting.confidence.reducers import ConfidenceTerms
 from graceful_forgetting.confidence.rows import batches, load_batch, usable_rows
@@ -46,7 +45,7 @@ def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) ->
     return totals
 
 
-class LearningMeasurement:
+class LearningMeasurement(Measurement):
     """L(x), and of ∇L(x) and the mean learning gradient ḡ the inner product and the cosine.
 
     The cosine is ⟨ḡ, g⟩ / (‖ḡ‖ ‖g‖), and 0 where either is 0.
@@ -58,23 +57,16 @@ class LearningMeasurement:
     def __init__(
         self, model: PreTrainedModel, rows: Dataset, gradient: dict[str, Tensor], config: ConfidenceConfig
     ) -> None:
+        super().__init__()
         self._model, self._rows, self._gradient = model, rows, gradient
         self._norm = torch.stack([part.double().square().sum().cpu() for part in gradient.values()]).sum().sqrt()
         parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self._engine = PerSampleEngine(model, gradient, strict=config.strict)
         oracle = config.engine == "oracle"
         self._terms = None if oracle else ConfidenceTerms(gradient, gradient, parameters, norms=True)
-        self._exit = ExitStack()
 
-    def __enter__(self) -> Self:
-        if self._terms is not None:
-            self._exit.enter_context(self._engine)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exit.close()
+    def _prepared(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._terms is None else self._engine
 
     def measure(self, indices: Sequence[int]) -> Tensor:
         values = empty(indices)

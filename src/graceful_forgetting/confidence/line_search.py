@@ -1,9 +1,8 @@
 """The step along −∇L(x) that lowers L(x) most, sample by sample."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -16,6 +15,7 @@ from graceful_forgetting.confidence.measure import (
     PRODUCT,
     SQUARE,
     STEP,
+    Measurement,
     empty,
     exchanged,
     losses,
@@ -30,7 +30,7 @@ from graceful_forgetting.confidence.weights import ConfidenceWeights
 GRID = tuple(2.0**exponent for exponent in range(-6, 6))
 
 
-class LineSearchMeasurement:
+class LineSearchMeasurement(Measurement):
     """L(x), ⟨V, g⟩, Σ F g² and the α of `GRID` · L/‖g‖² with the lowest L(x; θ − α g).
 
     One backward pass a sample gives g, which is reduced to the terms and stepped along; the search itself is
@@ -38,18 +38,12 @@ class LineSearchMeasurement:
     """
 
     def __init__(self, model: PreTrainedModel, rows: Dataset, weights: ConfidenceWeights) -> None:
+        super().__init__()
         self._model, self._rows, self._weights = model, rows, weights
         self._stepped = {name: torch.empty_like(p, requires_grad=False) for name, p in weights.parameters.items()}
-        self._exit = ExitStack()
 
-    def __enter__(self) -> Self:
-        self._exit.enter_context(differentiating(self._model, self._weights.names))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exit.close()
+    def _prepared(self) -> AbstractContextManager[Any]:
+        return differentiating(self._model, self._weights.names)
 
     def measure(self, indices: Sequence[int]) -> Tensor:
         values = empty(indices)

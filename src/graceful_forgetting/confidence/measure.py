@@ -1,9 +1,10 @@
 """Measuring the rows of a batch: by one backward pass, or by forward passes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Self
 
 import torch
 from datasets import Dataset
@@ -24,15 +25,26 @@ LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS, LEARNING_PRODUCT, COSINE = range(7)
 WIDTH = 7
 
 
-class Measurement(Protocol):
+class Measurement(ABC):
     """Measures rows of a data set; a context manager, as it may hook the model."""
 
-    def __enter__(self) -> Self: ...
+    def __init__(self) -> None:
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._exit.enter_context(self._prepared())
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self._exit.close()
 
+    @abstractmethod
+    def _prepared(self) -> AbstractContextManager[Any]:
+        """The model made ready; set back at the end."""
+
+    @abstractmethod
     def measure(self, indices: Sequence[int]) -> Tensor:
         """(len(indices), WIDTH) float64 on the CPU: see the column numbers above."""
 
@@ -47,27 +59,20 @@ def polyak_step(loss: Tensor, squared_norm: Tensor) -> Tensor:
     return torch.where(squared_norm > 0, loss / squared_norm, torch.nan)
 
 
-class GradientMeasurement:
+class GradientMeasurement(Measurement):
     """L(x), ⟨V, g⟩, Σ F g² and the step of rule 'fixed' (1) or 'polyak', from one backward pass."""
 
     def __init__(
         self, model: PreTrainedModel, rows: Dataset, weights: ConfidenceWeights, config: ConfidenceConfig
     ) -> None:
+        super().__init__()
         self._model, self._rows, self._weights, self._config = model, rows, weights, config
         self._polyak = config.step_size_rule == "polyak"
         self._engine = PerSampleEngine(model, weights.names, strict=config.strict)
         self._terms = None if config.engine == "oracle" else weights.reducer(norms=self._polyak)
-        self._exit = ExitStack()
 
-    def __enter__(self) -> Self:
-        if self._terms is not None:
-            self._exit.enter_context(self._engine)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exit.close()
+    def _prepared(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._terms is None else self._engine
 
     def measure(self, indices: Sequence[int]) -> Tensor:
         if self._terms is None:
@@ -92,7 +97,7 @@ class GradientMeasurement:
         return values
 
 
-class ForwardMeasurement:
+class ForwardMeasurement(Measurement):
     """L(x) at θ_base and, with `mean`, at θ*_L.
 
     Args:
@@ -100,18 +105,12 @@ class ForwardMeasurement:
     """
 
     def __init__(self, model: PreTrainedModel, rows: Dataset, mean: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
         self._model, self._rows = model, rows
         self._reference = None if mean is None else in_place_of(model, mean)
-        self._exit = ExitStack()
 
-    def __enter__(self) -> Self:
-        self._exit.enter_context(differentiating(self._model, ()))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exit.close()
+    def _prepared(self) -> AbstractContextManager[Any]:
+        return differentiating(self._model, ())
 
     def measure(self, indices: Sequence[int]) -> Tensor:
         values, batch = empty(indices), load_batch(self._rows, indices, self._model.device)

@@ -45,32 +45,6 @@ class TaskItems:
     choice_correct: list[bool] | None
 
 
-def evaluate_task(
-    model: PreTrainedModel | PeftModel,
-    processing_class: PreTrainedTokenizerBase,
-    rows: Dataset,
-    role: Role,
-    task: Task | None,
-    *,
-    batch_size: int,
-    max_new_tokens: int,
-    description: str,
-    generate: bool = True,
-) -> TaskMetrics:
-    """The metrics of `evaluate_items`, without its items."""
-    return evaluate_items(
-        model,
-        processing_class,
-        rows,
-        role,
-        task,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        description=description,
-        generate=generate,
-    )[0]
-
-
 def evaluate_items(
     model: PreTrainedModel | PeftModel,
     processing_class: PreTrainedTokenizerBase,
@@ -177,17 +151,11 @@ def _score(
 # Likelihood of given answers -----------------------------------------------------------------------------------------
 
 
-def answer_likelihood(
-    model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase, rows: Dataset, batch_size: int
-) -> tuple[float, float]:
-    """Bits per UTF-8 byte of the given completions (independent of the tokenizer), and nats per token.
-
-    Both are totals over all rows, so long answers weigh more; the EOS token counts as tokens but not as bytes.
-    """
-    return _totals(completion_likelihoods(model, processing_class, rows, batch_size))
-
-
 def _totals(likelihoods: Sequence[CompletionLikelihood]) -> tuple[float, float]:
+    """Bits per UTF-8 byte (independent of the tokenizer), and nats per token.
+
+    Totals over all rows, so long answers weigh more; the EOS token counts as tokens but not as bytes.
+    """
     nats = math.fsum(likelihood.nats for likelihood in likelihoods)
     size = sum(likelihood.bytes for likelihood in likelihoods)
     tokens = sum(likelihood.tokens for likelihood in likelihoods)

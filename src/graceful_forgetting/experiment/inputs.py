@@ -88,6 +88,18 @@ class RunInputs:
         return combine_forget_datasets({name: rows for name, rows in given.items() if rows is not None})
 
     @cached_property
+    def given_self_knowledge(self) -> Dataset:
+        """`forgetting_answers`, tokenised, in place of what the model would have answered."""
+        limit = context_length(self.base_config)
+        return tokenize_dataset(self.forgetting_answers, self.tokenizer, max_length=limit, argument="forgetting_tasks")
+
+    def forgetting_fingerprint(self, *, given: bool) -> str:
+        """Content hash of what self-knowledge is made from: the prompts, or the given answers as well."""
+        if not given:
+            return self.data_fingerprints["forgetting_prompts"]
+        return fingerprint_rows(self.forgetting_answers, self.forgetting_answers.column_names)
+
+    @cached_property
     def base_fingerprint(self) -> dict[str, Any]:
         return fingerprint_model(self.loader.base(self.sources.model))
 

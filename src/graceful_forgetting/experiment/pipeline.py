@@ -17,19 +17,22 @@ from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
-from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.distributed import process_index
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.evaluation import evaluate_items
+from graceful_forgetting.experiment.examination import examination_settings, examine
 from graceful_forgetting.experiment.general_ability import GeneralAbility
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.models import ModelArguments
 from graceful_forgetting.experiment.provenance import public_settings
-from graceful_forgetting.experiment.result import TaskMetrics
+from graceful_forgetting.experiment.stage_settings import (
+    UNLEARNING_PREFIXES,
+    learning_settings,
+    settings_of,
+)
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.experiment.training import arm_args, run_training
-from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_rows
+from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import Preparation
 from graceful_forgetting.selection import select_with_audit
@@ -37,27 +40,6 @@ from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.topology import check_topology, requested_topology
 
 logger = logging.getLogger(__name__)
-
-# Settings of the method's own stages, by prefix; everything else in LWFConfig is a setting of learning.
-_STAGE_PREFIXES = ("elicitation_", "posterior_", "confidence_", "forget_")
-_UNLEARNING_PREFIXES = ("unlearn_", "guard", "per_device_unlearn_", "baseline")
-# They change where and how a run reports, never what it computes.
-WITHOUT_EFFECT = {
-    "output_dir",
-    "run_name",
-    "report_to",
-    "disable_tqdm",
-    "logging_first_step",
-    "log_level",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "dataset_num_proc",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "hub_token",
-    "seed",
-}
 
 
 class Pipeline:
@@ -111,20 +93,10 @@ class Pipeline:
         self._stages: dict[str, Stage] = {}
 
     def _settings(self, *prefixes: str) -> dict[str, Any]:
-        """The fields of `LWFConfig` with one of the prefixes."""
-        return public_settings(
-            {f.name: getattr(self.lwf, f.name) for f in fields(self.lwf) if f.name.startswith(prefixes)}
-        )
+        return settings_of(self.lwf, *prefixes)
 
     def _learning_settings(self) -> dict[str, Any]:
-        own = _STAGE_PREFIXES + _UNLEARNING_PREFIXES
-        settings = {
-            f.name: getattr(self.lwf, f.name)
-            for f in fields(self.lwf)
-            if not f.name.startswith(own) and f.name not in WITHOUT_EFFECT
-        }
-        # A batch is as large as all processes' shares together.
-        return public_settings({**settings, "model": asdict(self.model), "world_size": self.lwf.world_size})
+        return learning_settings(self.lwf, self.model)
 
     def _once(self, name: str, make: Callable[[], Stage]) -> Stage:
         if name not in self._stages:
@@ -166,7 +138,9 @@ class Pipeline:
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             if self.lwf.forget_answers == "given":
-                return self._given_answers(folder)
+                given = self.inputs.given_self_knowledge
+                given.save_to_disk(str(folder / "rows"))
+                return {"prompts": len(given), "kept": len(given)}
             rows, counts = elicit_with_counts(
                 self.inputs.loader.base(self.inputs.sources.model),
                 self.inputs.tokenizer,
@@ -187,22 +161,9 @@ class Pipeline:
             # Greedy answers do not depend on it.
             "seed": self.lwf.seed if self.lwf.elicitation_do_sample else None,
             "fingerprint": self.inputs.base_fingerprint,
-            "data": self._forgetting_fingerprint(),
+            "data": self.inputs.forgetting_fingerprint(given=self.lwf.forget_answers == "given"),
         }
         return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
-
-    def _forgetting_fingerprint(self) -> str:
-        if self.lwf.forget_answers != "given":
-            return self.inputs.data_fingerprints["forgetting_prompts"]
-        return fingerprint_rows(self.inputs.forgetting_answers, self.inputs.forgetting_answers.column_names)
-
-    def _given_answers(self, folder: Path) -> dict[str, Any]:
-        """The answers that the forgetting data carry, in place of the model's own."""
-        rows = self.inputs.forgetting_answers
-        limit = context_length(self.inputs.base_config)
-        rows = tokenize_dataset(rows, self.inputs.tokenizer, max_length=limit, argument="forgetting_tasks")
-        rows.save_to_disk(str(folder / "rows"))
-        return {"prompts": len(rows), "kept": len(rows)}
 
     def posterior(self) -> Stage:
         """θ*_L from the first plain run and the diagonal Fisher information there."""
@@ -287,7 +248,7 @@ class Pipeline:
         name, preparation = f"lwf/seed-{seed}", self.preparation_stages()
         settings = {
             **self._learning_settings(),
-            **self._settings(*_UNLEARNING_PREFIXES),
+            **self._settings(*UNLEARNING_PREFIXES),
             "seed": seed,
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],
@@ -325,24 +286,36 @@ class Pipeline:
     ) -> Stage:
         def build(folder: Path, key: str) -> dict[str, Any]:
             args = arm_args(self.lwf, self.directory.work_folder(name, key), seed)
-            forget = None if preparation is None else _preparation(preparation)
-            return self._train(name, folder, load(), args, forget)
+            return self._train(name, folder, load(), args, preparation)
 
         return self.directory.stage(name, settings, inputs, build)
 
     def _train(
-        self, name: str, folder: Path, model: Any, args: LWFConfig, forget: Preparation | None
+        self, name: str, folder: Path, model: Any, args: LWFConfig, preparation: Mapping[str, Stage] | None
     ) -> dict[str, Any]:
-        """Train `model` for stage `name`, plainly without `forget`; returns the counts that the stage records."""
+        """Train `model` for stage `name`, plainly without `preparation`; returns the counts that the stage records."""
         del name
+        return self._run_training(folder, model, args, preparation, self.inputs.sources.learning_test)
+
+    def _run_training(
+        self,
+        folder: Path,
+        model: Any,
+        args: LWFConfig,
+        preparation: Mapping[str, Stage] | None,
+        held_out: Dataset | None,
+        **keywords: Any,
+    ) -> dict[str, Any]:
         return run_training(
             folder,
             model,
             args,
             self.inputs.learning_rows,
-            self.inputs.sources.learning_test,
+            held_out,
             self.inputs.tokenizer,
-            forget,
+            plain=preparation is None,
+            preparation=_preparation(preparation or {}),
+            **keywords,
         )
 
     def evaluation(self, arm: str, seed: int | None) -> Stage:
@@ -353,37 +326,13 @@ class Pipeline:
         assert base is not None
 
         def build(folder: Path, _: str) -> dict[str, Any]:
-            model = (
-                self.inputs.loader.base(base) if trained is None else self.inputs.loader.finished(base, trained.path)
-            )
-            metrics, items = {}, {}
-            for task_name, (rows, role, task) in self.inputs.test_sets.items():
-                metrics[task_name], items[task_name] = evaluate_items(
-                    model,
-                    self.inputs.tokenizer,
-                    rows,
-                    role,
-                    task,
-                    batch_size=self.run.evaluation_batch_size,
-                    max_new_tokens=self.run.eval_max_new_tokens,
-                    description=f"{name}: {task_name}",
-                    generate=self.run.eval_generate,
-                )
-            write_json(folder / "metrics.json", {task_name: asdict(metric) for task_name, metric in metrics.items()})
-            write_json(folder / "items.json", {task_name: asdict(item) for task_name, item in items.items()})
-            write_json(folder / "general.json", self.general_ability.measure(model, self.inputs.tokenizer))
-            return {task_name: _in_short(metric) for task_name, metric in metrics.items()}
+            loader = self.inputs.loader
+            model = loader.base(base) if trained is None else loader.finished(base, trained.path)
+            return examine(folder, model, self.run, self.inputs, self.general_ability, name)
 
         settings = {
-            "max_new_tokens": self.run.eval_max_new_tokens,
-            "generate": self.run.eval_generate,
-            "general_ability": self.general_ability.settings(),
-            "tasks": {
-                task_name: None if task is None else [task.metric, task.definition]
-                for task_name, (_, _, task) in self.inputs.test_sets.items()
-            },
+            **examination_settings(self.run, self.inputs, self.general_ability),
             "fingerprint": self.inputs.base_fingerprint if trained is None else None,
-            "data": {k: v for k, v in self.inputs.data_fingerprints.items() if k.endswith("_test")},
         }
         inputs = [] if trained is None else [trained]
         return self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
@@ -425,8 +374,10 @@ class Pipeline:
         return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior
 
 
-def _preparation(stages: Mapping[str, Stage]) -> Preparation:
-    """What the stages before training have made, read again; those that there are."""
+def _preparation(stages: Mapping[str, Stage]) -> Preparation | None:
+    """What the stages before training have made, read again; none where there are none."""
+    if not stages:
+        return None
     nothing = Dataset.from_dict({})
     posterior = stages.get("posterior")
     return Preparation(
@@ -435,12 +386,3 @@ def _preparation(stages: Mapping[str, Stage]) -> Preparation:
         audit=read_json(stages["selection"].path / "selection.json") if "selection" in stages else {},
         posterior=None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
     )
-
-
-def _in_short(metrics: TaskMetrics) -> str:
-    """One figure for the line that announces an evaluation."""
-    if metrics.correct is not None:
-        return f"{metrics.correct}/{metrics.total} correct"
-    if metrics.choice is not None:
-        return f"{100 * metrics.choice.accuracy_per_byte:.1f} % by likelihood"
-    return f"{metrics.bits_per_byte:.3f} bits per byte"

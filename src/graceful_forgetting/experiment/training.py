@@ -68,13 +68,15 @@ def run_training(
     train_dataset: Dataset,
     eval_dataset: Dataset | None,
     processing_class: PreTrainedTokenizerBase,
-    preparation: Preparation | None = None,
     *,
+    plain: bool,
+    preparation: Preparation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     keep_model: bool = True,
 ) -> dict[str, Any]:
     """Train `model` in place; write it, its tokenizer, `training_log.json` and `unlearning.json` into `folder`.
 
+    `plain`: with TRL's trainer; else with `LWFTrainer`, on what `preparation` holds of the stages before training.
     Checkpoints are in `args.output_dir`; the newest complete one is resumed. `callbacks` join those of the Trainer;
     without `keep_model` only the two JSON files are written.
 
@@ -87,12 +89,10 @@ def run_training(
         "eval_dataset": eval_dataset if args.eval_strategy != "no" else None,
         "processing_class": processing_class,
     }
-    if preparation is None:
+    if plain:
         trainer = PlainTrainer(model, args, **common)
     else:
-        # A baseline that reads nothing of it is given nothing.
-        given = preparation if len(preparation.scored) or preparation.posterior is not None else None
-        trainer = LWFTrainer(model, args, preparation=given, **common)
+        trainer = LWFTrainer(model, args, preparation=preparation, **common)
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(StageProgress)
@@ -108,7 +108,7 @@ def run_training(
         unlearning = trainer.unlearning_summary()
     write_json(folder / UNLEARNING_FILE, unlearning)
     detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
-    if preparation is not None:
+    if not plain:
         detail["unlearning_updates"] = unlearning["updates"]
     if checkpoint is not None:
         detail["resumed_from"] = checkpoint.name

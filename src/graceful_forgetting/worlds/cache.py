@@ -1,7 +1,6 @@
 """Models of worlds that are not in the package: built when first asked for, and kept."""
 
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,20 +8,13 @@ import torch
 from filelock import FileLock
 
 from graceful_forgetting import __version__
-from graceful_forgetting.artifacts import remove_partials
+from graceful_forgetting.artifacts import cache_root, remove_partials
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.worlds.build import SUMMARY, build_models
 from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.difficulty import Difficulty
 
 logger = logging.getLogger(__name__)
-
-
-def cache_root() -> Path:
-    """Folder of what this package builds: the environment variable `GRACEFUL_CACHE`, or
-    `~/.cache/graceful-forgetting`."""
-    named = os.environ.get("GRACEFUL_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "graceful-forgetting"
 
 
 def cached_models(world: WorldDefinition, difficulty: Difficulty, seed: int) -> Path:

@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
+
+from graceful_forgetting.artifacts import atomic_file, cache_root
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class NoCompilerError(RuntimeError):
 def load_library() -> ctypes.CDLL:
     """The kernel as a shared library, compiled for this processor if that was not done before.
 
-    It is kept in `$XDG_CACHE_HOME/graceful-forgetting` (default: `~/.cache`) under a hash of its source, the compiler
+    It is kept in `$GRACEFUL_CACHE` (default: `~/.cache/graceful-forgetting`) under a hash of its source, the compiler
     and what that knows of the processor, so that machines of several kinds may share a home.
 
     Raises:
@@ -52,13 +53,10 @@ def load_library() -> ctypes.CDLL:
 
 
 def _compiled(command: list[str]) -> Path:
-    target = _folder() / f"tiles-{_key(command)}.so"
+    target = cache_root() / "kernels" / f"tiles-{_key(command)}.so"
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as partial:
-            built = Path(partial) / target.name
+        with atomic_file(target) as built:
             _run([*command, str(SOURCE), "-o", str(built)])
-            os.replace(built, target)
     return target
 
 
@@ -70,11 +68,6 @@ def _key(command: list[str]) -> str:
 
 def _run(command: list[str]) -> bytes:
     return subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS).stdout
-
-
-def _folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "graceful-forgetting"
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,20 +13,20 @@ from datasets import load_from_disk
 from graceful_forgetting.artifacts import read_json, write_json
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.experiment.inputs import RunInputs
-from graceful_forgetting.experiment.pipeline import WITHOUT_EFFECT, Pipeline
+from graceful_forgetting.experiment.pipeline import Pipeline
 from graceful_forgetting.experiment.provenance import collect_provenance
 from graceful_forgetting.experiment.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.experiment.result import GuardResult, TaskMetrics
 from graceful_forgetting.experiment.schema import dataclass_from_plain
 from graceful_forgetting.experiment.shared_stages import SharedStages
+from graceful_forgetting.experiment.stage_settings import WITHOUT_EFFECT
 from graceful_forgetting.experiment.stages import Stage
 from graceful_forgetting.experiment.sweep.cell import CellResult, CellSelection, CurvePoint, ScoreSummary
 from graceful_forgetting.experiment.sweep.grid import Cell
 from graceful_forgetting.experiment.sweep.measurement import Examiner, LearningCurve
 from graceful_forgetting.experiment.sweep.scores import kinds_of, score_summary
-from graceful_forgetting.experiment.training import UNLEARNING_FILE, run_training
+from graceful_forgetting.experiment.training import UNLEARNING_FILE
 from graceful_forgetting.fingerprint import fingerprint_json
-from graceful_forgetting.preparation import Preparation
 
 MEASURED_FILE = "measured.json"
 CURVE_FILE = "curve.json"
@@ -158,7 +158,7 @@ class CellPipeline(Pipeline):
         return trained, self.directory.stage(f"measured/{trained.name}", self._tests(), [trained], build)
 
     def _train(
-        self, name: str, folder: Path, model: Any, args: LWFConfig, forget: Preparation | None
+        self, name: str, folder: Path, model: Any, args: LWFConfig, preparation: Mapping[str, Stage] | None
     ) -> dict[str, Any]:
         args.disable_tqdm = True
         curve = LearningCurve(
@@ -166,14 +166,12 @@ class CellPipeline(Pipeline):
         )
         validation = self.inputs.sources.learning_validation
         start = time.perf_counter()
-        detail = run_training(
+        detail = self._run_training(
             folder,
             model,
             args,
-            self.inputs.learning_rows,
+            preparation,
             self.inputs.sources.learning_test if validation is None else validation,
-            self.inputs.tokenizer,
-            forget,
             callbacks=[curve],
             keep_model=self._kept(name),
         )

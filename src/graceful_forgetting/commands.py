@@ -1,0 +1,251 @@
+"""What each command of `graceful` does, from its parsed options; imports are made when a command runs."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Of several processes of one launch, the first one talks.
+RANK = int(os.environ.get("RANK", "0"))
+DEMO_RECIPE = Path(__file__).parent / "experiment" / "demo.yaml"
+
+
+def _announce(text: str) -> None:
+    if RANK == 0:
+        print(text, flush=True)
+
+
+def fields(options: argparse.Namespace, rest: list[str]) -> None:
+    del options, rest
+    from trl import SFTConfig
+
+    from graceful_forgetting.base_model import BaseModelConfig
+    from graceful_forgetting.experiment.recipe import RECIPE_CLASSES
+
+    inherited = {field.name for field in dataclasses.fields(SFTConfig)}
+    for cls in RECIPE_CLASSES:
+        _print_fields(cls.__name__, cls, inherited)
+    print("and every field of trl.SFTConfig: https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig")
+    _print_fields("graceful base build", BaseModelConfig, set())
+
+
+def _print_fields(title: str, cls: type, hidden: set[str]) -> None:
+    print(f"{title}:")
+    for field in dataclasses.fields(cls):
+        if field.init and field.name not in hidden:
+            default = "" if field.default is dataclasses.MISSING else f" [{field.default}]"
+            print(f"  {field.name}{default}: {field.metadata.get('help', '')}")
+
+
+def demo(options: argparse.Namespace, rest: list[str]) -> None:
+    options.config = str(DEMO_RECIPE)
+    options.command = "run"
+    stage(options, rest)
+
+
+def stage(options: argparse.Namespace, rest: list[str]) -> None:
+    if options.command == "report" and options.sweep is not None:
+        if rest or options.config is not None:
+            raise ValueError("--sweep reports a finished sweep and takes no recipe: leave out --config and its fields")
+        _report_sweep(Path(options.sweep), options.archive)
+        return
+    from graceful_forgetting.experiment.pipeline import Pipeline
+    from graceful_forgetting.experiment.recipe import parse_recipe
+
+    run, lwf, model = parse_recipe(options.config, rest)
+
+    pipeline = Pipeline(run, lwf, model, announce=_announce)
+    last = "report" if options.command == "run" else options.command
+    steps: dict[str, Callable[[], object]] = {
+        "elicit": pipeline.self_knowledge,
+        "posterior": pipeline.posterior,
+        "score": pipeline.scores,
+        "select": pipeline.selection,
+        "train": pipeline.train,
+        "evaluate": pipeline.evaluate,
+        "report": lambda: _report(pipeline),
+    }
+    # One stage asks for those that it reads and no more; the report reads all, the posterior if anything does.
+    everything = [name for name in steps if name != "posterior" or pipeline.needs_posterior]
+    for name in everything if last == "report" else [last]:
+        steps[name]()
+
+
+def _report(pipeline: Any) -> None:
+    from graceful_forgetting.experiment.assemble import assemble_result
+    from graceful_forgetting.experiment.table import summary_table
+    from graceful_forgetting.report import render_report
+
+    result, samples = assemble_result(pipeline)
+    if RANK > 0:
+        return
+    folder = pipeline.directory.path
+    result.save(folder / "result.json")
+    report = render_report(result, samples, folder / "report.html")
+    print()
+    print(summary_table(result))
+    print()
+    print(f"result: {folder / 'result.json'}")
+    print(f"report: {Path(report).resolve()}")
+
+
+def _cluster_parameters(cluster: str | None, given: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    if given and cluster is None:
+        raise ValueError("--cluster_parameters needs --cluster")
+    for parameter in given:
+        if "=" not in parameter:
+            raise ValueError(f"--cluster_parameters: {parameter!r} must be NAME=VALUE (gpus_per_node=1)")
+    return {name: yaml.safe_load(value) for name, _, value in (parameter.partition("=") for parameter in given)}
+
+
+def sweep(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.experiment.sweep.grid import load_grid
+    from graceful_forgetting.experiment.sweep.run import Sweep
+
+    grid = load_grid(options.config)
+    if options.output_dir is not None:
+        grid = dataclasses.replace(grid, output_dir=options.output_dir)
+    parameters = _cluster_parameters(options.cluster, options.cluster_parameters)
+    sweep = Sweep(grid, options.jobs, _announce, options.verbose, options.cluster, parameters)
+    if options.dry_run:
+        for line in sweep.list_cells():
+            print(line)
+        return
+    try:
+        sweep.run()
+    except RuntimeError:
+        # Some cells failed: the report has the others.
+        if (sweep.folder / "cells").is_dir():
+            _report_sweep(sweep.folder, None)
+        raise
+    _report_sweep(sweep.folder, None)
+
+
+def _report_sweep(folder: Path, archive: str | None) -> None:
+    from graceful_forgetting.artifacts import write_text
+    from graceful_forgetting.experiment.sweep.archive import read_archive, write_archive
+    from graceful_forgetting.experiment.sweep.run import load_cells
+    from graceful_forgetting.experiment.sweep.tables import markdown_document, sweep_tables
+    from graceful_forgetting.report import render_sweep
+
+    cells = read_archive(folder) if folder.is_file() else load_cells(folder)
+    place = folder.parent if folder.is_file() else folder
+    if archive is not None:
+        write_archive(cells, archive)
+        print(f"archive: {Path(archive).resolve()}")
+    tables = place / "tables.md"
+    write_text(tables, markdown_document(cells[0].sweep, cells))
+    report = render_sweep(cells, place / "report.html")
+    print(f"\n{sweep_tables(cells)[0].markdown()}\n")
+    print(f"tables: {tables.resolve()}")
+    print(f"report: {report.resolve()}")
+
+
+def advise(options: argparse.Namespace, rest: list[str]) -> None:
+    from datasets import load_from_disk
+
+    from graceful_forgetting.experiment.advice import advice_text, advise, gather_evidence
+    from graceful_forgetting.experiment.pipeline import Pipeline
+    from graceful_forgetting.experiment.recipe import parse_recipe
+    from graceful_forgetting.preparation import TASK_COLUMN
+
+    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announce)
+    scored = load_from_disk(str(pipeline.scores().path / "rows"))
+    chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
+    interference = pipeline.interference()
+    changes = None
+    if interference is not None:
+        losses = load_from_disk(str(interference.path / "rows"))
+        changes = [
+            None if before is None or after is None else after - before
+            for before, after in zip(losses["loss"], losses["reference_loss"], strict=True)
+        ]
+    columns = {
+        name: list(scored[name])
+        for name in ("forgetting_confidence", "confidence_quadratic", "step_size", "step_size_crossover")
+    }
+    evidence = gather_evidence(columns, scored[TASK_COLUMN], [i in chosen for i in range(len(scored))], changes)
+    print(f"\n{advice_text(evidence, advise(evidence))}")
+
+
+def world(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.worlds import WORLDS, Difficulty, build_world
+
+    if options.verb == "list":
+        for name, definition in WORLDS.items():
+            print(f"{name:12} {definition.summary}")
+        return
+    difficulty = Difficulty(pretraining_steps=options.pretraining_steps, label_noise=options.label_noise)
+    path = build_world(
+        options.name, options.output_dir, options.seed, difficulty=difficulty, overwrite=options.overwrite
+    )
+    print(f"written: {path}")
+
+
+def base(options: argparse.Namespace, rest: list[str]) -> None:
+    from graceful_forgetting.base_model import BaseModelConfig, build_base_model
+    from graceful_forgetting.experiment.recipe import parse_fields
+
+    (config,) = parse_fields((BaseModelConfig,), options.config, rest)
+    print(f"written: {build_base_model(config, announce=_announce)}")
+
+
+def tasks(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.tasks import export_tasks
+    from graceful_forgetting.tasks.catalogue import task_table
+
+    if options.verb == "list":
+        print(task_table())
+        return
+    for path in export_tasks(
+        options.folder, options.tasks, data_source=options.data_source, limit=options.limit, seed=options.seed
+    ):
+        print(f"written: {path}")
+
+
+def bench(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.artifacts import write_json
+    from graceful_forgetting.bench.confidence import benchmark_confidence, table
+    from graceful_forgetting.bench.methods import Setting
+    from graceful_forgetting.bench.subsets import subset_correlations, subset_table
+
+    for name in ("batch_size", "threads"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+    if min(options.tokens) < 4:
+        raise ValueError(f"--tokens is {min(options.tokens)}; samples need 4 tokens or more")
+    settings = [Setting(n, prompt, options.batch_size) for n in options.tokens for prompt in (0, n // 2)]
+    settings.append(Setting(min(options.tokens), 0, options.batch_size, tied=True))
+    result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads)
+    result["subsets"] = subset_correlations()
+    write_json(options.output, result)
+    print(f"{table(result)}\n\n{subset_table(result['subsets'])}")
+    print(f"\nwritten: {options.output}")
+
+
+def env(options: argparse.Namespace, rest: list[str]) -> None:
+    del options, rest
+    import platform
+
+    from graceful_forgetting.experiment.provenance import collect_hardware, git_commit, package_versions
+
+    for name, number in package_versions().items():
+        print(f"- {name}: {number}")
+    hardware = collect_hardware()
+    print(f"- Python: {platform.python_version()}")
+    print(f"- platform: {platform.platform()}")
+    print(f"- commit: {git_commit() or 'not a checkout'}")
+    print(f"- CPUs: {hardware.cpu_count} (torch uses {hardware.torch_threads})")
+    print(f"- memory: {hardware.memory_bytes / 2**30:.1f} GiB")
+    for device in hardware.devices:
+        print(f"- device: {device.name}, {device.memory_bytes / 2**30:.1f} GiB")
+    if not hardware.devices:
+        print("- device: none beside the CPU")
