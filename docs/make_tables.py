@@ -17,7 +17,7 @@ from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
-FILES = (DOCS / "log.md", DOCS.parent / "README.md", DOCS / "tasks.md")
+FILES = (DOCS / "log.md", DOCS.parent / "README.md", DOCS / "tasks.md", DOCS / "index.md")
 # Result file -> what differs from the demo's recipe.
 VARIANTS = {
     "demo": "highest confidence (the demo)",
@@ -113,7 +113,42 @@ def scorer_subsets() -> str:
     return "\n".join(lines)
 
 
+def elicitation_speed() -> str:
+    """Tokens per second of elicitation and of its alternatives."""
+    path = DOCS.parent / "benchmarks" / "elicitation-1-thread.json"
+    lines = ["| way | tokens per second | against one by one |", "|---|---|---|"]
+    for name, way in json.loads(path.read_text(encoding="utf-8"))["ways"].items():
+        lines.append(f"| {name} | {way['tokens_per_second']:.0f} | {way['times_one_by_one']:.1f} |")
+    return "\n".join(lines)
+
+
+def expectation() -> str:
+    """The gain on the demo, in words."""
+    result = RunResult.load(RESULTS / "demo.json")
+    task = next(task for task in result.summary.tasks.values() if task.role == "learning")
+    difference, gap, arms = task.difference, task.gap, task.arms
+    assert difference is not None
+    assert gap is not None
+    assert gap.fraction is not None
+    shares = {}
+    for name in ("demo_random", "demo_conflict_retain"):
+        other = next(t for t in RunResult.load(RESULTS / f"{name}.json").summary.tasks.values() if t.role == "learning")
+        assert other.gap is not None
+        assert other.gap.fraction is not None
+        shares[name] = f"{100 * other.gap.fraction:.0f} %"
+    return (
+        f"- LWF is {_percent(difference.difference)} points better than plain fine-tuning "
+        f"({_percent(arms['plain'].mean)} to {_percent(arms['lwf'].mean)} %, {difference.n} seeds, 95 % interval"
+        f"{_interval(difference.low, difference.high)}), which is {100 * gap.fraction:.0f} % of the gap to a model that "
+        "never knew.\n"
+        f"- A *random* quarter of the same pool recovers {shares['demo_random']}; another score, with a term for what "
+        f"is to be retained, {shares['demo_conflict_retain']}."
+    )
+
+
 TABLES = {
+    "elicitation_speed": elicitation_speed,
+    "expectation": expectation,
     "scorer_subsets": scorer_subsets,
     "variants": variants,
     "effects": effects,
