@@ -139,8 +139,8 @@ def expectation() -> str:
     return (
         f"- LWF is {_percent(difference.difference)} points better than plain fine-tuning "
         f"({_percent(arms['plain'].mean)} to {_percent(arms['lwf'].mean)} %, {difference.n} seeds, 95 % interval"
-        f"{_interval(difference.low, difference.high)}), which is {100 * gap.fraction:.0f} % of the gap to a model that "
-        "never knew.\n"
+        f"{_interval(difference.low, difference.high)}), which is {100 * gap.fraction:.0f} % of the gap to a model "
+        "that never knew.\n"
         f"- A *random* quarter of the same pool recovers {shares['demo_random']}; another score, with a term for what "
         f"is to be retained, {shares['demo_conflict_retain']}."
     )
