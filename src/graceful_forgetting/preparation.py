@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import DataCollator, PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
@@ -21,7 +21,7 @@ from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.reference import reference_args, restored_weights, train_reference
+from graceful_forgetting.reference import reference_args, restored_weights, stopping_after, train_reference
 from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ class Preparation:
         audit: what was chosen and why, as JSON types.
         posterior: of the learning task; none when the forgetting set came scored or the scorer needs none.
         reference_log: training log of the reference run; empty when there was none.
+        plain: trainable weights of plain fine-tuning by name, for `guard_fallback`; none: those of the posterior, where
+            it covers all that is trained.
     """
 
     scored: Dataset
@@ -52,6 +54,15 @@ class Preparation:
     audit: dict[str, Any]
     posterior: LearningPosterior | None = None
     reference_log: list[dict[str, float]] = field(default_factory=list)
+    plain: Mapping[str, Tensor] | None = None
+
+    def plain_weights(self) -> Mapping[str, Tensor] | None:
+        """Trainable weights of plain fine-tuning by name; none where they are not known whole."""
+        if self.plain is not None or self.posterior is None:
+            return self.plain
+        whole = self.posterior.coverage["space"] == "trainable" and not self.posterior.is_partial()
+        finished = self.posterior.metadata.get("reference_fraction", 1.0) == 1.0
+        return self.posterior.mean if whole and finished else None
 
 
 def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset]) -> Dataset:
@@ -211,6 +222,7 @@ def prepare_posterior(
             train_dataset,
             processing_class,
             data_collator=data_collator,
+            callbacks=stopping_after(args.reference_fraction),
         )
         # On every process, since shards are gathered; one writes.
         reference.save_model()
@@ -222,6 +234,7 @@ def prepare_posterior(
             processing_class,
             resume_dir=Path(args.output_dir) / "work" / "posterior",
         )
+        posterior.metadata["reference_fraction"] = args.reference_fraction
     return posterior, reference_log
 
 
@@ -257,6 +270,11 @@ def preparation_folder(args: LWFConfig) -> Path:
     return Path(args.output_dir) / _FOLDER
 
 
+def has_preparation(directory: Path) -> bool:
+    """Whether `save_preparation` wrote into this folder."""
+    return (directory / "selection.json").is_file()
+
+
 def load_preparation(directory: Path, model: nn.Module) -> Preparation:
     """What `save_preparation` wrote for this base model.
 
@@ -264,7 +282,7 @@ def load_preparation(directory: Path, model: nn.Module) -> Preparation:
         FileNotFoundError: there is nothing.
         ValueError: its posterior is damaged or for another model.
     """
-    if not (directory / "selection.json").is_file():
+    if not has_preparation(directory):
         raise FileNotFoundError(
             f"{directory} holds no preparation, which this run reads again when it is resumed: keep output_dir as the "
             "interrupted run left it, or pass preparation="

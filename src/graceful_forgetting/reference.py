@@ -13,7 +13,14 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
@@ -47,6 +54,24 @@ class PlainTrainer(SFTTrainer):
                 f"saved so far are intact. Lower learning_rate ({self.args.learning_rate:g}) or look at the batch"
             )
         return loss
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, fraction: float):
+        self._fraction = fraction
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        del args, kwargs
+        if state.global_step >= max(1, round(self._fraction * state.max_steps)):
+            control.should_training_stop = True
+        return control
+
+
+def stopping_after(fraction: float) -> list[TrainerCallback]:
+    """Callbacks that end a run after this share of its updates, at least one; none for 1."""
+    return [] if fraction == 1 else [_StopAfter(fraction)]
 
 
 def reference_args(args: SFTConfig, output_dir: str | Path) -> SFTConfig:

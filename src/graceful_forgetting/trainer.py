@@ -27,6 +27,7 @@ from graceful_forgetting.preparation import (
     Preparation,
     check_forget_dataset,
     combine_forget_datasets,
+    has_preparation,
     load_preparation,
     preparation_folder,
     prepare_posterior,
@@ -38,6 +39,7 @@ from graceful_forgetting.rng import preserved_rng
 from graceful_forgetting.selection import select_retained
 from graceful_forgetting.topology import check_topology
 from graceful_forgetting.unlearning.base_losses import with_base_losses
+from graceful_forgetting.unlearning.fallback import keep_better
 from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.trainer import CHECKPOINT_FOLDER, UnlearningTrainer
@@ -240,7 +242,26 @@ class LWFTrainer(UnlearningTrainer):
             # The last thing to happen at θ_base.
             if self.baseline is not None and checkpoint is None:
                 self.baseline.before_training(self.model)
-        return super().train(resume_from_checkpoint, *positional, **keywords)
+        output = super().train(resume_from_checkpoint, *positional, **keywords)
+        self._keep_better(checkpoint)
+        return output
+
+    def _keep_better(self, checkpoint: Path | None) -> None:
+        """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
+        if not (self.args.guard_fallback and self.unlearning_enabled) or self.eval_dataset is None:
+            return
+        if self.preparation is None and not has_preparation(preparation_folder(self.args)):
+            return
+        plain = self._prepared(checkpoint).plain_weights()
+        if plain is None or self.is_fsdp_enabled:
+            return
+        self.held_out = comparison = keep_better(self.model, plain, self.held_out_loss)
+        better, worse = sorted((comparison.loss, comparison.plain_loss))
+        if comparison.falls_back:
+            logger.warning(
+                f"Forgetting did not help: held-out loss {worse:.4f} nats per token, that of plain fine-tuning "
+                f"{better:.4f}. The model has the weights of plain fine-tuning (guard_fallback)"
+            )
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
         args = self.args

@@ -16,7 +16,7 @@ from graceful_forgetting.config.confidence import (
     WeightsPlacement,
 )
 from graceful_forgetting.config.elicitation import ElicitationBackend, ElicitationConfig
-from graceful_forgetting.config.fields import require_choice, setting, taken_from
+from graceful_forgetting.config.fields import require, require_choice, setting, taken_from
 from graceful_forgetting.config.posterior import ParameterSpace, PosteriorConfig, PosteriorEstimator
 from graceful_forgetting.config.selection import (
     DEFAULT_FORGET_FRACTION,
@@ -60,6 +60,12 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     elicitation_server_api_key_env: str | None = taken_from(ElicitationConfig, "server_api_key_env")
     elicitation_vllm_gpu_memory_utilization: float = taken_from(ElicitationConfig, "vllm_gpu_memory_utilization")
     elicitation_cache_dir: str | None = taken_from(ElicitationConfig, "cache_dir")
+
+    reference_fraction: float = setting(
+        1.0,
+        "Share of the learning updates after which the reference run ends, in (0, 1]; its learning rate decays as for "
+        "all of them. Early weights show what learning overwrites first, at a fraction of the cost.",
+    )
 
     posterior_estimator: PosteriorEstimator = taken_from(PosteriorConfig, "estimator")
     posterior_num_samples: int | None = taken_from(PosteriorConfig, "num_samples")
@@ -124,6 +130,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         require_choice("forget_strategy", self.forget_strategy, get_args(SelectionStrategy))
         if self.forget_answers is not None:
             require_choice("forget_answers", self.forget_answers, get_args(ForgetAnswers))
+        require(0 < self.reference_fraction <= 1, "reference_fraction", self.reference_fraction, "in (0, 1]")
         if self.unlearn_every > 0 and self.unlearn_lr_scheduler == "follow" and not self.learning_rate > 0:
             raise ValueError(
                 f"learning_rate={self.learning_rate} leaves unlearn_lr_scheduler='follow' nothing to follow: set it "
@@ -137,6 +144,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         self._check_baseline_together()
 
     def _check_baseline_together(self) -> None:
+        if self.baseline is not None and self.reference_fraction < 1:
+            raise ValueError(
+                f"reference_fraction={self.reference_fraction} with baseline={self.baseline!r}: baselines are "
+                "defined by the weights of a whole reference run; leave it at 1"
+            )
         if self.baseline is not None and self.label_smoothing_factor > 0:
             raise ValueError(
                 f"label_smoothing_factor={self.label_smoothing_factor} with baseline={self.baseline!r}: TRL computes "

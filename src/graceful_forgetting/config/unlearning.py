@@ -87,6 +87,13 @@ class UnlearningSettings:
         "Nats per token by which the smoothed learning loss, or the held-out loss, may exceed its lowest value so far.",
     )
 
+    guard_fallback: bool = setting(
+        True,
+        "After training, keep the weights of plain fine-tuning (the reference run) if they have the lower loss on "
+        "eval_dataset. Nothing is compared without an eval_dataset, or without a whole reference run: scorers that "
+        "read no posterior make none.",
+    )
+
     def check_unlearning(self) -> None:
         """Raise `ValueError`, naming the field, its value and what is valid."""
         require_choice("unlearn_schedule", self.unlearn_schedule, get_args(UnlearnSchedule))

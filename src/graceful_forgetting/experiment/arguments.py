@@ -51,6 +51,11 @@ class RunArguments:
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
     )
     learning_limit: int | None = _setting(None, "Learning examples used, drawn by seed; unset: all.")
+    validation_limit: int = _setting(
+        200,
+        "Training rows of learning_task beyond learning_limit, where it has more, that are held out to watch training "
+        "and for guard_fallback; 0: none. A world has its own.",
+    )
     forgetting_limit: int | None = _setting(None, "Prompts used of each forgetting task, drawn by seed; unset: all.")
     eval_limit: int | None = _setting(None, "Test rows used of each task, drawn by seed; unset: all.")
     eval_max_new_tokens: int = _setting(256, "Longest answer generated in the evaluation, in tokens.")
@@ -93,6 +98,8 @@ class RunArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not valid: it must be at least 1, or unset for all")
+        if self.validation_limit < 0:
+            raise ValueError(f"validation_limit={self.validation_limit} is not valid: it must be 0 (none) or more")
         for name in ("eval_max_new_tokens", "evaluation_batch_size", "num_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be at least 1")

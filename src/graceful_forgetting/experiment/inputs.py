@@ -54,6 +54,16 @@ class RunInputs:
         self._check_context(longest)
         return rows
 
+    @cached_property
+    def held_out_rows(self) -> Dataset | None:
+        """Tokenised rows to watch training on: for validation, or else the test rows; none where there are neither."""
+        validation, test = self.sources.learning_validation, self.sources.learning_test
+        rows = test if validation is None else validation
+        if rows is None:
+            return None
+        # Not as text: TRL asks the first training row whether prompts count, and those have no prompt any more.
+        return tokenize_dataset(rows, self.tokenizer, argument="learning_task").select_columns(["input_ids", "labels"])
+
     def _check_context(self, longest: int) -> None:
         context = context_length(self.base_config)
         if context is not None and longest > context:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_from_disk
+from torch import Tensor
+from transformers import TrainerCallback
 from trl import SFTConfig
 
 from graceful_forgetting.artifacts import read_json, write_json
@@ -35,6 +37,7 @@ from graceful_forgetting.experiment.training import arm_args, run_training
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import Preparation
+from graceful_forgetting.reference import stopping_after
 from graceful_forgetting.selection import select_with_audit
 from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.topology import check_topology, requested_topology
@@ -109,6 +112,16 @@ class Pipeline:
         """Plain fine-tuning of the base model; with the first seed it is also the reference run."""
         return self._plain_arm("plain", self.inputs.sources.model, self.inputs.base_fingerprint, seed)
 
+    def reference(self) -> Stage:
+        """Where the learning task's posterior is estimated: the first plain run, or a part of it run on its own."""
+        seed, fraction = self.seeds[0], self.lwf.reference_fraction
+        if fraction == 1:
+            return self.plain(seed)
+        settings = {**self._plain_settings(self.inputs.base_fingerprint, seed), "fraction": fraction}
+        load = partial(self.inputs.loader.trainable, self.inputs.sources.model, seed)
+        name = f"reference/seed-{seed}"
+        return self._once(name, lambda: self._training_stage(name, settings, [], load, seed, None))
+
     def never_knew(self, seed: int) -> Stage:
         """Plain fine-tuning of the model that never knew what gets in the way."""
         model, fingerprint = self.inputs.sources.never_knew, self.inputs.never_knew_fingerprint
@@ -123,15 +136,18 @@ class Pipeline:
     def _plain_arm(self, arm: str, model: str, fingerprint: dict[str, Any], seed: int) -> Stage:
         load = self.inputs.loader.scratch if arm == "scratch" else self.inputs.loader.trainable
         name = f"{arm}/seed-{seed}"
-        settings = {
+        settings = self._plain_settings(fingerprint, seed)
+        return self._once(
+            name, lambda: self._training_stage(name, settings, [], partial(load, model, seed), seed, None)
+        )
+
+    def _plain_settings(self, fingerprint: dict[str, Any], seed: int) -> dict[str, Any]:
+        return {
             **self._learning_settings(),
             "seed": seed,
             "fingerprint": fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],
         }
-        return self._once(
-            name, lambda: self._training_stage(name, settings, [], partial(load, model, seed), seed, None)
-        )
 
     def self_knowledge(self) -> Stage:
         """The base model's answers to the forgetting prompts."""
@@ -167,7 +183,7 @@ class Pipeline:
 
     def posterior(self) -> Stage:
         """θ*_L from the first plain run and the diagonal Fisher information there."""
-        reference = self.plain(self.seeds[0])
+        reference = self.reference()
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             base = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
@@ -180,6 +196,7 @@ class Pipeline:
                 self.inputs.tokenizer,
                 resume_dir=self.directory.work_folder("posterior", key),
             )
+            posterior.metadata["reference_fraction"] = self.lwf.reference_fraction
             if process_index() == 0:
                 posterior.save_pretrained(folder / "posterior")
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
@@ -253,6 +270,9 @@ class Pipeline:
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],
         }
+        if self._may_fall_back:
+            preparation["plain"] = self.plain(seed)
+            settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
         return self._once(
             name,
             lambda: self._training_stage(
@@ -264,6 +284,12 @@ class Pipeline:
                 preparation,
             ),
         )
+
+    @property
+    def _may_fall_back(self) -> bool:
+        """Whether the result is compared with plain fine-tuning; never on test rows."""
+        held_out = self.inputs.sources.learning_validation
+        return self.lwf.guard_fallback and self.lwf.unlearn_every > 0 and held_out is not None
 
     def preparation_stages(self) -> dict[str, Stage]:
         """The stages that unlearning or the baseline reads, by name; none for a baseline that reads none."""
@@ -294,8 +320,11 @@ class Pipeline:
         self, name: str, folder: Path, model: Any, args: LWFConfig, preparation: Mapping[str, Stage] | None
     ) -> dict[str, Any]:
         """Train `model` for stage `name`, plainly without `preparation`; returns the counts that the stage records."""
-        del name
-        return self._run_training(folder, model, args, preparation, self.inputs.sources.learning_test)
+        return self._run_training(folder, model, args, preparation, callbacks=self._callbacks(name))
+
+    def _callbacks(self, name: str) -> list[TrainerCallback]:
+        """What a training stage needs beside its settings."""
+        return stopping_after(self.lwf.reference_fraction) if name.startswith("reference/") else []
 
     def _run_training(
         self,
@@ -303,18 +332,23 @@ class Pipeline:
         model: Any,
         args: LWFConfig,
         preparation: Mapping[str, Stage] | None,
-        held_out: Dataset | None,
         **keywords: Any,
     ) -> dict[str, Any]:
+        stages = preparation or {}
+        prepared = _preparation(stages)
+        args.guard_fallback = prepared is not None and "plain" in stages
+        if prepared is not None and args.guard_fallback:
+            plain = self.inputs.loader.finished(self.inputs.sources.model, stages["plain"].path, trainable=True)
+            prepared.plain = _trainable_weights(plain)
         return run_training(
             folder,
             model,
             args,
             self.inputs.learning_rows,
-            held_out,
+            self.inputs.held_out_rows,
             self.inputs.tokenizer,
             plain=preparation is None,
-            preparation=_preparation(preparation or {}),
+            preparation=prepared,
             **keywords,
         )
 
@@ -372,6 +406,10 @@ class Pipeline:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
         posterior = self.posterior().key if self.needs_posterior else None
         return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior
+
+
+def _trainable_weights(model: Any) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def _preparation(stages: Mapping[str, Stage]) -> Preparation | None:

@@ -120,11 +120,28 @@ class TaskMetrics:
 
 @dataclass
 class GuardResult:
-    """Whether the guard stopped unlearning, why, and at which learning step."""
+    """Whether the guard stopped unlearning, why, and at which learning step; and what came of it in the end.
+
+    `held_out_loss` and `plain_held_out_loss` (nats per token) are those of the trained model and of plain fine-tuning,
+    None where they were not compared; `fell_back`: the latter's weights are the result.
+    """
 
     stopped: bool
     reason: str | None
     step: int | None
+    fell_back: bool = False
+    held_out_loss: float | None = None
+    plain_held_out_loss: float | None = None
+
+    def events(self) -> list[str]:
+        """What the guard did, a sentence each; none if nothing."""
+        events = [f"the guard stopped unlearning at learning update {self.step}: {self.reason}"] if self.stopped else []
+        if self.fell_back:
+            events.append(
+                f"forgetting did not help (held-out loss {self.held_out_loss:.4g}, that of plain fine-tuning "
+                f"{self.plain_held_out_loss:.4g} nats per token): the model is that of plain fine-tuning"
+            )
+        return events
 
 
 @dataclass

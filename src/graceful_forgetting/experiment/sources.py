@@ -46,7 +46,8 @@ class Sources:
         learning_test: `prompt`, `completion`, and `answer` for tasks that parse answers.
         learning_task: how answers are read; none: exact match of the stripped text.
         forgetting: by task name.
-        learning_validation: as `learning_test`, to choose settings by; none where there are no such rows.
+        learning_validation: as `learning_test`, to choose settings by; none where there are no such rows. Of a task,
+            training rows that `learning_limit` leaves over.
     """
 
     model: str
@@ -81,6 +82,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     assert arguments.forgetting_tasks is not None
     learning = resolve_task(arguments.learning_task)
     source = task_source(learning, arguments.data_source)
+    train, validation = _training_and_validation_rows(learning, source, arguments, seed)
     forgetting: dict[str, ForgettingSource] = {}
     for name in arguments.forgetting_tasks:
         task = resolve_task(name)
@@ -91,11 +93,26 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         model=model_name_or_path,
         never_knew=arguments.never_knew_model,
         learning_name=learning.name,
-        learning_train=load_task(learning, "train", source=source, limit=arguments.learning_limit, seed=seed),
+        learning_train=train,
         learning_test=_test_rows(learning, arguments, seed),
         learning_task=learning,
         forgetting=forgetting,
+        learning_validation=validation,
     )
+
+
+def _training_and_validation_rows(
+    task: Task, source: str | Path, arguments: RunArguments, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """The first `learning_limit` rows of a draw, and those that come next in it."""
+    limit = arguments.learning_limit
+    train = load_task(task, "train", source=source, limit=limit, seed=seed)
+    if limit is None or arguments.validation_limit == 0:
+        return train, None
+    more = load_task(task, "train", source=source, limit=limit + arguments.validation_limit, seed=seed)
+    shown = set(train["row"])
+    left = [index for index, row in enumerate(more["row"]) if row not in shown]
+    return train, more.select(left) if left else None
 
 
 def check_model_path(argument: str, value: str) -> None:

@@ -8,7 +8,7 @@ from graceful_forgetting.experiment.models import ModelArguments
 from graceful_forgetting.experiment.provenance import public_settings
 
 # Settings of the method's own stages, by prefix; everything else in LWFConfig is a setting of learning.
-_STAGE_PREFIXES = ("elicitation_", "posterior_", "confidence_", "forget_")
+_STAGE_PREFIXES = ("elicitation_", "reference_", "posterior_", "confidence_", "forget_")
 UNLEARNING_PREFIXES = ("unlearn_", "guard", "per_device_unlearn_", "baseline")
 # They change where and how a run reports, never what it computes.
 WITHOUT_EFFECT = {

@@ -67,11 +67,7 @@ def _notes(result: RunResult) -> list[str]:
             f"unlearned in {' / '.join(map(str, updates))} unlearning updates a run"
         )
     for run in result.runs:
-        if run.guard.stopped:
-            notes.append(
-                f"{run.arm}, seed {run.seed}: the guard stopped unlearning at learning update {run.guard.step}: "
-                f"{run.guard.reason}"
-            )
+        notes += [f"{run.arm}, seed {run.seed}: {event}" for event in run.guard.events()]
     return notes
 
 

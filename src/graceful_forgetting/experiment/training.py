@@ -86,7 +86,7 @@ def run_training(
     trainer: PlainTrainer
     common: dict[str, Any] = {
         "train_dataset": train_dataset,
-        "eval_dataset": eval_dataset if args.eval_strategy != "no" else None,
+        "eval_dataset": eval_dataset if args.eval_strategy != "no" or args.guard_fallback else None,
         "processing_class": processing_class,
     }
     if plain:

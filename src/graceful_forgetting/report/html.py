@@ -109,7 +109,7 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         "interval_text": interval_text,
         "verdict_of": verdict_of,
         "unparsable": _unparsable_rates(result),
-        "stopped": [run for run in result.runs if run.guard.stopped],
+        "guarded": [run for run in result.runs if run.guard.events()],
         "longest_stage": max((stage.seconds for stage in result.stages), default=0.0),
         "total_seconds": sum(stage.seconds for stage in result.stages),
     }

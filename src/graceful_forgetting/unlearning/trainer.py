@@ -14,6 +14,8 @@ from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.distributed import whole
 from graceful_forgetting.reference import NonFiniteLossError
 from graceful_forgetting.rng import preserved_rng
+from graceful_forgetting.unlearning.fallback import HeldOutComparison
+from graceful_forgetting.unlearning.guard import Guard
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
 from graceful_forgetting.unlearning.schedule import updates_due
 from graceful_forgetting.unlearning.updates import MicroBatch, UnlearningUpdates
@@ -31,6 +33,7 @@ class UnlearningTrainer(BaselineTrainer):
     """
 
     _updates: UnlearningUpdates | None = None
+    held_out: HeldOutComparison | None = None
 
     def train(self, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`."""
@@ -177,6 +180,19 @@ class UnlearningTrainer(BaselineTrainer):
             self._announce_stop()
         return metrics
 
+    def held_out_loss(self) -> float:
+        """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
+        names = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else [None]
+        losses = [
+            self.evaluation_loop(
+                self.get_eval_dataloader(name), "Held-out loss", prediction_loss_only=True, metric_key_prefix="held_out"
+            ).metrics["held_out_loss"]
+            for name in names
+        ]
+        # TRL's own measurements of these passes would be averaged into the next evaluation.
+        self._metrics["eval"].clear()
+        return float(sum(losses) / len(losses))
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `SFTTrainer.log`, with the measurements of unlearning beside those of learning."""
         if self._updates is not None and "loss" in logs:
@@ -185,13 +201,23 @@ class UnlearningTrainer(BaselineTrainer):
         super().log(logs, start_time)
 
     def unlearning_summary(self) -> dict[str, Any]:
-        """Number of unlearning updates so far, and whether, when and why the guard ended them; JSON types."""
-        if self._updates is None:
-            return {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
-        guard = self._updates.guard
+        """Number of unlearning updates so far, and what the guard did; JSON types.
+
+        Of the guard: whether, when and why it ended unlearning; the held-out losses of the trained model and of plain
+        fine-tuning (null where they were not compared); and whether the model `fell_back` to the latter.
+        """
+        guard = self._updates.guard if self._updates is not None else Guard(margin=0.0)
+        compared = self.held_out
         return {
-            "updates": self._updates.count,
-            "guard": {"stopped": guard.stopped, "reason": guard.reason, "step": guard.step},
+            "updates": 0 if self._updates is None else self._updates.count,
+            "guard": {
+                "stopped": guard.stopped,
+                "reason": guard.reason,
+                "step": guard.step,
+                "fell_back": compared is not None and compared.falls_back,
+                "held_out_loss": None if compared is None else compared.loss,
+                "plain_held_out_loss": None if compared is None else compared.plain_loss,
+            },
         }
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -164,15 +164,13 @@ class CellPipeline(Pipeline):
         curve = LearningCurve(
             self.examiner, self.settings.evaluate_every, self.settings.curve_rows, Path(args.output_dir, CURVE_FILE)
         )
-        validation = self.inputs.sources.learning_validation
         start = time.perf_counter()
         detail = self._run_training(
             folder,
             model,
             args,
             preparation,
-            self.inputs.sources.learning_test if validation is None else validation,
-            callbacks=[curve],
+            callbacks=[curve, *self._callbacks(name)],
             keep_model=self._kept(name),
         )
         detail["training_seconds"] = round(time.perf_counter() - start, 2)
