@@ -275,8 +275,8 @@ def has_preparation(directory: Path) -> bool:
     return (directory / "selection.json").is_file()
 
 
-def load_preparation(directory: Path, model: nn.Module) -> Preparation:
-    """What `save_preparation` wrote for this base model.
+def load_preparation(directory: Path, model: nn.Module | None) -> Preparation:
+    """What `save_preparation` wrote; with `model`, which must be at θ_base, for this base model.
 
     Raises:
         FileNotFoundError: there is nothing.

@@ -250,9 +250,11 @@ class LWFTrainer(UnlearningTrainer):
         """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
         if not (self.args.guard_fallback and self.unlearning_enabled) or self.eval_dataset is None:
             return
-        if self.preparation is None and not has_preparation(preparation_folder(self.args)):
-            return
-        plain = self._prepared(checkpoint).plain_weights()
+        preparation = self.preparation
+        if preparation is None and checkpoint is not None and has_preparation(preparation_folder(self.args)):
+            # The model has left θ_base, by which its posterior is known.
+            preparation = load_preparation(preparation_folder(self.args), None)
+        plain = None if preparation is None else preparation.plain_weights()
         if plain is None or self.is_fsdp_enabled:
             return
         self.held_out = comparison = keep_better(self.model, plain, self.held_out_loss)

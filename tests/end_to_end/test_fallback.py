@@ -1,0 +1,174 @@
+"""Plain fine-tuning takes the place of a run whose held-out loss is higher, and a reference run may end early."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from graceful_forgetting import LWFConfig, LWFTrainer
+from graceful_forgetting.cli import main
+from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.tasks import load_task
+from graceful_forgetting.unlearning.fallback import HeldOutComparison
+
+# Ascent on the learning rows themselves: what is learned cannot be better for it.
+HARMFUL = {"unlearn_learning_rate": 3e-2, "unlearn_objective": "gradient_ascent", "guard": False}
+# Ascent so slow that it changes the last digits alone.
+HARMLESS = {"unlearn_learning_rate": 1e-9}
+
+
+def config(folder: Path, **changes) -> LWFConfig:
+    settings = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 3e-3,
+        "unlearn_every": 1,
+        "forget_fraction": 1.0,
+        "per_device_unlearn_batch_size": 8,
+        "save_strategy": "no",
+        "bf16": False,
+        "activation_checkpointing": False,
+        "disable_tqdm": True,
+    }
+    return LWFConfig(output_dir=str(folder), **{**settings, **changes})
+
+
+def trained(folder, model, tokenizer, learning, resume=None, held_out="learning", peft=None, **changes) -> LWFTrainer:
+    trainer = LWFTrainer(
+        model,
+        config(folder, **changes),
+        train_dataset=learning,
+        eval_dataset={"learning": learning, "none": None, "two": {"a": learning, "b": learning}}[held_out],
+        processing_class=tokenizer,
+        forget_dataset=learning,
+        peft_config=peft,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def reference_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next((folder / "reference").glob("*model.safetensors")))
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_harmed_model_gets_the_weights_of_the_reference_run(tmp_path, make_model, tokenizer, learning, lora, caplog):
+    peft = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
+    with caplog.at_level(logging.WARNING):
+        trainer = trained(tmp_path, make_model(), tokenizer, learning, peft=peft, **HARMFUL)
+    guard = trainer.unlearning_summary()["guard"]
+    assert guard["fell_back"]
+    assert guard["held_out_loss"] > guard["plain_held_out_loss"]
+    assert "Forgetting did not help" in caplog.text
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = load_file(next((tmp_path / "saved").glob("*model.safetensors")))
+    for name, weight in reference_weights(tmp_path).items():
+        assert torch.equal(saved[name], weight), name
+
+
+def test_held_out_losses_are_those_of_evaluate(tmp_path, make_model, tokenizer, learning):
+    trainer = trained(tmp_path, make_model(), tokenizer, learning, **HARMFUL)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.held_out.plain_loss, rel=1e-5)
+    two = trained(tmp_path / "two", make_model(), tokenizer, learning, held_out="two", **HARMFUL)
+    assert two.held_out.plain_loss == pytest.approx(trainer.held_out.plain_loss, rel=1e-5)
+
+
+def test_nothing_changes_where_it_is_not_worse_or_not_wanted(tmp_path, make_model, tokenizer, learning):
+    plain = trained(tmp_path / "no", make_model(), tokenizer, learning, guard_fallback=False, **HARMFUL)
+    assert plain.held_out is None
+    without = trained(tmp_path / "none", make_model(), tokenizer, learning, held_out="none", **HARMFUL)
+    assert without.held_out is None
+    kept = plain.model.state_dict()
+    for name, weight in without.model.state_dict().items():
+        assert torch.equal(weight, kept[name]), name
+    # Not to be told from the reference run but by its weights.
+    other = trained(tmp_path / "slow", make_model(), tokenizer, learning, **HARMLESS)
+    fell_back = other.held_out.falls_back
+    same = all(torch.equal(other.model.state_dict()[n], w) for n, w in reference_weights(tmp_path / "slow").items())
+    assert fell_back == same
+
+
+def test_a_resumed_run_falls_back_as_the_whole_one(tmp_path, make_model, tokenizer, learning):
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    whole = trained(tmp_path, make_model(), tokenizer, learning, **HARMFUL, **saving)
+    checkpoint = str(tmp_path / "checkpoint-3")
+    again = trained(tmp_path, make_model(), tokenizer, learning, resume=checkpoint, **HARMFUL, **saving)
+    assert again.held_out == whole.held_out
+    assert again.held_out.falls_back
+
+
+def test_a_loss_that_is_not_a_number_falls_back():
+    assert HeldOutComparison(float("nan"), 1.0).falls_back
+    assert not HeldOutComparison(1.0, 1.0).falls_back
+
+
+def test_an_early_reference_run_ends_early_and_is_no_plain_run(tmp_path, make_model, tokenizer, learning):
+    def preparation(folder, **changes):
+        trainer = LWFTrainer(
+            make_model(),
+            config(folder, logging_steps=1, **changes),
+            train_dataset=learning,
+            processing_class=tokenizer,
+            forget_dataset=learning,
+        )
+        return trainer.prepare_unlearning()
+
+    whole, half = preparation(tmp_path / "whole"), preparation(tmp_path / "half", reference_fraction=0.5)
+    losses = [[entry["loss"] for entry in p.reference_log if "loss" in entry] for p in (whole, half)]
+    # The rate decays alike, so that the first half is the same.
+    assert losses[1] == losses[0][:3]
+    assert whole.plain_weights() is not None
+    assert half.plain_weights() is None
+
+
+def test_a_run_falls_back_on_rows_that_the_learning_limit_leaves_over(recipe, tmp_path, learning):
+    text = recipe.read_text() + "learning_limit: 12\nguard: false\nunlearn_learning_rate: 0.5\n"
+    recipe.write_text(text + "unlearn_objective: gradient_ascent\n")
+    folder = tmp_path / "run"
+    assert main(["train", "--config", str(recipe), "--output_dir", str(folder)]) == 0
+    guard = json.loads((folder / "lwf" / "seed-3" / "unlearning.json").read_text())["guard"]
+    assert guard["fell_back"]
+    plain, lwf = (load_file(folder / arm / "seed-3" / "model.safetensors") for arm in ("plain", "lwf"))
+    for name, weight in plain.items():
+        assert torch.equal(lwf[name], weight), name
+    # Without rows to compare on, the model stays as it was trained.
+    assert main(["train", "--config", str(recipe), "--output_dir", str(folder), "--validation_limit", "0"]) == 0
+    guard = json.loads((folder / "lwf" / "seed-3" / "unlearning.json").read_text())["guard"]
+    assert guard["held_out_loss"] is None
+
+
+def test_the_held_out_loss_of_a_run_counts_completions_alone(recipe, tmp_path, tokenizer, learning):
+    """The learning rows reach TRL without their prompts, from which it would tell that those do not count."""
+    changes = "learning_limit: 12\neval_strategy: steps\neval_steps: 8\nper_device_eval_batch_size: 12\n"
+    recipe.write_text(recipe.read_text() + changes)
+    folder = tmp_path / "run"
+    assert main(["train", "--config", str(recipe), "--output_dir", str(folder)]) == 0
+    arm = folder / "plain" / "seed-3"
+    logged = [
+        entry["eval_loss"] for entry in json.loads((arm / "training_log.json").read_text()) if "eval_loss" in entry
+    ]
+
+    shown = set(load_task(str(tmp_path / "arithmetic"), "train", limit=12, seed=3)["row"])
+    rows = [row for row in load_task(str(tmp_path / "arithmetic"), "train") if row["row"] not in shown]
+    held_out = tokenize_dataset(Dataset.from_list(rows), tokenizer, argument="held out")
+    model = LlamaForCausalLM.from_pretrained(arm).eval()
+    losses = []
+    for row in held_out:
+        labels = torch.tensor([row["labels"]])
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).loss
+        losses += [loss.item()] * int((labels[:, 1:] != -100).sum())
+    assert logged[-1] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def test_baselines_need_a_whole_reference_run(tmp_path):
+    with pytest.raises(ValueError, match=r"reference_fraction=0\.5 with baseline='ewc'"):
+        config(tmp_path, baseline="ewc", reference_fraction=0.5)
+    with pytest.raises(ValueError, match=r"reference_fraction=0\.0"):
+        config(tmp_path, reference_fraction=0.0)
