@@ -40,10 +40,15 @@ nearest one. `graceful fields` prints the same list.
 A stage's config takes the same fields without the prefix: `confidence_step_size` is `ConfidenceConfig(step_size=...)`.
 Each stage config also has `seed`, which `LWFConfig` sets to its own `seed`.
 """
-# (title, what it is, class that declares the fields, prefix of its fields in LWFConfig)
-STAGES: tuple[tuple[str, str, type, str], ...] = (
+# (title, what it is, class that declares most of the fields, prefix or prefixes of its fields in LWFConfig)
+STAGES: tuple[tuple[str, str, type, str | tuple[str, ...]], ...] = (
     ("Elicitation", "the base model answers the forgetting prompts", ElicitationConfig, "elicitation_"),
-    ("Posterior", "θ*_L and the Fisher information of the learning task", PosteriorConfig, "posterior_"),
+    (
+        "Posterior",
+        "θ*_L and the Fisher information of the learning task",
+        PosteriorConfig,
+        ("reference_", "posterior_"),
+    ),
     ("Confidence", "the score of every answer", ConfidenceConfig, "confidence_"),
     ("Selection", "which answers are unlearned", SelectionConfig, "forget_"),
 )
