@@ -154,6 +154,7 @@ class PerSampleEngine:
             ends = [0, len(batch["labels"]) - 1][:samples]
             self._check_rules({name: tensor[ends] for name, tensor in batch.items()})
             self._checked_samples = samples
+            self._buffers = {}  # with the kernel, batches need much less of it
         return self._run(batch, reducer, relabel)
 
     def slow_parameters(self) -> dict[str, str]:
@@ -181,7 +182,7 @@ class PerSampleEngine:
                 self._recording = False
             if relabel is not None:
                 targets = relabel(logits.detach(), targets)
-            losses = mean_nll(logits, targets)
+            losses = mean_nll(logits, targets, consume=True)
             if losses.requires_grad:
                 losses.sum().backward()
         # Uses that the loss does not depend on never report; their gradient is 0.
@@ -303,7 +304,7 @@ class PerSampleEngine:
         row_step = min(height, max(1, of_sample // columns))
         sample_step = max(1, limit // (row_step * columns))
         # One buffer for all: fresh memory for every block costs more than what is written to it.
-        size = max(limit, columns)
+        size = min(self._shape[0], sample_step) * row_step * columns
         if device not in self._buffers or self._buffers[device].numel() < size:
             self._buffers[device] = torch.empty(size, device=device)
         for row in range(0, height, row_step):
