@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -492,6 +493,27 @@ def test_a_use_that_leaks_from_the_start_is_slow_and_exact() -> None:
         engine.run(right_padded(ROWS), terms)
         assert engine.slow_parameters() == {"model.layers.0.mlp.down_proj.inner.weight": "model"}
     close(terms.quadratic, oracle_confidence_terms(model, ROWS, linear, quadratic).quadratic)
+
+
+def test_the_check_of_the_rules_holds_the_gradient_of_one_parameter_at_a_time() -> None:
+    model = build(llama)
+    linear, quadratic = weights_of(model)
+    terms = ConfidenceTerms(linear, quadratic, dict(model.named_parameters()))
+    seen: list[StorageWeakRef] = []
+    alive: list[int] = []
+
+    def note(gradient: Tensor) -> None:
+        alive.append(sum(not storage.expired() for storage in seen))
+        seen.append(StorageWeakRef(gradient.untyped_storage()))
+
+    for parameter in model.parameters():
+        parameter.register_hook(note)
+        parameter.grad = torch.ones_like(parameter)
+    with PerSampleEngine(model, quadratic, strict=True) as engine:
+        engine.run(right_padded(ROWS), terms)
+    assert len(seen) == 2 * len(quadratic)
+    assert max(alive) <= 1  # the one before, until the operation that made it returns
+    assert all(bool((parameter.grad == 1).all()) for parameter in model.parameters())
 
 
 def test_a_small_omission_is_no_rounding_error() -> None:

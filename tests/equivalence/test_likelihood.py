@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from torch import nn
 
 from graceful_forgetting.confidence.likelihood import mean_nll
 from graceful_forgetting.data import tokenize_dataset
@@ -149,3 +150,31 @@ def test_the_gradient_of_a_fitted_row_keeps_its_digits() -> None:
     exact = logits.detach().double().requires_grad_()
     (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(exact[0], torch.tensor([0])), exact)
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("head", "consumed"),
+    [
+        (lambda x, weight: nn.functional.linear(x, weight), True),
+        (lambda x, weight: nn.functional.linear(x, weight)[:, torch.arange(4)], True),
+        # The backward pass of a hyperbolic tangent needs its result.
+        (lambda x, weight: nn.functional.linear(x, weight).tanh(), False),
+        (lambda x, weight: nn.functional.linear(x, weight).tanh().view(2, 4, 9), False),
+    ],
+    ids=["linear", "picked", "tanh", "view_of_tanh"],
+)
+def test_logits_are_consumed_where_nothing_else_needs_them(head, consumed, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 5, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(9, 5, generator=generator).to(dtype)
+    targets = torch.tensor([[1, -100, 8, 0], [3, 3, -100, -100]])
+    logits = head(x, weight)
+    before = logits.detach().clone()
+    losses = mean_nll(logits, targets, consume=True)
+    (found,) = torch.autograd.grad(losses.sum(), x)
+    assert torch.equal(logits.detach(), before) != consumed
+    kept = mean_nll(head(x, weight), targets)
+    (expected,) = torch.autograd.grad(kept.sum(), x)
+    assert torch.equal(losses, kept)
+    assert torch.equal(found, expected)

@@ -1,5 +1,6 @@
 """`graceful bench confidence`: time, memory and error of the scoring engine against its alternatives, in one run."""
 
+import ctypes
 import gc
 import logging
 import multiprocessing
@@ -31,7 +32,8 @@ def benchmark_confidence(
     Times are of one batch in steady state: model built, one call made (for the engine: rules checked). In each of
     the repetitions every method runs once, one after the other, so that a change of the machine's speed meets all of
     them; the ratio is the median over the repetitions of time over that of forward + backward in the same one.
-    Memory is what a call adds to the resident memory of a fresh process that has made a small call before.
+    Memory is what a call adds to the resident memory of a fresh process that has made a small call before and has
+    returned what that left (for the engine, the call checks the rules again).
 
     Args:
         repetitions: ≥ 2.
@@ -154,13 +156,22 @@ def _report_memory(setting: Setting, name: str, threads: int, sending: Connectio
     torch.set_num_threads(threads)
     try:
         METHODS[name](Setting(8, 0, 2, setting.tied))()
+        gc.collect()
         run = METHODS[name](setting)
+        _return_freed_memory()
         before = _resident()
         reset_peak_memory()
         run()
         sending.send(peak_memory().process_bytes - before)
     except Exception:  # reported by the timing of the same method
         sending.send(None)
+
+
+def _return_freed_memory() -> None:
+    """To the system: what the small call and the setting up have left free would hide as much of the call's need."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -153,6 +154,7 @@ class PerSampleEngine:
             ends = [0, len(batch["labels"]) - 1][:samples]
             self._check_rules({name: tensor[ends] for name, tensor in batch.items()})
             self._checked_samples = samples
+            self._buffers = {}  # with the kernel, batches need much less of it
         return self._run(batch, reducer, relabel)
 
     def slow_parameters(self) -> dict[str, str]:
@@ -180,7 +182,7 @@ class PerSampleEngine:
                 self._recording = False
             if relabel is not None:
                 targets = relabel(logits.detach(), targets)
-            losses = mean_nll(logits, targets)
+            losses = mean_nll(logits, targets, consume=True)
             if losses.requires_grad:
                 losses.sum().backward()
         # Uses that the loss does not depend on never report; their gradient is 0.
@@ -188,9 +190,7 @@ class PerSampleEngine:
             self._reduce(name, site)
         if self._slow:
             for sample in range(len(labels)):
-                gradients = self._autograd(batch, targets, sample, self._slow)
-                for name, gradient in gradients.items():
-                    reducer.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0).clone())
+                self._autograd(batch, targets, sample, self._slow, reducer)
         return losses.detach()
 
     def _hook(self, module: nn.Module, owned: Mapping[str, str], rule: Rule) -> Callable[[], None]:
@@ -304,7 +304,7 @@ class PerSampleEngine:
         row_step = min(height, max(1, of_sample // columns))
         sample_step = max(1, limit // (row_step * columns))
         # One buffer for all: fresh memory for every block costs more than what is written to it.
-        size = max(limit, columns)
+        size = min(self._shape[0], sample_step) * row_step * columns
         if device not in self._buffers or self._buffers[device].numel() < size:
             self._buffers[device] = torch.empty(size, device=device)
         for row in range(0, height, row_step):
@@ -315,24 +315,30 @@ class PerSampleEngine:
                 yield samples, rows, self._buffers[device][: math.prod(shape)].view(shape)
 
     def _autograd(
-        self, batch: Mapping[str, Tensor], targets: Tensor, sample: int, names: Collection[str]
-    ) -> dict[str, Tensor]:
-        """∇L of one sample for `names`, by ordinary autograd; parameters without a gradient are left out."""
+        self, batch: Mapping[str, Tensor], targets: Tensor, sample: int, names: Collection[str], reducer: Reducer
+    ) -> None:
+        """Hand ∇L of one sample for `names` to `reducer`, by ordinary autograd, each parameter's as soon as it exists.
+
+        Parameters without a gradient are left out.
+        """
         row = {name: tensor[sample : sample + 1] for name, tensor in batch.items()}
         positions, _ = counted_targets(batch)
         parameters = {name: self._parameters[name] for name in sorted(names)}
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        try:
+
+        def take(name: str, gradient: Tensor) -> Tensor:
+            reducer.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0).clone())
+            # What autograd keeps to the end instead has the same shape and a single element of memory.
+            return gradient.new_zeros(()).expand_as(gradient)
+
+        with ExitStack() as stack:
+            for name, parameter in parameters.items():
+                stack.callback(parameter.requires_grad_, False)
+                parameter.requires_grad_(True)
+                stack.callback(parameter.register_hook(partial(take, name)).remove)
             with torch.enable_grad():
                 loss = mean_nll(counted_logits(self._model, row, positions), targets[sample : sample + 1])
-                if not loss.requires_grad:
-                    return {}
-                gradients = torch.autograd.grad(loss[0], list(parameters.values()), allow_unused=True)
-        finally:
-            for parameter in parameters.values():
-                parameter.requires_grad_(False)
-        return {name: gradient for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+                if loss.requires_grad:
+                    torch.autograd.grad(loss[0], list(parameters.values()), allow_unused=True)
 
     def _check_rules(self, batch: Mapping[str, Tensor]) -> None:
         """Compare every rule's result on a small batch with autograd's, and demote those that differ."""
@@ -346,8 +352,7 @@ class PerSampleEngine:
         fast = self._names - self._slow
         expected.start(len(targets), targets.device)
         for sample in range(len(targets)):
-            for name, gradient in self._autograd(batch, targets, sample, fast).items():
-                expected.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0))
+            self._autograd(batch, targets, sample, fast, expected)
         wrong = {
             name
             for name, agrees in found.agreement(expected, {n: self._parameters[n].dtype for n in fast}).items()

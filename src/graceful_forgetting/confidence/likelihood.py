@@ -42,30 +42,38 @@ def counted_logits(model: nn.Module, batch: Mapping[str, Tensor], positions: Ten
     return model(**inputs, use_cache=False).logits[:, positions]
 
 
-def mean_nll(logits: Tensor, targets: Tensor) -> Tensor:
+def mean_nll(logits: Tensor, targets: Tensor, *, consume: bool = False) -> Tensor:
     """L of every row, (batch,) float32: mean negative log-likelihood over targets that are not -100.
 
     Args:
         logits: (batch, positions, vocabulary).
         targets: (batch, positions), the token that follows each position.
+        consume: in the backward pass the gradient may take the memory of the logits, whose values are then lost.
     """
-    nll = _TokenNll.apply(logits.flatten(0, 1), targets.flatten()).view(targets.shape)
+    overwrite = consume and logits.grad_fn is not None and logits.grad_fn.name() in _UNSHARED
+    nll = _TokenNll.apply(logits.flatten(0, 1), targets.flatten(), overwrite).view(targets.shape)
     return nll.sum(dim=1) / (targets != IGNORE_INDEX).sum(dim=1)
 
 
+# Operations whose backward does not need their result, and whose result is no view of one that others may need: a
+# linear layer, and positions picked out.
+_UNSHARED = {"UnsafeViewBackward0", "IndexBackward0"}
+
+
 # Logits that are worked on at once: few enough to stay in a CPU's cache, many enough for a device.
-_CPU_LOGITS, _DEVICE_LOGITS = 2**20, 2**26
+_CPU_LOGITS, _DEVICE_LOGITS = 2**19, 2**26
 
 
 class _TokenNll(torch.autograd.Function):
     """Negative log-likelihood of each target in float32, 0 where it is -100.
 
     As `torch.nn.functional.cross_entropy`, some positions at a time: of the size of all logits it makes their gradient
-    and nothing else, where three such tensors (and a fourth for bfloat16) cost more than the arithmetic.
+    and nothing else (where it may overwrite them, nothing), where three such tensors (and a fourth for bfloat16) cost
+    more than the arithmetic.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, overwrite: bool) -> Tensor:
         normaliser = logits.new_empty(len(logits), dtype=torch.float32)
         picked = logits.new_empty(len(logits), dtype=torch.float32)
         for part in _parts(logits):
@@ -73,15 +81,16 @@ class _TokenNll(torch.autograd.Function):
             torch.logsumexp(own, dim=1, out=normaliser[part])
             picked[part] = own.gather(1, targets[part].clamp(min=0).unsqueeze(1)).squeeze(1)
         ctx.save_for_backward(logits, targets, normaliser)
+        ctx.overwrite = overwrite
         return torch.where(targets == IGNORE_INDEX, 0.0, normaliser - picked)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         logits, targets, normaliser = ctx.saved_tensors
         counted = targets != IGNORE_INDEX
         weight = torch.where(counted, gradients[0], 0.0).unsqueeze(1)
         every_counts = bool(counted.all())
-        result = torch.empty_like(logits)
+        result = logits.detach() if ctx.overwrite else torch.empty_like(logits)
         for part in _parts(logits):
             # p elsewhere, and at the target p − 1 as minus the sum of all others: where p is almost 1, the difference
             # itself would have lost its digits, and a fitted row's gradient with them.
@@ -96,7 +105,7 @@ class _TokenNll(torch.autograd.Function):
                 own.masked_fill_(~counted[part].unsqueeze(1), 0.0)
             if own.dtype != result.dtype:
                 result[part] = own
-        return result, None
+        return result, None, None
 
 
 def _parts(logits: Tensor) -> list[slice]:
