@@ -119,7 +119,10 @@ class PerSampleEngine:
                     for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
                     if id(parameter) in canonical
                 }
-                if owned:
+                if owned and isinstance(module, nn.ParameterDict | nn.ParameterList):
+                    # Of these no use is seen; a check on rows that do not happen to use them would agree on 0.
+                    self._demote(owned.values(), "they are in a container, which is never called")
+                elif owned:
                     rule = rule_for(module)
                     if rule is None:
                         self._recomputed.update(owned.values())
