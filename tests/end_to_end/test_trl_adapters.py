@@ -1,13 +1,14 @@
 """Adapters as TRL trains them: which weights, in which precision, saved and loaded back."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -118,7 +119,7 @@ def test_an_adapter_of_ones_own_is_trained_on(build: Any, make_model: Any) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_frozen_base_in_another_precision(build: Any, make_model: Any, dtype: torch.dtype) -> None:
+def test_a_frozen_base_in_another_precision(build: Any, make_model: Any, dtype: torch.dtype, caplog: Any) -> None:
     """As QLoRA has it: the base is frozen in few bits, the adapter is trained in float32."""
     trainer = build(make_model(initializer_range=0.2).to(dtype), LoraConfig(**LORA), bf16=True, use_cpu=True)
     kinds = {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad}
@@ -127,12 +128,20 @@ def test_a_frozen_base_in_another_precision(build: Any, make_model: Any, dtype: 
     scored = trainer.prepare_unlearning().scored
     assert fingerprint_model(trainer.model)["weights"] == trainer.preparation.posterior.metadata["model"]["weights"]
     assert changed(base, trainer.model) == set()
-    assert all(torch.isfinite(torch.tensor(scored["forgetting_confidence"])))
+    posterior = trainer.preparation.posterior
+    assert "slow exact path" not in caplog.text
+    exact = deepcopy(trainer.model).float()
+    # The trainer's wrapping of the forward pass stays with the model that it was made for.
+    vars(exact.get_base_model()).pop("forward")
+    rows = scored.select_columns(["input_ids", "labels"])
+    oracle = oracle_confidence_terms(exact, rows, posterior.precision, posterior.precision).quadratic
+    quadratic = 0.5 * trainer.args.confidence_step_size**2 * oracle
+    assert scored["confidence_quadratic"][:] == pytest.approx(quadratic.tolist(), rel=0.15)
     trainer.train()
     assert changed(base, trainer.model) == {name for name in base if "lora_" in name}
 
 
 def test_virtual_tokens_are_refused_before_any_work(tmp_path: Path, build: Any) -> None:
-    with pytest.raises(ValueError, match="peft_config adds virtual tokens .PROMPT_TUNING.*use LoRA"):
+    with pytest.raises(ValueError, match=r"peft_config adds virtual tokens .PROMPT_TUNING.*use LoRA"):
         build(peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     assert not (tmp_path / "run" / "reference").exists()

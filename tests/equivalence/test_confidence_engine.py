@@ -495,11 +495,11 @@ def test_a_use_that_leaks_from_the_start_is_slow_and_exact() -> None:
 
 
 def test_a_small_omission_is_no_rounding_error() -> None:
-    names = {"large": torch.float32, "small": torch.float32}
+    names = ["large", "small"]
     seen, missed = Signature(), Signature()
     for signature in (seen, missed):
         signature.start(1, torch.device("cpu"))
         signature.dense("large", 0, 0, torch.ones(1, 2, 2))
     seen.dense("small", 0, 0, torch.full((1, 2, 2), 1e-9))
-    assert missed.agreement(seen, names) == {"large": True, "small": False}
-    assert seen.agreement(seen, names) == {"large": True, "small": True}
+    assert missed.agreement(seen, names, torch.float32) == {"large": True, "small": False}
+    assert seen.agreement(seen, names, torch.float32) == {"large": True, "small": True}

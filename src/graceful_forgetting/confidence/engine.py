@@ -31,6 +31,7 @@ from graceful_forgetting.confidence.recompute import recomputed_rule
 from graceful_forgetting.confidence.reducers import Reducer, Signature
 from graceful_forgetting.confidence.rules import rule_for
 from graceful_forgetting.confidence.undisturbed import differentiating
+from graceful_forgetting.parameters import lowest_precision
 
 logger = logging.getLogger(__name__)
 
@@ -351,11 +352,9 @@ class PerSampleEngine:
         for sample in range(len(targets)):
             for name, gradient in self._autograd(batch, targets, sample, fast).items():
                 expected.dense(name, sample, 0, as_matrix(gradient).float().unsqueeze(0))
-        wrong = {
-            name
-            for name, agrees in found.agreement(expected, {n: self._parameters[n].dtype for n in fast}).items()
-            if not agrees
-        }
+        # What a gradient is rounded to is decided by all that it passes, as a frozen base under a float32 adapter.
+        agreement = found.agreement(expected, fast, lowest_precision(self._model))
+        wrong = {name for name, agrees in agreement.items() if not agrees}
         if wrong:
             self._demote(wrong, "their rule disagrees with autograd")
         self._announce_recomputed()
