@@ -19,7 +19,8 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from trl import maybe_convert_to_chatml
+from trl import get_training_chat_template, maybe_convert_to_chatml
+from trl.chat_template_utils import has_generation_markers
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,17 @@ def tokenize_prompt(
         return _token_ids(row["prompt"], processing_class)
     template_kwargs = {"chat_template": chat_template, **_template_kwargs(row)}
     return _token_ids(row["prompt"], processing_class, add_generation_prompt=True, **template_kwargs)
+
+
+def assistant_template(processing_class: PreTrainedTokenizerBase) -> str | None:
+    """The chat template that marks what the assistant says, where the tokenizer's own does not; else None.
+
+    As in `SFTTrainer`, TRL's patched version of a known template. Raises `ValueError` for one that it does not know.
+    """
+    if processing_class.chat_template is None or has_generation_markers(processing_class.chat_template):
+        return None
+    template: str | None = get_training_chat_template(processing_class)
+    return template
 
 
 def collate(

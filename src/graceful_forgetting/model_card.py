@@ -55,7 +55,6 @@ def card_section(
     preparation: Preparation | None,
     log_history: Sequence[Mapping[str, float]],
     summary: Mapping[str, Any],
-    paper: str,
 ) -> str:
     """Markdown on what was forgotten, with what settings and to what effect.
 
@@ -65,7 +64,6 @@ def card_section(
         preparation: what they were selected from; none where that is not at hand, as in a resumed run.
         log_history: log of the Trainer.
         summary: `LWFTrainer.unlearning_summary()`.
-        paper: arXiv number of the method's paper.
     """
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
@@ -82,7 +80,6 @@ def card_section(
         numbers=_numbers(preparation, log_history),
         has_reference=preparation is not None and bool(preparation.reference_log),
         settings=_settings(args),
-        paper=paper,
         version=__version__,
     )
 
@@ -104,8 +101,8 @@ def _numbers(preparation: Preparation | None, log_history: Sequence[Mapping[str,
         numbers["learning loss of plain fine-tuning, last logged"] = f"{reference[-1]:.4g}"
     evaluations = [entry for entry in log_history if any(key.startswith("eval_") for key in entry)]
     for key, value in (evaluations[-1] if evaluations else {}).items():
-        if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second")):
-            numbers[f"`{_cell(key)}`, last evaluation"] = f"{value:.4g}"
+        if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_num_tokens")):
+            numbers[f"{_cell(key)}, last evaluation"] = f"{value:.4g}"
     return numbers
 
 

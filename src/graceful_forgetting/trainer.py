@@ -392,7 +392,6 @@ class LWFTrainer(UnlearningTrainer):
             return
         samples = 0 if self._updates is None else len(self._updates.samples)
         preparation = self.preparation if self.unlearning_enabled else None
-        section = card_section(
-            self.args, samples, preparation, self.state.log_history, self.unlearning_summary(), self._paper["id"]
-        )
+        summary = self.unlearning_summary()
+        section = card_section(self.args, samples, preparation, self.state.log_history, summary)
         add_section(Path(self.args.output_dir) / "README.md", section)

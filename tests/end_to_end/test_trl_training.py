@@ -88,7 +88,9 @@ def test_bf16_follows_float32(run: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.label_smoothing_factor. is deprecated:FutureWarning")
-@pytest.mark.parametrize("settings", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.3}, {"neftune_noise_alpha": 5}])
+@pytest.mark.parametrize(
+    "settings", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.3}, {"neftune_noise_alpha": 5}]
+)
 def test_the_loss_of_learning_is_that_of_the_reference_run_too(run: Any, settings: dict[str, Any]) -> None:
     """And that of unlearning stays the mean negative log-likelihood: before any update it is the same."""
     plain, changed = run("plain"), run("changed", **settings)
