@@ -1,8 +1,8 @@
 """Losses of learning and unlearning updates of two small runs, as they must be on every machine and in every split.
 
 `python tests/invariant/trajectories.py` writes them anew into `trajectories.json`, which is right only after a change
-that is meant to change them. With an output folder, as in `accelerate launch ... trajectories.py <folder>`, the runs are
-made in as many processes as are launched, and their losses are written there.
+that is meant to change them. With an output folder, as in `accelerate launch ... trajectories.py <folder>`, the runs
+are made in as many processes as are launched, and their losses are written there.
 """
 
 import json

@@ -72,8 +72,8 @@ class Pipeline:
         self.announce = announce
         if lwf.packing and lwf.packing_strategy == "wrapped":
             raise ValueError(
-                "packing_strategy='wrapped' cannot be used with `graceful run`: it cuts across learning examples, and the "
-                "Fisher information is a mean over single ones. Use packing_strategy='bfd'"
+                "packing_strategy='wrapped' cannot be used with `graceful run`: it cuts across learning examples, and "
+                "the Fisher information is a mean over single ones. Use packing_strategy='bfd'"
             )
         if lwf.completion_only_loss is False:
             raise ValueError(
