@@ -55,6 +55,7 @@ def logits(model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> Tensor:
 
 ADAPTERS = {
     "lora": LORA,
+    "dora": LORA | {"use_dora": True},
     "rslora": LORA | {"use_rslora": True},
     "modules_to_save": LORA | {"modules_to_save": ["lm_head"]},
     "two modules to save": LORA | {"modules_to_save": ["lm_head", "embed_tokens"]},
@@ -145,3 +146,8 @@ def test_virtual_tokens_are_refused_before_any_work(tmp_path: Path, build: Any) 
     with pytest.raises(ValueError, match=r"peft_config adds virtual tokens .PROMPT_TUNING.*use LoRA"):
         build(peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     assert not (tmp_path / "run" / "reference").exists()
+
+
+def test_an_adapter_on_the_head_is_refused_by_trl(build: Any) -> None:
+    with pytest.raises(ValueError, match="adapter to `lm_head` is not supported"):
+        build(peft_config=LoraConfig(**LORA | {"target_modules": ["q_proj", "lm_head"]}))

@@ -167,6 +167,13 @@ def test_a_template_without_marks_is_refused_before_any_work(tmp_path, tokenizer
     assert not (tmp_path / "run" / "reference").exists()
 
 
+def test_what_trl_refuses_it_refuses_here(tokenizer, build, learning):
+    with pytest.raises(ValueError, match="the dataset is not conversational"):
+        build(assistant_only_loss=True)
+    with pytest.raises(ValueError, match="with_transform"):
+        build(as_type("labels", learning, tokenizer).with_transform(lambda rows: rows))
+
+
 def test_a_template_from_a_file_is_that_of_both_sides(tmp_path, tokenizer, build, learning, forgetting):
     file = tmp_path / "template.jinja"
     file.write_text(TEMPLATE.replace("<bos>", "<unk>"))

@@ -149,6 +149,15 @@ def test_metrics_of_ones_own(run: Any, learning: Dataset) -> None:
     assert evaluations[-1]["eval_accuracy"] == pytest.approx(evaluations[-1]["eval_mean_token_accuracy"])
 
 
+def test_the_guard_watches_every_evaluation_set(run: Any, learning: Dataset, forgetting: Dataset) -> None:
+    arguments = {"eval_dataset": {"task": learning, "other": forgetting}}
+    trainer = run(arguments=arguments, eval_strategy="steps", eval_steps=3)
+    evaluated = [entry[name] for entry in trainer.state.log_history for name in entry if name == "eval_other_loss"]
+    assert len(evaluated) == 2
+    assert trainer._updates.guard.lowest["held-out loss eval_other_loss"] == min(evaluated)
+    assert "held-out loss eval_task_loss" in trainer._updates.guard.lowest
+
+
 def test_the_best_model_and_the_unlearning_state_that_goes_with_it(
     tmp_path: Path, run: Any, build: Any, learning: Dataset
 ) -> None:
