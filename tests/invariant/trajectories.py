@@ -80,7 +80,7 @@ def train(
             per_device_unlearn_batch_size=per_device,
             unlearn_gradient_accumulation_steps=passes,
             unlearn_every=2,
-            forget_fraction=0.5,
+            forget_fraction=0.75,
             logging_steps=1,
             save_strategy="steps",
             save_steps=4,
