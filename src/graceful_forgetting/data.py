@@ -19,7 +19,8 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from trl import maybe_convert_to_chatml
+from trl import get_training_chat_template, maybe_convert_to_chatml
+from trl.chat_template_utils import has_generation_markers
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ def tokenize_dataset(
     *,
     max_length: int | None = None,
     argument: str = "dataset",
+    assistant_only: bool = False,
+    chat_template: str | None = None,
 ) -> Dataset:
     """Add `input_ids` and `labels` to a data set of any SFT type; other columns are kept.
 
@@ -53,6 +56,8 @@ def tokenize_dataset(
         processing_class: tokenizer; may be None where the data set is already tokenised.
         max_length: longest row allowed, in tokens. Nothing is ever truncated.
         argument: name of the data set in error messages.
+        assistant_only: of messages, the assistant's tokens alone count, as with TRL's `assistant_only_loss`.
+        chat_template: in place of the tokenizer's own, see `assistant_template`.
 
     Raises:
         TypeError: `dataset` is not a `datasets.Dataset`, or `processing_class` is not a tokenizer.
@@ -75,12 +80,15 @@ def tokenize_dataset(
     if "input_ids" in columns:
         dataset = _label_tokenized(dataset)
     else:
-        dataset = _tokenize(dataset, _data_type(columns, argument), processing_class, argument)
+        kind = _data_type(columns, argument)
+        dataset = _tokenize(dataset, kind, processing_class, argument, assistant_only, chat_template)
     _check_rows(dataset, max_length, argument)
     return dataset
 
 
-def tokenize_prompt(row: Mapping[str, Any], processing_class: PreTrainedTokenizerBase) -> list[int]:
+def tokenize_prompt(
+    row: Mapping[str, Any], processing_class: PreTrainedTokenizerBase, chat_template: str | None = None
+) -> list[int]:
     """Token ids of `row["prompt"]` awaiting its completion: what TRL compares prompt-completion rows with.
 
     Messages get the chat template with a generation prompt, and the row's `tools` and `chat_template_kwargs`
@@ -88,7 +96,19 @@ def tokenize_prompt(row: Mapping[str, Any], processing_class: PreTrainedTokenize
     """
     if isinstance(row["prompt"], str):
         return _token_ids(row["prompt"], processing_class)
-    return _token_ids(row["prompt"], processing_class, add_generation_prompt=True, **_template_kwargs(row))
+    template_kwargs = {"chat_template": chat_template, **_template_kwargs(row)}
+    return _token_ids(row["prompt"], processing_class, add_generation_prompt=True, **template_kwargs)
+
+
+def assistant_template(processing_class: PreTrainedTokenizerBase) -> str | None:
+    """The chat template that marks what the assistant says, where the tokenizer's own does not; else None.
+
+    As in `SFTTrainer`, TRL's patched version of a known template. Raises `ValueError` for one that it does not know.
+    """
+    if processing_class.chat_template is None or has_generation_markers(processing_class.chat_template):
+        return None
+    template: str | None = get_training_chat_template(processing_class)
+    return template
 
 
 def collate(
@@ -204,7 +224,14 @@ def _data_type(columns: Sequence[str], argument: str) -> str:
     return present[0]
 
 
-def _tokenize(dataset: Dataset, kind: str, processing_class: object, argument: str) -> Dataset:
+def _tokenize(
+    dataset: Dataset,
+    kind: str,
+    processing_class: object,
+    argument: str,
+    assistant_only: bool,
+    chat_template: str | None,
+) -> Dataset:
     tokenizer = require_tokenizer(processing_class, argument)
     first = dataset[0]
     if kind == "prompt" and isinstance(first["prompt"], str) != isinstance(first["completion"], str):
@@ -224,18 +251,22 @@ def _tokenize(dataset: Dataset, kind: str, processing_class: object, argument: s
             raise ValueError(f"{argument}: row {index} has an empty or missing value in its {kind} columns")
         if kind == "conversations":
             parts = [maybe_convert_to_chatml({"messages": parts[0]})["messages"]]
-        template_kwargs = _template_kwargs(row) if conversational else {}
+        template_kwargs = {"chat_template": chat_template, **_template_kwargs(row)} if conversational else {}
         whole = parts[0] + parts[1] if kind == "prompt" else parts[0]
         if not conversational and not parts[-1].endswith(tokenizer.eos_token):
             whole += tokenizer.eos_token
         ids = _token_ids(whole, tokenizer, **template_kwargs)
+        labels = ids
+        if assistant_only and conversational:
+            said = _assistant_tokens(whole, tokenizer, **template_kwargs)
+            labels = [token if own else IGNORE_INDEX for token, own in zip(ids, said, strict=True)]
         start = 0
         if kind == "prompt":
             # The completion starts where the two tokenisations part, which may be before the end of the
             # prompt: tokens can merge across the boundary, and a template may render a lone prompt otherwise.
-            prompt_ids = tokenize_prompt(row, tokenizer)
+            prompt_ids = tokenize_prompt(row, tokenizer, chat_template)
             start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, ids, strict=False)))
-        return {"input_ids": ids, "labels": [IGNORE_INDEX] * start + ids[start:]}
+        return {"input_ids": ids, "labels": [IGNORE_INDEX] * start + labels[start:]}
 
     return dataset.map(ids_and_labels, with_indices=True, desc=f"Tokenising {argument}")
 
@@ -253,13 +284,23 @@ def _token_ids(
 ) -> list[int]:
     if isinstance(value, str):
         return list(processing_class(text=value)["input_ids"])
-    if processing_class.chat_template is None and "chat_template" not in template_kwargs:
+    if processing_class.chat_template is None and template_kwargs.get("chat_template") is None:
         raise ValueError(
             "the data are conversational and the tokenizer has no chat template; set "
             "tokenizer.chat_template, or give prompts and completions as strings"
         )
     encoded = processing_class.apply_chat_template(value, tokenize=True, return_dict=True, **template_kwargs)
     return list(encoded["input_ids"])
+
+
+def _assistant_tokens(
+    messages: list[dict[str, Any]], processing_class: PreTrainedTokenizerBase, **template_kwargs: Any
+) -> list[bool]:
+    """Of each token that the chat template makes of the messages, whether the assistant says it."""
+    encoded = processing_class.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **template_kwargs
+    )
+    return [bool(said) for said in encoded["assistant_masks"]]
 
 
 def _label_tokenized(dataset: Dataset) -> Dataset:

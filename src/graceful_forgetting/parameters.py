@@ -88,6 +88,15 @@ def matching_names(names: Iterable[str], pattern: str | None = None, last_blocks
     return in_blocks
 
 
+def lowest_precision(model: nn.Module) -> torch.dtype:
+    """The coarsest type that the model computes in; bfloat16 where weights are kept as integers (quantised)."""
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    floating = {kind for kind in kinds if kind.is_floating_point}
+    if floating != kinds:
+        floating.add(torch.bfloat16)
+    return max(floating, key=lambda kind: torch.finfo(kind).eps)
+
+
 class ParameterValues(Mapping[str, Tensor]):
     """What each of the parameters `names` is worth in the model, on its device: float32, made when asked for.
 

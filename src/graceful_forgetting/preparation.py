@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets import Dataset, IterableDataset, concatenate_datasets, load_from_disk
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import DataCollator, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.confidence import score_confidence
@@ -20,6 +20,7 @@ from graceful_forgetting.config import ForgetAnswers, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.reference import reference_args, restored_weights, stopping_after, train_reference
 from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
@@ -65,8 +66,12 @@ class Preparation:
         return self.posterior.mean if whole and finished else None
 
 
-def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset]) -> Dataset:
+def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset], text_field: str = "text") -> Dataset:
     """One data set with the column `forgetting_task`; a dict names the tasks.
+
+    Args:
+        forget_dataset: what may be forgotten, as one data set or one a task.
+        text_field: the column of plain text (TRL's `dataset_text_field`); it becomes `text`.
 
     Raises:
         TypeError: neither a `Dataset` nor a dict of them.
@@ -92,6 +97,9 @@ def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset]) -> 
         )
     if len(forget_dataset) == 0:
         raise ValueError("forget_dataset has no rows: give at least one prompt, or set unlearn_every=0")
+    present = set(forget_dataset.column_names)
+    if text_field in present and not present & {"prompt", *_ANSWERED}:
+        forget_dataset = forget_dataset.rename_column(text_field, "text")
     if TASK_COLUMN not in forget_dataset.column_names:
         forget_dataset = forget_dataset.add_column(TASK_COLUMN, ["forget"] * len(forget_dataset))
     return forget_dataset
@@ -108,7 +116,7 @@ def check_forget_dataset(forget_dataset: Dataset, args: LWFConfig) -> None:
     """Refuse, before a model is loaded, what cannot be scored or unlearned.
 
     Raises:
-        ValueError: no usable columns, or packing together with per-sample scoring.
+        ValueError: no usable columns.
     """
     columns = forget_dataset.column_names
     answers = None if SCORE_COLUMN in columns else args.forget_answers
@@ -122,21 +130,16 @@ def check_forget_dataset(forget_dataset: Dataset, args: LWFConfig) -> None:
             "forget_dataset needs a column `prompt` (the model answers itself), or answers as well (`prompt` and "
             f"`completion`, `messages`, or `input_ids` and `labels`); it has {', '.join(columns)}"
         )
-    if args.packing and SCORE_COLUMN not in columns:
-        raise ValueError(
-            "packing=True cannot be used while forget_dataset is to be scored: the Fisher information is a mean over "
-            "single learning examples, and packing joins several in a row. Set packing=False, or pass a forget_dataset "
-            f"that is already scored (column {SCORE_COLUMN})"
-        )
 
 
 def prepare_unlearning(
     model: PreTrainedModel | PeftModel,
     args: LWFConfig,
-    train_dataset: Dataset,
+    train_dataset: Dataset | IterableDataset,
     forget_dataset: Dataset,
     processing_class: PreTrainedTokenizerBase,
-    data_collator: DataCollator,
+    reference_arguments: Mapping[str, Any],
+    chat_template: str | None = None,
 ) -> Preparation:
     """Elicit, run the reference, estimate the posterior, score and select; whatever `forget_dataset` still needs.
 
@@ -148,17 +151,20 @@ def prepare_unlearning(
     Args:
         model: at θ_base, on the device of the run.
         args: settings of the run.
-        train_dataset: prepared learning rows (`input_ids`, `labels`).
+        train_dataset: prepared learning rows (`input_ids`, `labels`), packed or not; of a stream, the first
+            `args.posterior_num_samples` rows are those that the posterior and the scores are of.
         forget_dataset: rows with a column `forgetting_task`, see `combine_forget_datasets`.
         processing_class: tokenizer with a pad token.
-        data_collator: of the learning batches, used by the reference run.
+        reference_arguments: of the reference run's trainer, beside the settings: `data_collator` and the like.
+        chat_template: that learning messages are rendered with, in place of the tokenizer's own.
     """
     work = Path(args.output_dir) / "work"
     posterior: LearningPosterior | None = None
     reference_log: list[dict[str, float]] = []
     needs = SCORERS[args.confidence_scorer].needs
+    as_learned: dict[str, Any] = {"assistant_only": args.assistant_only_loss, "chat_template": chat_template}
     if SCORE_COLUMN in forget_dataset.column_names:
-        scored = tokenize_dataset(forget_dataset, processing_class, argument="forget_dataset")
+        scored = tokenize_dataset(forget_dataset, processing_class, argument="forget_dataset", **as_learned)
     else:
         if needs_elicitation(forget_dataset, args.forget_answers):
             given = [name for name in _WITH_ANSWER if name in forget_dataset.column_names]
@@ -175,16 +181,19 @@ def prepare_unlearning(
                 processing_class,
                 max_length=context_length(model.config),
                 argument="forget_dataset",
+                **as_learned,
             )
         if Need.POSTERIOR in needs:
-            posterior, reference_log = prepare_posterior(model, args, train_dataset, processing_class, data_collator)
+            posterior, reference_log = prepare_posterior(
+                model, args, train_dataset, processing_class, reference_arguments
+            )
         scored = score_confidence(
             model,
             knowledge,
             posterior,
             args.confidence_config(),
             processing_class,
-            learning=train_dataset if Need.LEARNING in needs else None,
+            learning=single_examples(train_dataset, args.posterior_num_samples) if Need.LEARNING in needs else None,
             resume_dir=work / "scores",
         )
     if SOURCE_INDEX in scored.column_names:
@@ -202,9 +211,9 @@ def prepare_unlearning(
 def prepare_posterior(
     model: PreTrainedModel | PeftModel,
     args: LWFConfig,
-    train_dataset: Dataset,
+    train_dataset: Dataset | IterableDataset,
     processing_class: PreTrainedTokenizerBase,
-    data_collator: DataCollator,
+    reference_arguments: Mapping[str, Any],
 ) -> tuple[LearningPosterior, list[dict[str, float]]]:
     """Run the plain reference, keep it in `<output_dir>/reference`, and estimate the posterior at its weights.
 
@@ -221,15 +230,15 @@ def prepare_posterior(
             reference_args(args, Path(args.output_dir) / "reference"),
             train_dataset,
             processing_class,
-            data_collator=data_collator,
             callbacks=stopping_after(args.reference_fraction),
+            **reference_arguments,
         )
         # On every process, since shards are gathered; one writes.
         reference.save_model()
         posterior = estimate_posterior(
             base_fingerprint,
             model,
-            train_dataset,
+            single_examples(train_dataset, args.posterior_num_samples),
             args.posterior_config(),
             processing_class,
             resume_dir=Path(args.output_dir) / "work" / "posterior",
@@ -242,7 +251,7 @@ def score_again(
     model: PreTrainedModel | PeftModel,
     args: LWFConfig,
     preparation: Preparation,
-    train_dataset: Dataset,
+    train_dataset: Dataset | IterableDataset,
 ) -> Preparation:
     """Score the same self-knowledge at the model's present weights in place of θ_base, and select anew.
 
@@ -259,7 +268,7 @@ def score_again(
         preparation.scored,
         posterior,
         args.confidence_config(),
-        learning=train_dataset if Need.LEARNING in needs else None,
+        learning=single_examples(train_dataset, args.posterior_num_samples) if Need.LEARNING in needs else None,
     )
     selected, audit = select_with_audit(scored, **asdict(args.selection_config()))
     return replace(preparation, scored=scored, selected=selected, audit=audit)

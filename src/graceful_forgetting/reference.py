@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
@@ -85,19 +85,23 @@ def reference_args(args: SFTConfig, output_dir: str | Path) -> SFTConfig:
     reference.metric_for_best_model = None
     reference.push_to_hub = False
     reference.report_to = []
-    # The rows arrive prepared, in the order of the main run.
-    reference.shuffle_dataset = False
+    # The rows arrive prepared, in the order of the main run, and so does what collates them.
+    reference.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+    reference.shuffle_dataset = reference.packing = reference.padding_free = reference.assistant_only_loss = False
+    reference.chat_template_path = reference.eos_token = None
     return reference
 
 
 def train_reference(
     model: PreTrainedModel,
     args: SFTConfig,
-    train_dataset: Dataset,
+    train_dataset: Dataset | IterableDataset,
     processing_class: PreTrainedTokenizerBase,
     **trainer_arguments: Any,
 ) -> tuple[PlainTrainer, list[dict[str, float]]]:
     """Fine-tune `model` in place on prepared rows (`input_ids`, `labels`) with TRL's `SFTTrainer`.
+
+    `trainer_arguments` go to the trainer; rows that are packed need the `data_collator` of their own trainer.
 
     Where trainers shard their model, a copy is sharded and trained, and its weights come back whole into `model`: what
     FSDP has sharded cannot be used as a plain model again.

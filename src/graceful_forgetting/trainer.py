@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_utils import get_last_checkpoint
 
 from graceful_forgetting.artifacts import read_json, write_json
@@ -20,6 +20,8 @@ from graceful_forgetting.confidence.scorer import Need as ScorerNeed
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.learning_rows import check_single_examples, single_examples
+from graceful_forgetting.model_card import add_section, card_section
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.preparation import (
     POSTERIOR_FOLDER,
@@ -128,7 +130,9 @@ class LWFTrainer(UnlearningTrainer):
                 "forget_dataset and preparation are both given: a preparation takes the place of a forget_dataset"
             )
         self.preparation = preparation
-        self._forget_dataset = None if forget_dataset is None else combine_forget_datasets(forget_dataset)
+        self._forget_dataset = None
+        if forget_dataset is not None:
+            self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         self._baseline_class = None if args.baseline is None else BASELINES[args.baseline]
         self._check_baseline(model, args)
         if self._forget_dataset is not None and (args.unlearn_every > 0 or self._needs(BaselineNeed.SELF_KNOWLEDGE)):
@@ -171,11 +175,22 @@ class LWFTrainer(UnlearningTrainer):
             return
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         check_topology(self.args, self.accelerator.distributed_type, plugin)
-        if not isinstance(self.train_dataset, Dataset) and self._reads_learning_rows():
+        if isinstance(self.processing_class, ProcessorMixin):
             raise ValueError(
-                "a streaming train_dataset cannot be used to score forget_dataset, since the Fisher information needs "
-                "all rows, nor with a baseline or an objective that reads them: pass a Dataset, or a forget_dataset "
-                "that is already scored (`forgetting_confidence`)"
+                f"processing_class is a {type(self.processing_class).__name__}: unlearning and baselines are for text "
+                "alone. Pass its `.tokenizer`, with rows of text"
+            )
+        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"peft_config adds virtual tokens ({self.model.active_peft_config.peft_type.value}), which shift the "
+                "logits against the labels: use LoRA or train the model itself"
+            )
+        self._check_learning_rows()
+        if self.optimizer is not None and self._has_reference_run():
+            raise ValueError(
+                "optimizers holds an optimizer of this model's parameters, which the reference run cannot share: pass "
+                "optimizer_cls_and_kwargs, which both runs make theirs from, or a forget_dataset that is already "
+                f"scored (column {SCORE_COLUMN})"
             )
         if self.args.unlearn_rescore_every and self.unlearning_enabled and not self._can_score():
             raise ValueError(
@@ -187,10 +202,20 @@ class LWFTrainer(UnlearningTrainer):
     def _is_scored(self) -> bool:
         return self._forget_dataset is None or SCORE_COLUMN in self._forget_dataset.column_names
 
-    def _reads_learning_rows(self) -> bool:
+    def _check_learning_rows(self) -> None:
         objective = OBJECTIVES[self.args.unlearn_objective](self.args)
-        unlearns_with_them = self.unlearning_enabled and ObjectiveNeed.LEARNING in objective.needs
-        return not self._is_scored() or self.args.baseline is not None or unlearns_with_them
+        trains_on_them = self.unlearning_enabled and ObjectiveNeed.LEARNING in objective.needs
+        scores = SCORERS[self.args.confidence_scorer].needs & {ScorerNeed.POSTERIOR, ScorerNeed.LEARNING}
+        check_single_examples(
+            self.train_dataset,
+            self.args,
+            all_are_read=self.args.baseline is not None or trains_on_them,
+            some_are_read=bool(scores) and (not self._is_scored() or self.args.unlearn_rescore_every > 0),
+        )
+
+    def _has_reference_run(self) -> bool:
+        scored = self._is_scored() or ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs
+        return self._needs(BaselineNeed.POSTERIOR) or (self.unlearning_enabled and not scored)
 
     def _can_score(self) -> bool:
         if ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs:
@@ -220,9 +245,19 @@ class LWFTrainer(UnlearningTrainer):
                 self.train_dataset,
                 self._forget_dataset,
                 self.processing_class,
-                self.data_collator,
+                self._reference_arguments,
+                self.chat_template,
             )
         return self.preparation
+
+    @property
+    def _reference_arguments(self) -> dict[str, Any]:
+        """What the reference run takes over from this one beside `args`, so that it learns in the same way."""
+        return {
+            "data_collator": self.data_collator,
+            "compute_loss_func": self.compute_loss_func,
+            "optimizer_cls_and_kwargs": self.optimizer_cls_and_kwargs,
+        }
 
     def _place_whole_model(self) -> None:
         # The Trainer does so itself, except for a model that it is going to shard.
@@ -282,7 +317,7 @@ class LWFTrainer(UnlearningTrainer):
             args,
             lambda: self.model.parameters(),
             retained=rows[1],
-            learning=self.train_dataset,
+            learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in objective_needs else None,
             renew=self._renewal(checkpoint) if args.unlearn_rescore_every else None,
         )
 
@@ -317,7 +352,7 @@ class LWFTrainer(UnlearningTrainer):
             BaselineContext(
                 model=self.model,
                 args=self.args,
-                learning=self.train_dataset,
+                learning=single_examples(self.train_dataset),
                 self_knowledge=None if prepared is None else prepared.scored,
                 selected=None if prepared is None else prepared.selected,
                 posterior=self._learning_posterior(checkpoint) if self._needs(BaselineNeed.POSTERIOR) else None,
@@ -334,7 +369,7 @@ class LWFTrainer(UnlearningTrainer):
         if checkpoint is not None:
             return LearningPosterior.from_pretrained(folder / POSTERIOR_FOLDER, model=self.model)
         posterior, _ = prepare_posterior(
-            self.model, self.args, self.train_dataset, self.processing_class, self.data_collator
+            self.model, self.args, self.train_dataset, self.processing_class, self._reference_arguments
         )
         if self.args.process_index == 0:
             posterior.save_pretrained(folder / POSTERIOR_FOLDER)
@@ -344,7 +379,7 @@ class LWFTrainer(UnlearningTrainer):
     def _fine_tune(self, rows: Dataset, updates: int) -> None:
         args = reference_args(self.args, Path(self.args.output_dir) / "work" / "baseline")
         args.max_steps = updates
-        train_reference(self.model, args, rows, self.processing_class, data_collator=self.data_collator)
+        train_reference(self.model, args, rows, self.processing_class, **self._reference_arguments)
 
     def _check_base_weights(self, checkpoint: Path | None) -> None:
         """A baseline measures θ_base again when a run is resumed, so the model must start from the same weights."""
@@ -370,3 +405,16 @@ class LWFTrainer(UnlearningTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.baseline is not None and self.args.should_save:
             write_json(Path(output_dir) / BASELINE_FILE, {"base_weights": self._base_weights})
+
+    # Model card ------------------------------------------------------------------------------------------------------
+
+    def create_model_card(self, *positional: Any, **keywords: Any) -> None:
+        """As `SFTTrainer.create_model_card`, with what was forgotten, the settings of the method and its numbers."""
+        super().create_model_card(*positional, **keywords)
+        if not self.is_world_process_zero():
+            return
+        samples = 0 if self._updates is None else len(self._updates.samples)
+        preparation = self.preparation if self.unlearning_enabled else None
+        summary = self.unlearning_summary()
+        section = card_section(self.args, samples, preparation, self.state.log_history, summary)
+        add_section(Path(self.args.output_dir) / "README.md", section)

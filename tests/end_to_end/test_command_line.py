@@ -29,6 +29,13 @@ def write_jsonl(path: Path, rows) -> Path:
     return path
 
 
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} {% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }} <eos> "
+    "{% endgeneration %}{% else %}{{ m['content'] }} {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
 def stages_of(output: str) -> dict[str, str]:
     """Stage -> 'reused' or 'done', from the lines that a command printed."""
     found = {}
@@ -181,3 +188,19 @@ def test_one_file_to_learn_and_one_to_forget_without_test_rows(recipe, tmp_path,
     assert result.summary.tasks == {}
     assert result.runs[2].unlearn_updates == 3
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_packed_conversations_of_which_the_assistant_counts(recipe, tmp_path, model_folder, tokenizer, learning):
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(model_folder)
+    turns = (("user", "prompt"), ("assistant", "completion"))
+    rows = [{"messages": [{"role": role, "content": row[name].strip()} for role, name in turns]} for row in learning]
+    write_jsonl(tmp_path / "arithmetic" / "train.jsonl", rows)
+    write_jsonl(tmp_path / "arithmetic" / "test.jsonl", rows[:6])
+    flags = ["--packing", "true", "--max_length", "32", "--assistant_only_loss", "true", "--num_train_epochs", "1"]
+    assert main(["run", "--config", str(recipe), "--max_steps", "-1", *flags]) == 0
+    run = tmp_path / "run"
+    # As few learning updates as packed rows make, and a Fisher information of single examples.
+    updates = json.loads((run / "plain" / "seed-3" / "training_log.json").read_text())[-1]["step"]
+    assert updates < len(rows) / 8
+    assert LearningPosterior.from_pretrained(run / "posterior" / "posterior").metadata["num_samples"] == len(rows)

@@ -517,11 +517,11 @@ def test_the_check_of_the_rules_holds_the_gradient_of_one_parameter_at_a_time() 
 
 
 def test_a_small_omission_is_no_rounding_error() -> None:
-    names = {"large": torch.float32, "small": torch.float32}
+    names = ["large", "small"]
     seen, missed = Signature(), Signature()
     for signature in (seen, missed):
         signature.start(1, torch.device("cpu"))
         signature.dense("large", 0, 0, torch.ones(1, 2, 2))
     seen.dense("small", 0, 0, torch.full((1, 2, 2), 1e-9))
-    assert missed.agreement(seen, names) == {"large": True, "small": False}
-    assert seen.agreement(seen, names) == {"large": True, "small": True}
+    assert missed.agreement(seen, names, torch.float32) == {"large": True, "small": False}
+    assert seen.agreement(seen, names, torch.float32) == {"large": True, "small": True}

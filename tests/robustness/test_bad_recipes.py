@@ -120,8 +120,15 @@ def test_learning_example_longer_than_the_context(recipe, capsys, tmp_path):
     assert not (tmp_path / "run" / "plain").exists() or not list((tmp_path / "run" / "plain").iterdir())
 
 
-def test_packing(recipe, capsys):
-    assert "packing=True" in refused(capsys, "run", "--config", recipe(packing=True))
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy='wrapped' cannot be used"),
+        ({"completion_only_loss": False}, "completion_only_loss=False cannot be used"),
+    ],
+)
+def test_what_learning_rows_cannot_be(recipe, capsys, settings, expected):
+    assert expected in refused(capsys, "run", "--config", recipe(**settings))
 
 
 def test_tokenizer_without_pad_and_eos(recipe, capsys, tmp_path):

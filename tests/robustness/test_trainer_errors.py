@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig
 
@@ -180,17 +180,6 @@ def test_wrong_columns_are_listed(build):
 def test_parts_with_different_columns(build, forgetting):
     with pytest.raises(ValueError, match="must have the same columns"):
         build(forget_dataset={"a": forgetting, "b": forgetting.select_columns(["prompt"])})
-
-
-def test_packing_with_scoring(tmp_path, build):
-    with pytest.raises(ValueError, match="packing=True cannot be used while forget_dataset is to be scored"):
-        build(config(tmp_path, packing=True))
-
-
-def test_streaming_learning_set_with_scoring(build, learning):
-    stream = IterableDataset.from_generator(lambda: iter(learning.to_list()))
-    with pytest.raises(ValueError, match="streaming train_dataset"):
-        build(train_dataset=stream)
 
 
 def test_fp16(tmp_path):

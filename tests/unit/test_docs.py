@@ -67,3 +67,10 @@ def test_files_named_in_the_readme_exist():
     tree = readme.split("```text")[1].split("```")[0]
     for name in re.findall(r"^  ([a-z_]+(?:\.py|/))", tree, flags=re.MULTILINE):
         assert (ROOT / "src" / "graceful_forgetting" / name).exists(), name
+
+
+def test_what_the_page_on_trl_names_as_tested_is_a_test():
+    page = (ROOT / "docs" / "how-to" / "trl.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_[a-z_]+)`", page))
+    assert len(named) > 8
+    assert named <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}

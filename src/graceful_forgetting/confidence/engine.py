@@ -32,6 +32,7 @@ from graceful_forgetting.confidence.recompute import recomputed_rule
 from graceful_forgetting.confidence.reducers import Reducer, Signature
 from graceful_forgetting.confidence.rules import rule_for
 from graceful_forgetting.confidence.undisturbed import differentiating
+from graceful_forgetting.parameters import lowest_precision
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,10 @@ class PerSampleEngine:
                     for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
                     if id(parameter) in canonical
                 }
-                if owned:
+                if owned and isinstance(module, nn.ParameterDict | nn.ParameterList):
+                    # Of these no use is seen; a check on rows that do not happen to use them would agree on 0.
+                    self._demote(owned.values(), "they are in a container, which is never called")
+                elif owned:
                     rule = rule_for(module)
                     if rule is None:
                         self._recomputed.update(owned.values())
@@ -353,11 +357,9 @@ class PerSampleEngine:
         expected.start(len(targets), targets.device)
         for sample in range(len(targets)):
             self._autograd(batch, targets, sample, fast, expected)
-        wrong = {
-            name
-            for name, agrees in found.agreement(expected, {n: self._parameters[n].dtype for n in fast}).items()
-            if not agrees
-        }
+        # What a gradient is rounded to is decided by all that it passes, as a frozen base under a float32 adapter.
+        agreement = found.agreement(expected, fast, lowest_precision(self._model))
+        wrong = {name for name, agrees in agreement.items() if not agrees}
         if wrong:
             self._demote(wrong, "their rule disagrees with autograd")
         self._announce_recomputed()

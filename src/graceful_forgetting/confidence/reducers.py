@@ -5,7 +5,7 @@ forming more than a tile. `dense`: a block (samples, rows, columns) of consecuti
 the block is the reducer's to overwrite. `sparse`: single rows, each of some sample.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import torch
@@ -191,18 +191,18 @@ class Signature:
         pairs = self._pair(values.square().sum(dim=1), (values @ w) * u)
         self._totals(name).index_add_(0, samples.cpu(), pairs)
 
-    def agreement(self, other: "Signature", dtypes: Mapping[str, torch.dtype]) -> dict[str, bool]:
-        """Whether both saw the same gradient, for every parameter of `dtypes`, to the precision of its type.
+    def agreement(self, other: "Signature", names: Collection[str], dtype: torch.dtype) -> dict[str, bool]:
+        """Whether both saw the same gradient, for every parameter of `names`, to the precision of `dtype`.
 
         A gradient that is rounding noise (0 in exact arithmetic) is judged against the largest one of its sample.
         Samples whose gradient is not finite cannot be compared and are passed over.
         """
         zero = torch.zeros(self._batch, 2, dtype=torch.float64)
-        norms = {name: other.values.get(name, zero)[:, 0].sqrt() for name in dtypes}
+        norms = {name: other.values.get(name, zero)[:, 0].sqrt() for name in names}
         largest = torch.stack(list(norms.values())).amax(dim=0) if norms else zero[:, 0]
         result = {}
-        for name, dtype in dtypes.items():
-            relative, noise = (1e-3, 1e-6) if dtype in (torch.float32, torch.float64) else (5e-2, 1e-2)
+        relative, noise = (1e-3, 1e-6) if dtype in (torch.float32, torch.float64) else (5e-2, 1e-2)
+        for name in names:
             mine, theirs = self.values.get(name, zero), other.values.get(name, zero)
             allowed = relative * norms[name] + noise * largest
             same_norm = (mine[:, 0].sqrt() - norms[name]).abs() <= allowed

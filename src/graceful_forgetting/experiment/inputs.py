@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import context_length, tokenize_dataset
+from graceful_forgetting.data import assistant_template, context_length, tokenize_dataset
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.models import ModelArguments, ModelLoader
 from graceful_forgetting.experiment.result import Role
@@ -31,6 +31,7 @@ class RunInputs:
 
     def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
         self.max_length = lwf.max_length
+        self.assistant_only = lwf.assistant_only_loss
         self.revision = model.model_revision
         self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
         self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device)
@@ -39,10 +40,18 @@ class RunInputs:
     def tokenizer(self) -> Any:
         return self.loader.tokenizer(self.sources.model)
 
+    @property
+    def _what_counts(self) -> dict[str, Any]:
+        if not self.assistant_only:
+            return {}
+        return {"assistant_only": True, "chat_template": assistant_template(self.tokenizer)}
+
     @cached_property
     def learning_rows(self) -> Dataset:
         """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
-        rows = tokenize_dataset(self.sources.learning_train, self.tokenizer, argument="learning_task")
+        rows = tokenize_dataset(
+            self.sources.learning_train, self.tokenizer, argument="learning_task", **self._what_counts
+        )
         rows = rows.select_columns(["input_ids", "labels"])
         limit = self.max_length
         longest = max(len(ids) for ids in rows["input_ids"])
@@ -101,7 +110,13 @@ class RunInputs:
     def given_self_knowledge(self) -> Dataset:
         """`forgetting_answers`, tokenised, in place of what the model would have answered."""
         limit = context_length(self.base_config)
-        return tokenize_dataset(self.forgetting_answers, self.tokenizer, max_length=limit, argument="forgetting_tasks")
+        return tokenize_dataset(
+            self.forgetting_answers,
+            self.tokenizer,
+            max_length=limit,
+            argument="forgetting_tasks",
+            **self._what_counts,
+        )
 
     def forgetting_fingerprint(self, *, given: bool) -> str:
         """Content hash of what self-knowledge is made from: the prompts, or the given answers as well."""

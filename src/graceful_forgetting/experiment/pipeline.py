@@ -73,10 +73,15 @@ class Pipeline:
         self.lwf = lwf
         self.model = model
         self.announce = announce
-        if lwf.packing:
+        if lwf.packing and lwf.packing_strategy == "wrapped":
             raise ValueError(
-                "packing=True cannot be used with `graceful run`: the Fisher information is a mean over single "
-                "learning examples, and packing joins several in a row. Set packing=False"
+                "packing_strategy='wrapped' cannot be used with `graceful run`: it cuts across learning examples, and "
+                "the Fisher information is a mean over single ones. Use packing_strategy='bfd'"
+            )
+        if lwf.completion_only_loss is False:
+            raise ValueError(
+                "completion_only_loss=False cannot be used with `graceful run`, which learns and measures completions: "
+                "leave it unset, or write a script with LWFTrainer"
             )
         if lwf.unlearn_every == 0 and lwf.baseline is None:
             raise ValueError(

@@ -53,6 +53,8 @@ def arm_args(args: LWFConfig, work: Path, seed: int, **changes: Any) -> LWFConfi
     own = copy.copy(args)
     own.output_dir = str(work)
     own.seed = seed
+    # The rows arrive tokenised, with labels that say what counts.
+    own.assistant_only_loss = False
     own.disable_tqdm = not sys.stderr.isatty()
     # Without a device to copy to, pinning does nothing but warn.
     own.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type != "cpu"

@@ -104,7 +104,9 @@ class UnlearningTrainer(BaselineTrainer):
         scale = active
         # Before the first learning update nothing has decayed yet, and a warm-up would leave a rate of 0.
         if self.args.unlearn_lr_scheduler == "follow" and self.args.unlearn_schedule != "early":
-            scale *= self._get_learning_rate() / self.args.learning_rate
+            # The rate of an optimizer that the caller has made need not be that of the settings.
+            peak = self.optimizer.param_groups[0].get("initial_lr", self.args.learning_rate)
+            scale *= self._get_learning_rate() / peak
         for group in updates.optimizer.param_groups:
             group["lr"] = updates.peak_learning_rate * scale
         updates.optimizer.step()

@@ -1,0 +1,125 @@
+"""What a model card says of unlearning: settings and numbers of the run."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from trl import SFTConfig
+
+from graceful_forgetting import __version__
+from graceful_forgetting.artifacts import atomic_file
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.preparation import TASK_COLUMN, Preparation
+
+_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+# Named in every card; other settings of the method where they differ from their defaults.
+_ALWAYS = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "unlearn_every",
+    "unlearn_schedule",
+    "unlearn_objective",
+    "unlearn_learning_rate",
+    "per_device_unlearn_batch_size",
+    "confidence_scorer",
+    "confidence_step_size",
+    "forget_strategy",
+    "forget_fraction",
+    "baseline",
+)
+# Of the machine that a run was on, and nobody else's business.
+_PRIVATE = ("elicitation_server_url", "elicitation_server_api_key_env", "elicitation_cache_dir")
+_LOGGED = {
+    "loss": "learning loss",
+    "unlearn_loss": "loss of what is unlearned",
+}
+
+
+def add_section(card: Path, section: str) -> None:
+    """Put a section into the card that TRL has written, before the versions of the packages."""
+    before, heading, after = card.read_text(encoding="utf-8").partition("### Framework versions")
+    with atomic_file(card) as partial:
+        partial.write_text(f"{before}{section}\n{heading}{after}", encoding="utf-8")
+
+
+def card_section(
+    args: LWFConfig,
+    samples: int,
+    preparation: Preparation | None,
+    log_history: Sequence[Mapping[str, float]],
+    summary: Mapping[str, Any],
+) -> str:
+    """Markdown on what was forgotten, with what settings and to what effect.
+
+    Args:
+        args: settings of the run.
+        samples: how many are unlearned; 0 where nothing is.
+        preparation: what they were selected from; none where that is not at hand, as in a resumed run.
+        log_history: log of the Trainer.
+        summary: `LWFTrainer.unlearning_summary()`.
+    """
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        unlearned=samples > 0,
+        samples=samples,
+        baseline=args.baseline,
+        scored=0 if preparation is None else len(preparation.scored),
+        tasks=[] if preparation is None else _tasks(preparation),
+        scorer=args.confidence_scorer,
+        objective=args.unlearn_objective,
+        updates=summary["updates"],
+        guard=summary["guard"],
+        numbers=_numbers(preparation, log_history),
+        has_reference=preparation is not None and bool(preparation.reference_log),
+        settings=_settings(args),
+        version=__version__,
+    )
+
+
+def _tasks(preparation: Preparation) -> list[dict[str, Any]]:
+    counts = [Counter(map(str, rows[TASK_COLUMN])) for rows in (preparation.scored, preparation.selected)]
+    return [{"name": _cell(name), "scored": counts[0][name], "selected": counts[1][name]} for name in sorted(counts[0])]
+
+
+def _numbers(preparation: Preparation | None, log_history: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    numbers: dict[str, str] = {}
+    for key, meaning in _LOGGED.items():
+        values = [entry[key] for entry in log_history if key in entry]
+        if values:
+            numbers[f"{meaning}, first logged"] = f"{values[0]:.4g}"
+            numbers[f"{meaning}, last logged"] = f"{values[-1]:.4g}"
+    reference = [] if preparation is None else [entry["loss"] for entry in preparation.reference_log if "loss" in entry]
+    if reference:
+        numbers["learning loss of plain fine-tuning, last logged"] = f"{reference[-1]:.4g}"
+    evaluations = [entry for entry in log_history if any(key.startswith("eval_") for key in entry)]
+    for key, value in (evaluations[-1] if evaluations else {}).items():
+        if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_num_tokens")):
+            numbers[f"{_cell(key)}, last evaluation"] = f"{value:.4g}"
+    return numbers
+
+
+def _settings(args: LWFConfig) -> dict[str, str]:
+    learning = {field.name for field in fields(SFTConfig)}
+    changed = {
+        field.name
+        for field in fields(args)
+        if field.name not in learning and field.name not in _PRIVATE and getattr(args, field.name) != field.default
+    }
+    shown = [*_ALWAYS, *sorted(changed - set(_ALWAYS))]
+    return {name: _cell(getattr(args, name)) for name in shown if getattr(args, name) is not None}
+
+
+def _cell(value: object) -> str:
+    """Text that stays within one cell of a table and is no markup."""
+    text = " ".join(str(value).split())
+    for character in "\\`*_<>[]|":
+        text = text.replace(character, f"\\{character}")
+    return text
