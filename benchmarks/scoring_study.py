@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 
-from graceful_forgetting.config.posterior import PosteriorEstimator
-from graceful_forgetting.experiment.scoring_study.measure import BuildStudy
+from graceful_forgetting.experiment.scoring_study.measure import FISHERS, OTHERS, BuildStudy
 from graceful_forgetting.experiment.scoring_study.rows import append_rows, read_rows
 from graceful_forgetting.worlds import WORLDS
 
@@ -50,23 +49,36 @@ RECIPE: dict[str, Any] = {
 
 
 def measure(
-    world: str, build: int, seeds: list[int], exact: int, output: Path, recipe: dict[str, Any], line_search: bool = True
+    world: str,
+    build: int,
+    fishers: dict[int, list[str]],
+    output: Path,
+    recipe: dict[str, Any],
+    *,
+    line_search: bool = True,
 ) -> None:
-    """Append the rows of the seeds that the file does not have yet; 'exact' for the first `exact` of `seeds`."""
-    done = {(row.world, row.build, row.seed) for row in read_rows(output)} if output.is_file() else set()
-    missing = [seed for seed in seeds if (world, build, seed) not in done]
-    if not missing:
-        return
+    """Append what the file does not have yet: by seed the confidences with `fishers[seed]`, and all other scores."""
+    known = read_rows(output) if output.is_file() else []
+    done = {
+        (row.seed, row.setting.fisher or row.setting.scorer)
+        for row in known
+        if (row.world, row.build) == (world, build)
+    }
+    missing = {
+        seed: (
+            [name for name in names if (seed, name) not in done],
+            [name for name in OTHERS if (seed, name) not in done],
+        )
+        for seed, names in fishers.items()
+    }
     with TemporaryDirectory() as work:
-        start = time.perf_counter()
-        study = BuildStudy(world, build, recipe, Path(work), line_search=line_search)
-        print(f"{world}, build {build}: {len(study.kinds)} samples, {time.perf_counter() - start:.0f} s", flush=True)
-        for seed in missing:
+        study: BuildStudy | None = None
+        for seed, (names, scorers) in missing.items():
+            if not names and not scorers:
+                continue
             start = time.perf_counter()
-            estimators: list[PosteriorEstimator] = ["sampled", "empirical"]
-            if seed in seeds[:exact]:
-                estimators.append("exact")
-            append_rows(output, study.rows(seed, estimators))
+            study = study or BuildStudy(world, build, recipe, Path(work), line_search=line_search)
+            append_rows(output, study.rows(seed, names, scorers))
             print(f"{world}, build {build}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -84,11 +96,12 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for build in arguments.builds:
         for world in arguments.worlds:
-            seeds = list(range(arguments.seeds if build == 0 else arguments.other_seeds))
+            seeds = range(arguments.seeds if build == 0 else arguments.other_seeds)
             recipe = RECIPE | {"learning_rate": RATES[world]}
             # What is slow is measured on one build alone.
-            first = build == 0
-            measure(world, build, seeds, arguments.exact if first else 0, arguments.output, recipe, line_search=first)
+            exact = arguments.exact if build == 0 else 0
+            fishers = {seed: [name for name in FISHERS if name != "exact" or seed < exact] for seed in seeds}
+            measure(world, build, fishers, arguments.output, recipe, line_search=build == 0)
 
 
 if __name__ == "__main__":

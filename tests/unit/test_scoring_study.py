@@ -112,12 +112,14 @@ def test_a_tiny_run_is_resumed_and_complete(tmp_path):
     script = runpy.run_path(str(ROOT / "benchmarks" / "scoring_study.py"))
     recipe = script["RECIPE"] | {"max_steps": 2, "learning_rate": 1e-3, "forgetting_limit": 8}
     output = tmp_path / "study.jsonl"
-    script["measure"]("shortcut", 0, [0], 0, output, recipe)
-    script["measure"]("shortcut", 0, [0, 1], 0, output, recipe, line_search=False)
+    script["measure"]("shortcut", 0, {0: ["sampled"]}, output, recipe)
+    several = {0: ["sampled", "empirical"], 1: ["sampled"]}
+    script["measure"]("shortcut", 0, several, output, recipe, line_search=False)
     rows = read_rows(output)
     assert {r.seed for r in rows} == {0, 1}
     first = [r.setting for r in rows if r.seed == 0]
-    assert len(first) == len(set(first)) == 4 * 12 + 5
+    # Two places of each Fisher information, the second without the line search, and the scorers that read none.
+    assert len(first) == len(set(first)) == 2 * 12 + 2 * 11 + 5
     assert {r.setting.step for r in rows if r.seed == 1} == {*(f"{m:g}x" for m in MULTIPLES), "1", "polyak", None}
     by_setting = {(r.seed, r.setting): r.detection for r in rows}
     # What reads the base model alone is the same with every reference run.

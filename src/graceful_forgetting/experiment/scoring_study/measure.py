@@ -1,11 +1,12 @@
 """Measuring one build of a world: its reference runs, and every score of its self-knowledge."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from transformers import PreTrainedModel
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.config.confidence import ScorerName, StepSizeRule
-from graceful_forgetting.config.posterior import PosteriorEstimator
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.recipe import recipe_from_fields
@@ -29,14 +29,20 @@ from graceful_forgetting.posterior import LearningPosterior, estimate_fisher
 from graceful_forgetting.preparation import SCORE_COLUMN
 from graceful_forgetting.reference import reference_args, train_reference
 
-ESTIMATORS: tuple[PosteriorEstimator, ...] = get_args(PosteriorEstimator)
+# How the Fisher information is estimated. 'exact' takes a gradient for every word of the vocabulary at each position of
+# a learning row, hence few rows.
+FISHERS: dict[str, dict[str, Any]] = {
+    "sampled": {"estimator": "sampled"},
+    "sampled, 8 draws": {"estimator": "sampled", "draws": 8},
+    "empirical": {"estimator": "empirical"},
+    "exact": {"estimator": "exact", "num_samples": 40},
+}
 POINTS = ("reference", "base")
-# Learning rows that 'exact' takes, a gradient for every word of the vocabulary at each of their positions.
-EXACT_ROWS = 40
 # Samples, drawn at random, whose steps are found by line search: 13 passes for each.
 SEARCHED_ROWS = 600
 # Scores that read the base model alone, and so are the same with every reference run.
 OF_THE_BASE: tuple[ScorerName, ...] = ("loss", "gradient_conflict", "gradient_cosine")
+OTHERS: tuple[ScorerName, ...] = ("interference", "random", *OF_THE_BASE)
 
 
 @dataclass(frozen=True)
@@ -96,43 +102,52 @@ class BuildStudy:
         kinds = kinds_of(self.knowledge, self.inputs.sources.forgetting)
         self.kinds = [LETTERS[kind or ""] for kind in kinds]
         self.batch_size = self.lwf.confidence_batch_size
-        self.scores = {name: self._score(name) for name in OF_THE_BASE}
-        self.searched = self._line_search() if line_search else None
+        self.line_search = line_search
+        self._of_the_base: dict[ScorerName, tuple[NDArray[np.float64], float]] = {}
         self._at_base: dict[str, tuple[dict[str, Tensor], float]] = {}
 
-    def rows(self, seed: int, estimators: Sequence[PosteriorEstimator] = ESTIMATORS) -> Iterator[StudyRow]:
-        """Every setting, with the reference run of this seed."""
+    def rows(
+        self, seed: int, fishers: Collection[str] = tuple(FISHERS), scorers: Collection[ScorerName] = OTHERS
+    ) -> Iterator[StudyRow]:
+        """Settings with the reference run of this seed: confidences with each of `fishers`, and other `scorers`."""
         start = time.process_time()
         reference = self._reference(seed)
         trained = time.process_time() - start
         mean = {name: parameter.detach() for name, parameter in reference.named_parameters()}
-        for estimator in estimators:
+        for fisher in fishers:
             for at in POINTS:
-                precision, estimated = self._fisher(reference, seed, estimator, at)
+                precision, estimated = self._fisher(reference, seed, fisher, at)
                 posterior = LearningPosterior(mean, precision, {"model": self.fingerprint})
                 scored, seconds = self._scored("lwf", posterior, rule="polyak")
-                yield from self._confidences(seed, estimator, at, Terms.of(scored), trained + estimated + seconds)
-        plain = LearningPosterior(mean, _zeros(mean), {"model": self.fingerprint})
-        scored, seconds = self._scored("interference", plain)
-        yield self._row(seed, Setting("interference"), _column(scored, SCORE_COLUMN), trained + seconds)
-        scored, seconds = self._scored("random", None, seed=seed)
-        yield self._row(seed, Setting("random"), _column(scored, SCORE_COLUMN), seconds)
-        for name, (score, seconds) in self.scores.items():
-            yield self._row(seed, Setting(name), score, seconds)
+                yield from self._confidences(seed, fisher, at, Terms.of(scored), trained + estimated + seconds)
+        for scorer in scorers:
+            score, seconds = self._other(scorer, seed, mean)
+            yield self._row(seed, Setting(scorer), score, seconds + (trained if scorer == "interference" else 0.0))
 
-    def _confidences(self, seed: int, estimator: str, at: str, terms: Terms, seconds: float) -> Iterator[StudyRow]:
+    def _other(self, scorer: ScorerName, seed: int, mean: Mapping[str, Tensor]) -> tuple[NDArray[np.float64], float]:
+        """A score that reads no Fisher information, and its seconds without the reference run."""
+        if scorer in self._of_the_base:
+            return self._of_the_base[scorer]
+        posterior = LearningPosterior(mean, _zeros(mean), {"model": self.fingerprint})
+        scored, seconds = self._scored(scorer, posterior, seed=seed)
+        result = _column(scored, SCORE_COLUMN), seconds
+        if scorer in OF_THE_BASE:
+            self._of_the_base[scorer] = result
+        return result
+
+    def _confidences(self, seed: int, fisher: str, at: str, terms: Terms, seconds: float) -> Iterator[StudyRow]:
         steps: dict[str, NDArray[np.float64] | float] = {f"{m:g}x": m * terms.crossover() for m in MULTIPLES}
         steps |= {"1": 1.0, "polyak": terms.polyak}
         for step, size in steps.items():
-            yield self._row(seed, Setting("lwf", estimator, at, step), terms.confidence(size), seconds)
-        if self.searched is not None:
-            chosen, found, more = self.searched
-            setting = Setting("lwf", estimator, at, "line_search")
+            yield self._row(seed, Setting("lwf", fisher, at, step), terms.confidence(size), seconds)
+        if self.line_search:
+            chosen, found, more = self._searched
+            setting = Setting("lwf", fisher, at, "line_search")
             yield self._row(
                 seed, setting, terms.confidence(found)[chosen], seconds + more, [self.kinds[i] for i in chosen]
             )
-        yield self._row(seed, Setting("linear", estimator, at), terms.linear, seconds)
-        yield self._row(seed, Setting("overlap", estimator, at), terms.quadratic, seconds)
+        yield self._row(seed, Setting("linear", fisher, at), terms.linear, seconds)
+        yield self._row(seed, Setting("overlap", fisher, at), terms.quadratic, seconds)
 
     def _row(
         self,
@@ -145,7 +160,8 @@ class BuildStudy:
         measured = detection(score.tolist(), kinds or self.kinds)
         return StudyRow(self.world, self.build, seed, setting, measured, seconds)
 
-    def _line_search(self) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+    @cached_property
+    def _searched(self) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
         """The samples chosen, the steps (rows,), 0 for all others, and seconds for as many as there are in all."""
         draw = np.random.default_rng(self.build)
         chosen = np.sort(draw.permutation(len(self.kinds))[:SEARCHED_ROWS])
@@ -166,23 +182,16 @@ class BuildStudy:
         trainer, _ = train_reference(self._base(), args, self.inputs.learning_rows, self.inputs.tokenizer)
         return trainer.model
 
-    def _fisher(
-        self, reference: Any, seed: int, estimator: PosteriorEstimator, at: str
-    ) -> tuple[dict[str, Tensor], float]:
+    def _fisher(self, reference: Any, seed: int, fisher: str, at: str) -> tuple[dict[str, Tensor], float]:
         """The diagonal and the seconds it took; at θ_base it is estimated once, but for labels that are drawn."""
-        if at == "base" and estimator in self._at_base:
-            return self._at_base[estimator]
-        config = PosteriorConfig(
-            estimator=estimator,
-            num_samples=EXACT_ROWS if estimator == "exact" else None,
-            batch_size=self.lwf.posterior_batch_size,
-            seed=seed,
-        )
+        if at == "base" and fisher in self._at_base:
+            return self._at_base[fisher]
+        config = PosteriorConfig(**FISHERS[fisher], batch_size=self.lwf.posterior_batch_size, seed=seed)
         start = time.process_time()
         found = estimate_fisher(self.model if at == "base" else reference, self.inputs.learning_rows, config)
         result = found, time.process_time() - start
-        if at == "base" and estimator != "sampled":
-            self._at_base[estimator] = result
+        if at == "base" and config.estimator != "sampled":
+            self._at_base[fisher] = result
         return result
 
     def _scored(
@@ -199,10 +208,6 @@ class BuildStudy:
         knowledge = self.knowledge if rows is None else self.knowledge.select(rows)
         scored = score_confidence(self.model, knowledge, posterior, config, learning=self.inputs.learning_rows)
         return scored, time.process_time() - start
-
-    def _score(self, scorer: ScorerName) -> tuple[NDArray[np.float64], float]:
-        scored, seconds = self._scored(scorer, None)
-        return _column(scored, SCORE_COLUMN), seconds
 
 
 def _zeros(like: Mapping[str, Tensor]) -> dict[str, Tensor]:

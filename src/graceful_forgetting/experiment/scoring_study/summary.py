@@ -30,7 +30,9 @@ SCORERS = {
     "`loss`": Setting("loss"),
     "`random`": Setting("random"),
 }
-FISHERS = tuple((estimator, at) for at in ("reference", "base") for estimator in ("sampled", "empirical", "exact"))
+FISHERS = tuple(
+    (fisher, at) for at in ("reference", "base") for fisher in ("sampled", "sampled, 8 draws", "empirical", "exact")
+)
 _POINT = {"reference": "θ\\*_L", "base": "θ_base"}
 Measure = Callable[[StudyRow], float | None]
 
@@ -56,19 +58,21 @@ class Study:
     def interval(self, world: str, build: int, setting: Setting, measure: Measure = found) -> Interval | None:
         """Mean over the seeds with its bootstrap interval; None where nothing was measured."""
         values = list(self.values(world, build, setting, measure).values())
-        return _interval(values, [0.0] * len(values))
+        return _interval(values)
 
     def difference(self, world: str, build: int, first: Setting, second: Setting) -> Interval | None:
         """`first` − `second` over the seeds that have both, with its bootstrap interval."""
         a, b = self.values(world, build, first), self.values(world, build, second)
         shared = [seed for seed in a if seed in b]
-        return _interval([a[seed] for seed in shared], [b[seed] for seed in shared])
+        return _interval([a[seed] - b[seed] for seed in shared])
 
 
-def _interval(first: Sequence[float], second: Sequence[float]) -> Interval | None:
-    if not first:
+def _interval(values: Sequence[float]) -> Interval | None:
+    if not values:
         return None
-    paired = paired_interval(first, second)
+    # Files have four digits: what differs by less is equal.
+    exact = [round(value, 6) for value in values]
+    paired = paired_interval(exact, [0.0] * len(exact))
     return Interval(paired.difference, paired.bootstrap_low, paired.bootstrap_high)
 
 
@@ -92,16 +96,16 @@ def scorer_table(study: Study) -> str:
 
 def fisher_table(study: Study) -> str:
     """AUROC at α = 10 α× of every Fisher estimator by world, on build 0."""
-    named = {f"{estimator} at {_POINT[at]}": [Setting("lwf", estimator, at, "10x")] for estimator, at in FISHERS}
+    named = {f"{fisher} at {_POINT[at]}": [Setting("lwf", fisher, at, "10x")] for fisher, at in FISHERS}
     return _table("Fisher information", named, study, _cell_auroc)
 
 
 def difference_table(study: Study) -> str:
     """AUROC of alternatives less that of the default, paired by reference run, on build 0."""
     named = {name: [setting, DEFAULT] for name, setting in SCORERS.items() if setting != DEFAULT}
-    for estimator, at in FISHERS[1:]:
-        setting = Setting("lwf", estimator, at, "1")
-        named[f"{estimator} at {_POINT[at]}, α = 1"] = [setting, DEFAULT]
+    for fisher, at in FISHERS[1:]:
+        setting = Setting("lwf", fisher, at, "1")
+        named[f"{fisher} at {_POINT[at]}, α = 1"] = [setting, DEFAULT]
     return _table("in place of the default", named, study, _cell_difference)
 
 
