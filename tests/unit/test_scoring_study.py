@@ -18,7 +18,7 @@ from graceful_forgetting.experiment.scoring_study.rows import (
     detection,
     read_rows,
 )
-from graceful_forgetting.experiment.scoring_study.summary import DEFAULT, TABLES, Study
+from graceful_forgetting.experiment.scoring_study.summary import DEFAULT, MEAN, TABLES, Study
 from graceful_forgetting.report.scoring_plots import step_size_charts
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,11 @@ def test_a_world_without_conflict_is_judged_by_what_is_spared():
     assert Study(rows).interval("harmless", 0, DEFAULT).value == 0.875
 
 
+def test_the_mean_over_worlds_is_taken_seed_by_seed():
+    rows = [row(0, auroc=0.5), row(1, auroc=0.75), row(0, auroc=1.0, world="override")]
+    assert Study(rows).values(MEAN, 0, DEFAULT) == {0: 0.75}
+
+
 def test_tables_and_charts_show_what_was_measured():
     rows = [
         row(seed, Setting("lwf", "sampled", "reference", f"{multiple:g}x"), 0.5 + 0.01 * seed)
@@ -98,8 +103,8 @@ def test_tables_and_charts_show_what_was_measured():
     rows += [row(seed, auroc=0.9) for seed in range(3)] + [row(build=1, auroc=0.7)]
     study = Study(rows)
     tables = {name: table(study) for name, table in TABLES.items()}
-    assert "| forgetting confidence, α = 1 | .900 |" in tables["scoring_scorers"]
-    assert "| α = 10 α× | .510 [.500, .520] |" in tables["scoring_scorers"]
+    assert "| forgetting confidence, α = 1 | .900 | .900 |" in tables["scoring_scorers"]
+    assert "| α = 10 α× | .510 [.500, .520] | .510 [.500, .520] |" in tables["scoring_scorers"]
     assert "−.390 [−.400, −.380]" in tables["scoring_differences"]
     assert "| forgetting confidence, α = 1 | .900 / .700 |" in tables["scoring_builds"]
     assert all("interference" not in table for table in tables.values())

@@ -9,9 +9,9 @@ from statistics import mean
 
 import numpy as np
 
-from graceful_forgetting.experiment.measures import Interval
-from graceful_forgetting.experiment.scoring_study.rows import Setting, StudyRow
-from graceful_forgetting.experiment.statistics import paired_interval
+from graceful_forgetting.experiment.measures import Interval, bootstrap_interval
+from graceful_forgetting.experiment.scoring_study.rows import MULTIPLES, Setting, StudyRow
+from graceful_forgetting.worlds import WORLDS
 
 # The confidence as published, with the default settings of the package.
 DEFAULT = Setting("lwf", "sampled", "reference", "1")
@@ -33,6 +33,9 @@ SCORERS = {
 FISHERS = tuple(
     (fisher, at) for at in ("reference", "base") for fisher in ("sampled", "sampled, 8 draws", "empirical", "exact")
 )
+# In place of a world: the mean over all of them, seed by seed.
+MEAN = "mean"
+_STEPS = {**{f"{m:g} α×": f"{m:g}x" for m in MULTIPLES}, "1": "1", "Polyak": "polyak", "line search": "line_search"}
 _POINT = {"reference": "θ\\*_L", "base": "θ_base"}
 Measure = Callable[[StudyRow], float | None]
 
@@ -47,11 +50,16 @@ class Study:
 
     def __init__(self, rows: Sequence[StudyRow]) -> None:
         self._rows = {(row.world, row.build, row.setting, row.seed): row for row in rows}
-        self.worlds = list(dict.fromkeys(row.world for row in rows))
+        measured = {row.world for row in rows}
+        self.worlds = [world for world in WORLDS if world in measured]
         self.builds = sorted({row.build for row in rows})
 
     def values(self, world: str, build: int, setting: Setting, measure: Measure = found) -> dict[int, float]:
-        """Measured value by seed; without the seeds that lack one."""
+        """Measured value by seed; without the seeds that lack one, in any of the worlds where `world` is `MEAN`."""
+        if world == MEAN:
+            each = [self.values(one, build, setting, measure) for one in self.worlds]
+            seeds = sorted(set[int].intersection(*map(set, each)))
+            return {seed: mean(values[seed] for values in each) for seed in seeds}
         chosen = {key[3]: row for key, row in self._rows.items() if key[:3] == (world, build, setting)}
         return {seed: value for seed, row in sorted(chosen.items()) if (value := measure(row)) is not None}
 
@@ -71,9 +79,7 @@ def _interval(values: Sequence[float]) -> Interval | None:
     if not values:
         return None
     # Files have four digits: what differs by less is equal.
-    exact = [round(value, 6) for value in values]
-    paired = paired_interval(exact, [0.0] * len(exact))
-    return Interval(paired.difference, paired.bootstrap_low, paired.bootstrap_high)
+    return bootstrap_interval([round(value, 6) for value in values])
 
 
 def _shown(value: Interval | None, *, signed: bool = False) -> str:
@@ -91,13 +97,26 @@ def _number(value: float, signed: bool = False) -> str:
 
 def scorer_table(study: Study) -> str:
     """AUROC of every scorer by world, on build 0."""
-    return _table("scorer", {name: [setting] for name, setting in SCORERS.items()}, study, _cell_auroc)
+    return _table("scorer", {name: [setting] for name, setting in SCORERS.items()}, study, _cell_auroc, average=True)
 
 
 def fisher_table(study: Study) -> str:
     """AUROC at α = 10 α× of every Fisher estimator by world, on build 0."""
     named = {f"{fisher} at {_POINT[at]}": [Setting("lwf", fisher, at, "10x")] for fisher, at in FISHERS}
-    return _table("Fisher information", named, study, _cell_auroc)
+    return _table("Fisher information", named, study, _cell_auroc, average=True)
+
+
+def overall_table(study: Study) -> str:
+    """Mean over worlds and lowest of a world, of the confidence with every Fisher information and step, on build 0."""
+    lines = [f"| Fisher information | {' | '.join(_STEPS)} |", "|---" * (len(_STEPS) + 1) + "|"]
+    for fisher, at in FISHERS:
+        cells = []
+        for step in _STEPS.values():
+            values = [study.values(world, 0, Setting("lwf", fisher, at, step)) for world in study.worlds]
+            means = [mean(found.values()) for found in values if found]
+            cells.append(f"{_number(mean(means))} / {_number(min(means))}" if len(means) == len(values) else "–")
+        lines.append(f"| {fisher} at {_POINT[at]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def difference_table(study: Study) -> str:
@@ -106,7 +125,7 @@ def difference_table(study: Study) -> str:
     for fisher, at in FISHERS[1:]:
         setting = Setting("lwf", fisher, at, "1")
         named[f"{fisher} at {_POINT[at]}, α = 1"] = [setting, DEFAULT]
-    return _table("in place of the default", named, study, _cell_difference)
+    return _table("in place of the default", named, study, _cell_difference, average=True)
 
 
 def precision_table(study: Study) -> str:
@@ -156,11 +175,14 @@ def _table(
     named: dict[str, list[Setting]],
     study: Study,
     cell: Callable[[Study, str, Sequence[Setting]], str],
+    *,
+    average: bool = False,
 ) -> str:
     """A Markdown table: one row a name, one column a world; rows in which nothing was measured are left out."""
-    lines = [f"| {head} | {' | '.join(study.worlds)} |", "|---" * (len(study.worlds) + 1) + "|"]
+    worlds = [*study.worlds, MEAN] if average else study.worlds
+    lines = [f"| {head} | {' | '.join(worlds)} |", "|---" * (len(worlds) + 1) + "|"]
     for name, settings in named.items():
-        cells = [cell(study, world, settings) for world in study.worlds]
+        cells = [cell(study, world, settings) for world in worlds]
         if any(text.strip("–/ ") for text in cells):
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -169,6 +191,7 @@ def _table(
 TABLES: dict[str, Callable[[Study], str]] = {
     "scoring_scorers": scorer_table,
     "scoring_fisher": fisher_table,
+    "scoring_overall": overall_table,
     "scoring_differences": difference_table,
     "scoring_precision": precision_table,
     "scoring_builds": builds_table,
