@@ -22,6 +22,7 @@ SCORERS = {
     "α = 10 α×": Setting("lwf", "sampled", "reference", "10x"),
     "α of Polyak": Setting("lwf", "sampled", "reference", "polyak"),
     "α by line search": Setting("lwf", "sampled", "reference", "line_search"),
+    "α = α×, F empirical at θ_base": Setting("lwf", "empirical", "base", "1x"),
     "`linear`": Setting("linear", "sampled", "reference"),
     "`overlap`": Setting("overlap", "sampled", "reference"),
     "`interference`": Setting("interference"),
