@@ -20,7 +20,7 @@ def step_size_charts(study: Study) -> list[svg.Figure]:
 
 def _chart(study: Study, world: str) -> svg.Figure:
     series = {f"{fisher} at {_POINT[at]}": _band(study, world, fisher, at) for fisher, at in _SHOWN}
-    series = {name: band for name, band in series.items() if band}
+    series = {name.removeprefix("sampled, "): band for name, band in series.items() if band}
     x = scale_for(MULTIPLES, svg.LEFT, svg.WIDTH - svg.RIGHT, kinds=("log",))
     y = Scale("linear", 0.0, 1.0, _HEIGHT - svg.BOTTOM, svg.TOP)
     parts = [*svg.y_axis(y, svg.LEFT), *svg.x_axis(x, _HEIGHT - svg.BOTTOM, "α / α×")]
