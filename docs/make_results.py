@@ -1,4 +1,4 @@
-"""Writes docs/results.md and its figures from the archives of sweeps in docs/results/.
+"""Writes docs/results.md and its figures from the archives of sweeps in docs/results/, and those of the scoring study.
 
     python docs/make_results.py          rewrite them
     python docs/make_results.py --check  exit with 1 if that would change anything
@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 
 from graceful_forgetting.artifacts import write_text
+from graceful_forgetting.experiment.scoring_study.rows import read_rows
+from graceful_forgetting.experiment.scoring_study.summary import Study
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import groups_of
 from graceful_forgetting.experiment.sweep.tables import markdown_document
+from graceful_forgetting.report.scoring_plots import step_size_charts
 from graceful_forgetting.report.standalone import standalone_svg
 from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
 
@@ -43,6 +46,13 @@ def documents(archives: list[Path], output: Path) -> dict[Path, str]:
     return {output: "\n".join(parts), **files}
 
 
+def scoring_figures(archive: Path, figures: Path) -> dict[Path, str]:
+    """File -> SVG: a chart of the scoring study a world, which docs/scoring-study.md shows."""
+    study = Study(read_rows(archive))
+    charts = zip(study.worlds, step_size_charts(study), strict=True)
+    return {figures / f"scoring-{world}.svg": standalone_svg(chart) for world, chart in charts}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
@@ -50,11 +60,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=DOCS / "results.md")
     options = parser.parse_args()
     archives = sorted(options.results.glob("*.jsonl"))
-    if not archives:
+    wanted = documents(archives, options.output) if archives else {}
+    study = options.results / "scoring" / "study.jsonl"
+    if study.is_file():
+        wanted |= scoring_figures(study, options.output.parent / "figures")
+    if not wanted:
         print(f"no archive in {options.results}: nothing to write")
         return 0
     stale = []
-    for path, text in documents(archives, options.output).items():
+    for path, text in wanted.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(path.name)
             if not options.check:

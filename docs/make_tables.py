@@ -9,15 +9,18 @@ A table stands in a Markdown file between `<!-- table: NAME -->` and `<!-- end -
 import json
 import re
 import sys
+from functools import cache, partial
 from pathlib import Path
 
 from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.experiment.scoring_study import summary as scoring
+from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
-FILES = (DOCS / "log.md", DOCS.parent / "README.md", DOCS / "tasks.md", DOCS / "index.md")
+FILES = (DOCS / "log.md", DOCS.parent / "README.md", DOCS / "tasks.md", DOCS / "index.md", DOCS / "scoring-study.md")
 # Result file -> what differs from the demo's recipe.
 VARIANTS = {
     "demo": "highest confidence (the demo)",
@@ -146,6 +149,15 @@ def expectation() -> str:
     )
 
 
+@cache
+def _study() -> scoring.Study:
+    return scoring.Study(read_rows(RESULTS / "scoring" / "study.jsonl"))
+
+
+def _of_the_study(name: str) -> str:
+    return scoring.TABLES[name](_study())
+
+
 TABLES = {
     "elicitation_speed": elicitation_speed,
     "expectation": expectation,
@@ -154,6 +166,7 @@ TABLES = {
     "effects": effects,
     "scorer_cost": scorer_cost,
     "tasks": task_table,
+    **{name: partial(_of_the_study, name) for name in scoring.TABLES},
 }
 
 

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from graceful_forgetting.experiment.measures import (
+    Interval,
     answer_split,
     area_under_curve,
     auroc,
+    bootstrap_interval,
     by_falling_score,
     difference_over_seeds_and_items,
     distance_to_reference,
@@ -108,6 +111,17 @@ def test_mean_interval_is_the_paired_t_interval_against_zero(values):
     found, paired = mean_interval(values), paired_interval(values, [0.0] * len(values))
     assert found.value == pytest.approx(paired.difference, abs=1e-12)
     assert (found.low, found.high) == (pytest.approx(paired.low, abs=1e-9), pytest.approx(paired.high, abs=1e-9))
+
+
+def test_bootstrap_interval_is_that_of_scipy():
+    values = np.random.default_rng(0).exponential(size=30)
+    found = bootstrap_interval(values.tolist())
+    slow = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == (pytest.approx(slow.low, abs=0.03), pytest.approx(slow.high, abs=0.03))
+    assert bootstrap_interval([2.0]) == Interval(2.0, None, None)
+    with pytest.raises(ValueError, match="empty"):
+        bootstrap_interval([])
 
 
 def test_wilcoxon_of_pairs():

@@ -116,6 +116,18 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean, mean - reach, mean + reach)
 
 
+def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean with its percentile bootstrap interval. Raises `ValueError` for no values."""
+    if not values:
+        raise ValueError("values is empty: there is no mean")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(mean, None, None)
+    picks = np.random.default_rng(_BOOTSTRAP_SEED).integers(0, len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.quantile(np.asarray(values)[picks].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high))
+
+
 def wilcoxon_p(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Two-sided p of the Wilcoxon signed-rank test on pairs; None where all pairs are equal.
 
