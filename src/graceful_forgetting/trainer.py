@@ -41,7 +41,6 @@ from graceful_forgetting.rng import preserved_rng
 from graceful_forgetting.selection import select_retained
 from graceful_forgetting.topology import check_topology
 from graceful_forgetting.unlearning.base_losses import with_base_losses
-from graceful_forgetting.unlearning.fallback import keep_better
 from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.trainer import CHECKPOINT_FOLDER, UnlearningTrainer
@@ -292,13 +291,7 @@ class LWFTrainer(UnlearningTrainer):
         plain = None if preparation is None else preparation.plain_weights()
         if plain is None or self.is_fsdp_enabled:
             return
-        self.held_out = comparison = keep_better(self.model, plain, self.held_out_loss)
-        better, worse = sorted((comparison.loss, comparison.plain_loss))
-        if comparison.falls_back:
-            logger.warning(
-                f"Forgetting did not help: held-out loss {worse:.4f} nats per token, that of plain fine-tuning "
-                f"{better:.4f}. The model has the weights of plain fine-tuning (guard_fallback)"
-            )
+        self.keep_better(plain)
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
         args = self.args

@@ -7,12 +7,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_from_disk
-from torch import Tensor
+from datasets import load_from_disk
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.baselines import BASELINES
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
@@ -33,10 +32,10 @@ from graceful_forgetting.experiment.stage_settings import (
     settings_of,
 )
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
+from graceful_forgetting.experiment.stored_preparation import stored_preparation
 from graceful_forgetting.experiment.training import arm_args, run_training
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.preparation import Preparation
 from graceful_forgetting.reference import stopping_after
 from graceful_forgetting.selection import select_with_audit
 from graceful_forgetting.tasks import require_metric
@@ -340,11 +339,10 @@ class Pipeline:
         **keywords: Any,
     ) -> dict[str, Any]:
         stages = preparation or {}
-        prepared = _preparation(stages)
-        args.guard_fallback = prepared is not None and "plain" in stages
-        if prepared is not None and args.guard_fallback:
+        args.guard_fallback = "plain" in stages
+        plain = None
+        if args.guard_fallback:
             plain = self.inputs.loader.finished(self.inputs.sources.model, stages["plain"].path, trainable=True)
-            prepared.plain = _trainable_weights(plain)
         return run_training(
             folder,
             model,
@@ -353,7 +351,7 @@ class Pipeline:
             self.inputs.held_out_rows,
             self.inputs.tokenizer,
             plain=preparation is None,
-            preparation=prepared,
+            preparation=stored_preparation(stages, plain),
             **keywords,
         )
 
@@ -411,21 +409,3 @@ class Pipeline:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
         posterior = self.posterior().key if self.needs_posterior else None
         return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior
-
-
-def _trainable_weights(model: Any) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-
-
-def _preparation(stages: Mapping[str, Stage]) -> Preparation | None:
-    """What the stages before training have made, read again; none where there are none."""
-    if not stages:
-        return None
-    nothing = Dataset.from_dict({})
-    posterior = stages.get("posterior")
-    return Preparation(
-        scored=load_from_disk(str(stages["scores"].path / "rows")) if "scores" in stages else nothing,
-        selected=load_from_disk(str(stages["selection"].path / "rows")) if "selection" in stages else nothing,
-        audit=read_json(stages["selection"].path / "selection.json") if "selection" in stages else {},
-        posterior=None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
-    )

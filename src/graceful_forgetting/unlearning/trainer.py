@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.distributed import whole
 from graceful_forgetting.reference import NonFiniteLossError
 from graceful_forgetting.rng import preserved_rng
-from graceful_forgetting.unlearning.fallback import HeldOutComparison
+from graceful_forgetting.unlearning.fallback import HeldOutComparison, keep_better
 from graceful_forgetting.unlearning.guard import Guard
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
 from graceful_forgetting.unlearning.schedule import updates_due
@@ -181,6 +181,15 @@ class UnlearningTrainer(BaselineTrainer):
                     self._updates.guard.observe_held_out_loss(name, value, self.state.global_step)
             self._announce_stop()
         return metrics
+
+    def keep_better(self, plain: Mapping[str, Tensor]) -> None:
+        """Leave in the model the better weights, by held-out loss: those it has, or `plain`; says so if the latter."""
+        self.held_out = compared = keep_better(self.model, plain, self.held_out_loss)
+        if compared.falls_back:
+            logger.warning(
+                f"Forgetting did not help: held-out loss {compared.loss:.4f} nats per token, that of plain fine-tuning "
+                f"{compared.plain_loss:.4f}. The model has the weights of plain fine-tuning (guard_fallback)"
+            )
 
     def held_out_loss(self) -> float:
         """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
