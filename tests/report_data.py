@@ -3,6 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
+from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.experiment.provenance import collect_provenance
 from graceful_forgetting.experiment.result import (
     ChoiceMetrics,
@@ -107,3 +108,16 @@ def full_result():
         run.metrics["old"].choice = ChoiceMetrics(0.7, 0.72, 0.25, 0.6, 0.62 + 0.01 * index)
     result.summary = summarise(result.runs)
     return result
+
+
+def write_run(folder, result, samples):
+    """The folder of a finished run, as far as a comparison reads it."""
+    scored = samples.remove_columns("chosen")
+    chosen = [row for row, taken in enumerate(samples["chosen"]) if taken]
+    result.stages = []
+    for name, rows in (("scores", scored), ("selection", scored.select(chosen).add_column("source_index", chosen))):
+        rows.save_to_disk(str(folder / name / "rows"))
+        write_json(folder / name / "stage.json", {"key": f"key-of-{name}"})
+        result.stages.append(StageResult(name, "run", 1.5, 2**20, None, f"key-of-{name}", {}))
+    result.save(folder / "result.json")
+    return folder

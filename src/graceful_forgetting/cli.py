@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "report":
             stage.add_argument("--sweep", help="folder of a sweep, or an archive of one, to report in place of a run")
             stage.add_argument("--archive", help="with --sweep: write all cells into this file (JSON lines)")
+    compare = add("compare", commands.compare, "finished runs side by side in one HTML file")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="folder (output_dir) or result.json of a finished run")
+    compare.add_argument("--output", default="comparison.html", help="where the page goes, with its folder")
     advise = add("advise", commands.advise, "from the scores: whether forgetting is expected to help, and why")
     advise.add_argument("--config", help="recipe (YAML); flags beat its fields")
     sweep = add("sweep", commands.sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")

@@ -91,6 +91,17 @@ def _report(pipeline: Any) -> None:
     print(f"report: {Path(report).resolve()}")
 
 
+def compare(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.experiment.finished_runs import load_runs
+    from graceful_forgetting.report import render_comparison
+
+    output = Path(options.output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(f"--output {options.output}: name a file in a folder that exists")
+    print(f"comparison: {render_comparison(load_runs(options.runs), output).resolve()}")
+
+
 def _cluster_parameters(cluster: str | None, given: Sequence[str]) -> dict[str, Any]:
     import yaml
 

@@ -1,6 +1,5 @@
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from graceful_forgetting.report.headline import headline
 from graceful_forgetting.report.measures import general_measures, task_measures
 from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for
+from html_page import Page
 from report_data import (
     HOSTILE,
     LWF,
@@ -35,42 +35,6 @@ from report_data import (
     three_seed_result,
     training_run,
 )
-
-
-class Page(HTMLParser):
-    """Collects what the tests ask for; fails where elements are not closed in the order of opening."""
-
-    VOID = frozenset({"meta", "link", "br", "input", "hr", "img"})
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.elements, self.text, self.ids = [], [], [], []
-        self.scripts = {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts.setdefault(self.elements[-1][1].get("id", "code"), data)
-        elif self.open and self.open[-1] != "style":
-            self.text.append(data)
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).replace("\u00a0", " ").split())
 
 
 def page_of(result, samples, tmp_path):

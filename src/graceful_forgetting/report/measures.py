@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from graceful_forgetting.experiment.result import ArmSummary, TaskMetrics, TrainingRunResult
 from graceful_forgetting.experiment.statistics import PairedInterval
@@ -39,9 +40,7 @@ def task_measures(runs: Sequence[TrainingRunResult]) -> list[Measure]:
     rows = []
     for task in dict.fromkeys(task for run in runs for task in run.metrics):
         for name, read in TASK_MEASURES.items():
-            rows += _measure(
-                task, name, runs, lambda run, t=task, r=read: r(run.metrics[t]) if t in run.metrics else None
-            )
+            rows += _measure(task, name, runs, partial(_of_task, task, read))
     return rows
 
 
@@ -50,8 +49,16 @@ def general_measures(runs: Sequence[TrainingRunResult]) -> list[Measure]:
     rows = _measure("neutral text", "bits per byte (lower is better)", runs, lambda run: run.neutral_bits_per_byte)
     names = dict.fromkeys((task, metric) for run in runs for task, found in run.lm_eval.items() for metric in found)
     for task, metric in names:
-        rows += _measure(f"lm-eval: {task}", metric, runs, lambda run, t=task, m=metric: run.lm_eval.get(t, {}).get(m))
+        rows += _measure(f"lm-eval: {task}", metric, runs, partial(_of_harness, task, metric))
     return rows
+
+
+def _of_task(task: str, read: Callable[[TaskMetrics], float | None], run: TrainingRunResult) -> float | None:
+    return read(run.metrics[task]) if task in run.metrics else None
+
+
+def _of_harness(task: str, metric: str, run: TrainingRunResult) -> float | None:
+    return run.lm_eval.get(task, {}).get(metric)
 
 
 def _measure(

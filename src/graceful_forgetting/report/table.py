@@ -26,7 +26,7 @@ class Head:
     column: str
     label: str
     kind: Literal["text", "num", "label"]
-    style: Literal["text", "num", "task", "flag"]
+    style: Literal["text", "num", "num slim", "task", "flag"]
     filter: str | None = None
 
 
