@@ -162,7 +162,7 @@ def _line(outcome: Outcome) -> str:
     if outcome.error is not None:
         return f"{outcome.cell.folder}: failed, {outcome.error}"
     made = f"{outcome.stages_made} stage{'' if outcome.stages_made == 1 else 's'} made"
-    return f"{outcome.cell.folder}: {outcome.score:.3f} in {outcome.seconds:.1f} s, {made}"
+    return f"{outcome.cell.folder}: {outcome.score:.3f} in {duration(outcome.seconds)}, {made}"
 
 
 def load_cells(folder: str | Path) -> list[CellResult]:
