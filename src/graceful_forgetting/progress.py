@@ -1,7 +1,7 @@
 """Progress bars: rate and time left, on a terminal only, by the first process only, gone when their work is done."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -10,12 +10,13 @@ from tqdm.auto import tqdm
 
 from graceful_forgetting.distributed import process_index
 
+_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 _joint: ContextVar["tqdm[Any] | None"] = ContextVar("joint", default=None)
 
 
 def progress_allowed() -> bool:
-    """Whether this process may draw bars, terminal or not: the first process, without `TQDM_DISABLE` (tqdm's own)."""
-    return process_index() == 0 and os.environ.get("TQDM_DISABLE", "") in ("", "0")
+    """Whether bars may be drawn here, terminal or not: by the first process, without `TQDM_DISABLE` (tqdm's own)."""
+    return not _hidden.get() and process_index() == 0 and os.environ.get("TQDM_DISABLE", "") in ("", "0")
 
 
 def progress_bar(description: str, unit: str, total: int | None = None, **settings: Any) -> "tqdm[Any]":
@@ -32,6 +33,27 @@ def progress_bar(description: str, unit: str, total: int | None = None, **settin
         disable=None if progress_allowed() else True,
         **settings,
     )
+
+
+@contextmanager
+def counted_progress(description: str, unit: str, total: int) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """One bar for `total` pieces of work, which draw none of their own; lines are printed above it.
+
+    Yields what ends a piece: it is given how to say so, and counts it.
+    """
+    with progress_bar(description, unit, total) as bar:
+        token = _hidden.set(True)
+
+        def count(say: Callable[[], None]) -> None:
+            # Takes the bar away while something else writes to the terminal.
+            with bar.external_write_mode():
+                say()
+            bar.update()
+
+        try:
+            yield count
+        finally:
+            _hidden.reset(token)
 
 
 @contextmanager
