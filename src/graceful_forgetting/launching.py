@@ -74,7 +74,7 @@ def launch(module: str, arguments: list[str]) -> int | None:
     # Its flag for the CPU starts one process, and the configuration's is not handed on to several.
     environment = {} if torch.accelerator.is_available() else {"ACCELERATE_USE_CPU": "true"}
     if "--verbose" not in own and "TORCH_CPP_LOG_LEVEL" not in os.environ:
-        # Every process of DDP warns that it found no unused parameters, which it has to look for: some models have them.
+        # Every process of DDP warns that it looked for unused parameters in vain. It has to: some models have them.
         environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     try:
         with patch_environment(**environment):
