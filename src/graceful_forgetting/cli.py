@@ -1,10 +1,12 @@
 """The command `graceful`: every stage and the whole run from one recipe."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from graceful_forgetting import commands
@@ -33,16 +35,22 @@ STAGES = {
 }
 # Commands that take every field of a recipe as a flag.
 WITH_RECIPE = {*STAGES, "demo", "advise", "base"}
+# Commands that an interruption costs nothing but the stage, the cell or the steps since the last checkpoint.
+RESUMABLE = {*WITH_RECIPE, "sweep"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    """Run one command; returns its exit code.
+
+    0: done. 1: failed (a loss that is not finite, cells of a sweep, a full disk). 2: bad usage or input, also where
+    argparse ends the process itself. 130: interrupted. 141: nobody reads the output any more.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if options.command not in WITH_RECIPE and rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    _configure_logging(options.verbose)
+    _configure_output(options.verbose, options.quiet)
     try:
         if options.command in STAGES:
             exit_code = launch("graceful_forgetting.cli", arguments)
@@ -51,18 +59,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.action(options, rest)
         return 0
     except KeyboardInterrupt:
-        _say("\nInterrupted. Finished stages and checkpoints are kept: the same command continues from there.")
+        resumes = options.command in RESUMABLE
+        kept = " Finished stages and checkpoints are kept: the same command continues from there." if resumes else ""
+        _say(f"\nInterrupted.{kept}")
         return 130
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except BrokenPipeError:
+        # What is still buffered for the closed pipe has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         if options.verbose:
             traceback.print_exc()
-        _say(f"graceful {options.command}: error: {error}")
-        return 2
-    except (RuntimeError, ArithmeticError) as error:
-        if options.verbose:
-            traceback.print_exc()
-        _say(f"graceful {options.command}: failed: {error}")
-        return 1
+        failed = _failed(error)
+        _say(f"graceful {options.command}: {'failed' if failed else 'error'}: {error}")
+        return 1 if failed else 2
+
+
+def _failed(error: Exception) -> bool:
+    """Whether the work went wrong, and not what it was asked for: no other input would have helped."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
+    return isinstance(error, RuntimeError | ArithmeticError)
 
 
 def _say(text: str) -> None:
@@ -76,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="graceful run --config recipe.yaml --unlearn_every 10",
     )
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--verbose", action="store_true", help="show log messages, and tracebacks of errors")
+    loudness = shared.add_mutually_exclusive_group()
+    loudness.add_argument("--verbose", action="store_true", help="show log messages, and tracebacks of errors")
+    loudness.add_argument("--quiet", action="store_true", help="show results and errors only: no stages, no progress")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def add(
@@ -104,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "report":
             stage.add_argument("--sweep", help="folder of a sweep, or an archive of one, to report in place of a run")
             stage.add_argument("--archive", help="with --sweep: write all cells into this file (JSON lines)")
+    compare = add("compare", commands.compare, "finished runs side by side in one HTML file")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="folder (output_dir) or result.json of a finished run")
+    compare.add_argument("--output", default="comparison.html", help="where the page goes, with its folder")
     advise = add("advise", commands.advise, "from the scores: whether forgetting is expected to help, and why")
     advise.add_argument("--config", help="recipe (YAML); flags beat its fields")
     sweep = add("sweep", commands.sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")
@@ -149,10 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _configure_logging(verbose: bool) -> None:
+def _configure_output(verbose: bool, quiet: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    if quiet:
+        # Read by `progress_allowed`, in the processes of a launch or sweep too.
+        os.environ["TQDM_DISABLE"] = "1"
     from datasets.utils.logging import disable_progress_bar
     from transformers.utils import logging as transformers_logging
 
@@ -160,9 +185,9 @@ def _configure_logging(verbose: bool) -> None:
     transformers_logging.disable_progress_bar()
     if not verbose:
         transformers_logging.set_verbosity_error()
-
-
-# Recipes -------------------------------------------------------------------------------------------------------------
+        # Of what libraries will change: of use to those who write against them.
+        for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.filterwarnings("ignore", category=category)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ RANK = int(os.environ.get("RANK", "0"))
 DEMO_RECIPE = Path(__file__).parent / "experiment" / "demo.yaml"
 
 
-def _announce(text: str) -> None:
-    if RANK == 0:
-        print(text, flush=True)
+def _announcer(options: argparse.Namespace) -> Callable[[str], None]:
+    """Prints one line; says nothing under --quiet, and in all processes of a launch but the first."""
+    return _silent if options.quiet or RANK > 0 else partial(print, flush=True)
+
+
+def _silent(text: str) -> None:
+    del text
 
 
 def fields(options: argparse.Namespace, rest: list[str]) -> None:
@@ -56,7 +61,7 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
     run, lwf, model = parse_recipe(options.config, rest)
 
-    pipeline = Pipeline(run, lwf, model, announce=_announce)
+    pipeline = Pipeline(run, lwf, model, announce=_announcer(options))
     last = "report" if options.command == "run" else options.command
     steps: dict[str, Callable[[], object]] = {
         "elicit": pipeline.self_knowledge,
@@ -91,6 +96,17 @@ def _report(pipeline: Any) -> None:
     print(f"report: {Path(report).resolve()}")
 
 
+def compare(options: argparse.Namespace, rest: list[str]) -> None:
+    del rest
+    from graceful_forgetting.experiment.finished_runs import load_runs
+    from graceful_forgetting.report import render_comparison
+
+    output = Path(options.output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(f"--output {options.output}: name a file in a folder that exists")
+    print(f"comparison: {render_comparison(load_runs(options.runs), output).resolve()}")
+
+
 def _cluster_parameters(cluster: str | None, given: Sequence[str]) -> dict[str, Any]:
     import yaml
 
@@ -111,7 +127,7 @@ def sweep(options: argparse.Namespace, rest: list[str]) -> None:
     if options.output_dir is not None:
         grid = dataclasses.replace(grid, output_dir=options.output_dir)
     parameters = _cluster_parameters(options.cluster, options.cluster_parameters)
-    sweep = Sweep(grid, options.jobs, _announce, options.verbose, options.cluster, parameters)
+    sweep = Sweep(grid, options.jobs, _announcer(options), options.verbose, options.cluster, parameters)
     if options.dry_run:
         for line in sweep.list_cells():
             print(line)
@@ -154,7 +170,7 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.experiment.recipe import parse_recipe
     from graceful_forgetting.preparation import TASK_COLUMN
 
-    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announce)
+    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options))
     scored = load_from_disk(str(pipeline.scores().path / "rows"))
     chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
     interference = pipeline.interference()
@@ -193,7 +209,7 @@ def base(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.experiment.recipe import parse_fields
 
     (config,) = parse_fields((BaseModelConfig,), options.config, rest)
-    print(f"written: {build_base_model(config, announce=_announce)}")
+    print(f"written: {build_base_model(config, announce=_announcer(options))}")
 
 
 def tasks(options: argparse.Namespace, rest: list[str]) -> None:

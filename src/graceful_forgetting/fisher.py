@@ -14,7 +14,6 @@ from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from graceful_forgetting.artifacts import atomic_file
@@ -30,6 +29,7 @@ from graceful_forgetting.data import IGNORE_INDEX
 from graceful_forgetting.distributed import gather, process_count, process_index, raise_together, sum_over_processes
 from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
 from graceful_forgetting.parameters import covered_parameters
+from graceful_forgetting.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -161,12 +161,8 @@ def _accumulate(
     done = 0 if checkpoint is None else checkpoint.load(sums)
     with (
         PerSampleEngine(model, sums.totals) as engine,
-        tqdm(
-            total=sum(map(len, own)),
-            initial=sum(map(len, own[:done])),
-            desc="Estimating Fisher information",
-            unit="gradient",
-            disable=None if process_index() == 0 else True,
+        progress_bar(
+            "Estimating Fisher information", "gradients", sum(map(len, own)), initial=sum(map(len, own[:done]))
         ) as progress,
     ):
         for number in range(done, len(own)):

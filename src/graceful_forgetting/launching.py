@@ -1,6 +1,7 @@
 """Starting a command in several processes, with accelerate's own launcher and its configuration files."""
 
 import argparse
+import os
 import subprocess
 from pathlib import Path
 
@@ -71,9 +72,12 @@ def launch(module: str, arguments: list[str]) -> int | None:
     flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     launcher = launch_command_parser().parse_args(["--config_file", str(config), *flags, "--module", module, *own])
     # Its flag for the CPU starts one process, and the configuration's is not handed on to several.
-    on_cpu = {} if torch.accelerator.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    environment = {} if torch.accelerator.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    if "--verbose" not in own and "TORCH_CPP_LOG_LEVEL" not in os.environ:
+        # Every process of DDP warns that it looked for unused parameters in vain. It has to: some models have them.
+        environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     try:
-        with patch_environment(**on_cpu):
+        with patch_environment(**environment):
             launch_command(launcher)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()

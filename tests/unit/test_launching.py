@@ -21,6 +21,7 @@ def launched(monkeypatch) -> list:
 
     def launch_command(arguments):
         arguments.on_cpu = os.environ.get("ACCELERATE_USE_CPU")
+        arguments.log_level = os.environ.get("TORCH_CPP_LOG_LEVEL")
         started.append(arguments)
 
     monkeypatch.setattr(accelerate_launch, "launch_command", launch_command)
@@ -43,6 +44,15 @@ def test_the_command_is_launched_again_without_the_flags_of_the_launch(launched)
     assert launched[0].training_script == "graceful_forgetting.cli"
     assert launched[0].training_script_args == ["run", "--seed", "3", "--verbose", "--force"]
     assert launched[0].on_cpu == (None if torch.accelerator.is_available() else "true")
+
+
+def test_torch_warns_of_its_own_in_verbose_launches_alone(launched, monkeypatch):
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
+    for flags in ([], ["--verbose"]):
+        assert main(["run", "--accelerate_config", "ddp", *flags]) == 0
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "INFO")
+    assert main(["run", "--accelerate_config", "ddp"]) == 0
+    assert [arguments.log_level for arguments in launched] == ["ERROR", None, "INFO"]
 
 
 def test_several_machines_and_a_file_of_ones_own(launched, tmp_path):

@@ -1,6 +1,5 @@
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -8,11 +7,8 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graceful_forgetting.experiment.provenance import collect_provenance
 from graceful_forgetting.experiment.result import (
     GuardResult,
-    LogEntry,
-    RunResult,
     SelectionResult,
     StageResult,
     TaskMetrics,
@@ -22,123 +18,32 @@ from graceful_forgetting.experiment.result import (
 from graceful_forgetting.experiment.summary import summarise
 from graceful_forgetting.experiment.times import duration
 from graceful_forgetting.report import render_report
-from graceful_forgetting.report.formatting import number, script_json, signed, size
+from graceful_forgetting.report.formatting import number, percent, script_json, signed, size, timestamp
 from graceful_forgetting.report.headline import headline
+from graceful_forgetting.report.measures import general_measures, task_measures
 from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for
-
-HOSTILE = "</script><script>alert(1)</script><!-- \"quoted\" 'single' & <b>bold</b> \u2028\u2029 {{ 7 * 7 }}"
-
-
-class Page(HTMLParser):
-    """Collects what the tests ask for; fails where elements are not closed in the order of opening."""
-
-    VOID = frozenset({"meta", "link", "br", "input", "hr", "img"})
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.elements, self.text, self.ids = [], [], [], []
-        self.scripts = {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts.setdefault(self.elements[-1][1].get("id", "code"), data)
-        elif self.open and self.open[-1] != "style":
-            self.text.append(data)
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).replace("\u00a0", " ").split())
-
-
-def training_run(arm, seed, learning, forgetting=None, *, stopped=False):
-    tasks = {"new rule": TaskMetrics("learning", learning, None, 100, unparsable=5)}
-    for name, value in (forgetting or {}).items():
-        tasks[name] = TaskMetrics("forgetting", value, None, 100)
-    log = []
-    if seed is not None:
-        unlearning = (3.0, 2.0, 1) if arm == "lwf" else (None, None, None)
-        log = [LogEntry(step, 2.0 / step, 1e-3, 1.0, *unlearning) for step in (1, 2, 3)]
-    guard = GuardResult(stopped, "loss too high" if stopped else None, 3 if stopped else None)
-    return TrainingRunResult(arm, seed, log, tasks, 3, guard)
-
-
-def result_of(runs, *, name="An experiment", config=None, selection=None, stages=()):
-    return RunResult(
-        name=name,
-        created="2025-01-01T00:00:00+00:00",
-        config=config or {"learning_rate": 1e-4},
-        provenance=collect_provenance(
-            model_fingerprint="model-print",
-            data_fingerprints={"learning": "data-print"},
-            posterior_fingerprint=None,
-            seeds=[1],
-            command_line=["graceful", "run"],
-        ),
-        stages=list(stages),
-        runs=runs,
-        selection=selection,
-        summary=summarise(runs),
-    )
-
-
-def samples_of(count, *, tasks=("old", "older"), prompt="prompt", completion="completion", seed=0):
-    generator = np.random.default_rng(seed)
-    confidence = generator.lognormal(0, 2, count)
-    return Dataset.from_dict(
-        {
-            "prompt": [f"{prompt} {row}" for row in range(count)],
-            "completion": [completion] * count,
-            "forgetting_task": [tasks[row % len(tasks)] for row in range(count)],
-            "forgetting_confidence": confidence,
-            "confidence_linear": generator.normal(0, 1, count),
-            "confidence_quadratic": confidence / 2,
-            "loss": generator.uniform(0, 3, count),
-            "chosen": (confidence > 1).tolist(),
-        }
-    )
+from html_page import Page
+from report_data import (
+    HOSTILE,
+    LWF,
+    PLAIN,
+    REFERENCE,
+    full_result,
+    result_of,
+    samples_of,
+    three_seed_result,
+    training_run,
+)
 
 
 def page_of(result, samples, tmp_path):
     return Page(render_report(result, samples, tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
-PLAIN, LWF, REFERENCE = (0.60, 0.61, 0.62), (0.70, 0.72, 0.71), (0.80, 0.80, 0.83)
-
-
 @pytest.fixture
 def three_seeds():
-    runs = [training_run("base", None, 0.2, {"old": 0.9})]
-    for arm, values in (("plain", PLAIN), ("lwf", LWF), ("never_knew", REFERENCE)):
-        runs += [
-            training_run(arm, seed, value, {"old": value - 0.1}, stopped=(arm, seed) == ("lwf", 2))
-            for seed, value in enumerate(values)
-        ]
-    return result_of(
-        runs,
-        selection=SelectionResult(
-            "highest", 60, 20, 1.0, 2.0, {"0.5": 0.3}, {"old": TaskSelection(30, 15, "conflicting")}
-        ),
-        stages=[
-            StageResult("elicit", "reused", 75.0, 3 * 2**29, None, "0123456789abcdef", {"samples": 60}),
-            StageResult("train", "run", 0.5, 2**20, 2**31, "fedcba", {}),
-        ],
-    )
+    return three_seed_result()
 
 
 def test_report_holds_every_section(three_seeds, tmp_path):
@@ -163,6 +68,40 @@ def test_report_holds_every_section(three_seeds, tmp_path):
     ):
         assert words in page.words
     assert len(set(page.ids)) == len(page.ids)
+
+
+def test_every_measured_number_has_a_row(tmp_path):
+    result = full_result()
+    found = {(row.subject, row.metric): row for row in general_measures(result.runs)}
+    assert list(found) == [
+        ("neutral text", "bits per byte (lower is better)"),
+        ("lm-eval: arc_easy", "acc"),
+        ("lm-eval: arc_easy", "acc_norm"),
+    ]
+    neutral = found["neutral text", "bits per byte (lower is better)"]
+    # Runs are base, 3 × plain, 3 × LWF, 3 × never knew, 0.01 apart.
+    assert neutral.arms["base"].mean == pytest.approx(1.2)
+    assert neutral.arms["lwf"].mean == pytest.approx(1.25)
+    assert (neutral.difference.n, neutral.difference.difference) == (3, pytest.approx(0.03))
+    by_task = {(row.subject, row.metric): row.arms["lwf"].mean for row in task_measures(result.runs)}
+    assert by_task["new rule", "F1"] == pytest.approx(0.55)
+    assert by_task["new rule", "chrF"] == pytest.approx(45)
+    assert by_task["new rule", "share of unparsable answers"] == pytest.approx(0.05)
+    assert by_task["old", "accuracy by likelihood per byte"] == pytest.approx(0.72)
+    assert by_task["old", "chance-adjusted, by likelihood per byte"] == pytest.approx(0.67)
+    assert ("old", "F1") not in by_task
+    words = page_of(result, None, tmp_path).words
+    for text in ("General ability", "neutral text", "lm-eval: arc_easy", "acc_norm", "chrF", "1.250 ± 0.010", "+0.030"):
+        assert text in words
+
+
+def test_a_number_that_is_not_finite_is_not_averaged():
+    result = three_seed_result()
+    for run in result.runs:
+        run.neutral_bits_per_byte = float("inf") if run.arm == "lwf" else 1.0
+    (neutral,) = general_measures(result.runs)
+    assert set(neutral.arms) == {"base", "plain", "never_knew"}
+    assert neutral.difference is None
 
 
 def test_page_works_alone_and_lets_nothing_else_run(three_seeds, tmp_path):
@@ -210,7 +149,7 @@ def test_hostile_text_stays_text(tmp_path):
     assert scripts == [{"type": "application/json", "id": "sample-data"}, {}]
     assert page.scripts["code"] == harmless.scripts["code"]
     data = json.loads(page.scripts["sample-data"])
-    assert data["tasks"] == [HOSTILE]
+    assert data["labels"]["task"] == [HOSTILE]
     assert data["columns"]["completion"] == [HOSTILE] * 9
     assert "alert(1)" in page.words
     assert {tag for tag, _ in page.elements} & {"iframe", "object", "img"} == set()
@@ -240,7 +179,7 @@ def test_ten_thousand_samples_stay_below_six_megabytes(three_seeds, tmp_path):
 
 
 def test_texts_are_whole_when_they_fit():
-    table = sample_table(read_samples(samples_of(10, completion="x" * 5000)))
+    table, _ = sample_table(read_samples(samples_of(10, completion="x" * 5000)))
     assert table.text_limit is None
     assert json.loads(table.payload)["columns"]["completion"] == ["x" * 5000] * 10
 
@@ -397,4 +336,7 @@ def test_numbers_as_text():
         "3 min 05 s",
         "2 h 07 min",
     ]
+    assert [percent(None), percent(0.0), percent(0.005), percent(0.954)] == ["–", "0\u00a0%", "0.5\u00a0%", "95\u00a0%"]
+    assert timestamp("2025-01-31T10:30:59+01:00") == "2025-01-31 09:30 UTC"
+    assert timestamp("yesterday") == "yesterday"
     assert [size(None), size(0), size(1536), size(5 * 2**30)] == ["–", "0 B", "2 KiB", "5.00 GiB"]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
+
+from graceful_forgetting.progress import progress_bar
 
 # Every so many blocks, one is never trained on and measures the model.
 HELD_OUT_EVERY = 50
@@ -18,7 +19,7 @@ def write_tokens(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, p
     """Write the tokens of `documents`, each with BOS before and EOS after it, and return their number."""
     count = 0
     source = iter(documents)
-    with path.open("wb") as file, tqdm(desc=description, unit="token", unit_scale=True, disable=None) as progress:
+    with path.open("wb") as file, progress_bar(description, "tokens", unit_scale=True) as progress:
         while batch := list(islice(source, _ENCODED_AT_ONCE)):
             for ids in tokenizer(batch, verbose=False)["input_ids"]:
                 tokens = np.array([*ids, tokenizer.eos_token_id], dtype=np.uint16)

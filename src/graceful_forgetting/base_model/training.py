@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from graceful_forgetting.artifacts import atomic_directory, read_json, remove_partials, write_json
@@ -22,6 +21,7 @@ from graceful_forgetting.base_model.optimisers import (
     set_rate,
 )
 from graceful_forgetting.base_model.packing import Mixture
+from graceful_forgetting.progress import progress_bar
 
 
 @dataclass
@@ -74,7 +74,7 @@ def train(
     progress = _restore(model, optimizers, config, folder)
     progress.decay_start = config.decay_start
     model.train()
-    bar = tqdm(total=config.steps, initial=progress.step, desc="training", unit="step", disable=None)
+    bar = progress_bar("training", "steps", config.steps, initial=progress.step)
     started, cpu_started = time.perf_counter() - progress.seconds, time.process_time() - progress.cpu_seconds
     while progress.step < config.steps:
         batch = data.batch(progress.step).to(model.device)

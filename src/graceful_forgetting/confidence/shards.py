@@ -10,12 +10,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from graceful_forgetting.artifacts import atomic_file
 from graceful_forgetting.confidence.measure import WIDTH, Measurement
 from graceful_forgetting.confidence.rows import batches
 from graceful_forgetting.distributed import gather, process_count, process_index, raise_together
+from graceful_forgetting.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -141,14 +141,10 @@ def _measure_shards(
     numbers = [number for shard in shards for number in plan.shards[shard]]
     ready, seconds = _pilot(measured, plan, numbers)
     if seconds is not None:
-        announce(f"About {_duration(seconds)} for {len(numbers)} batches on each of {process_count()} processes")
+        several = "" if process_count() == 1 else f" on each of {process_count()} processes"
+        announce(f"About {_duration(seconds)} for {len(numbers)} batches{several}")
     done = {}
-    with tqdm(
-        total=sum(len(plan.batches[number]) for number in numbers),
-        desc="Scoring",
-        unit="sample",
-        disable=None if process_index() == 0 else True,
-    ) as progress:
+    with progress_bar("Scoring", "samples", sum(len(plan.batches[number]) for number in numbers)) as progress:
         for shard in shards:
             parts = []
             for number in plan.shards[shard]:

@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from graceful_forgetting.distributed import gather, process_count, process_index, raise_together
 from graceful_forgetting.elicitation.backends import Backend
 from graceful_forgetting.elicitation.cache import read_completions, write_completions
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.generation import Completion, Request
 from graceful_forgetting.generation.batched import longest_first
+from graceful_forgetting.progress import progress_bar
 
 
 def complete_in_shards(
@@ -75,12 +74,7 @@ def _complete(
 ) -> None:
     """Complete `shards`, by number, into `done`."""
     tokens, start = 0, time.perf_counter()
-    with tqdm(
-        total=sum(map(len, shards.values())),
-        desc="Eliciting self-knowledge",
-        unit="completion",
-        disable=None if process_index() == 0 else True,
-    ) as progress:
+    with progress_bar("Eliciting self-knowledge", "answers", sum(map(len, shards.values()))) as progress:
         for number, requests in shards.items():
             begun = time.perf_counter()
             completions: dict[int, Completion] = {}

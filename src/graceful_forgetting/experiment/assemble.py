@@ -5,9 +5,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
 from graceful_forgetting.artifacts import read_json
+from graceful_forgetting.experiment.finished_runs import with_choice
 from graceful_forgetting.experiment.pipeline import Pipeline
 from graceful_forgetting.experiment.provenance import collect_provenance
 from graceful_forgetting.experiment.result import (
@@ -37,7 +38,7 @@ def assemble_result(pipeline: Pipeline) -> tuple[RunResult, Dataset]:
         the result, and the scored self-knowledge with the column `chosen`.
     """
     runs = [_training_run(pipeline, arm, seed) for arm, seed in pipeline.arms]
-    scored = _samples(pipeline)
+    scored = with_choice(pipeline.scores().path, pipeline.selection().path)
     model, data, posterior = pipeline.fingerprints()
     result = RunResult(
         name=pipeline.lwf.run_name or _title(pipeline),
@@ -98,12 +99,6 @@ def training_log(stage: Stage) -> list[LogEntry]:
         )
         for entry in entries
     ]
-
-
-def _samples(pipeline: Pipeline) -> Dataset:
-    scored = load_from_disk(str(pipeline.scores().path / "rows"))
-    chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
-    return scored.add_column("chosen", [index in chosen for index in range(len(scored))])
 
 
 def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:

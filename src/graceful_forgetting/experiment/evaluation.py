@@ -175,9 +175,7 @@ def _likelihoods(
         for row in rows
     ]
     pairs: Any = Dataset.from_list([pair for row in rows_of_pairs for pair in row])
-    flat = iter(
-        completion_likelihoods(model, processing_class, pairs, batch_size, description=f"{description}, likelihood")
-    )
+    flat = iter(completion_likelihoods(model, processing_class, pairs, batch_size, description=description))
     return [[next(flat) for _ in row] for row in rows_of_pairs]
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -13,6 +14,7 @@ from graceful_forgetting.experiment.evaluation import evaluate_items
 from graceful_forgetting.experiment.general_ability import GeneralAbility
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.result import TaskMetrics
+from graceful_forgetting.progress import joint_progress
 
 
 def examination_settings(run: RunArguments, inputs: RunInputs, general_ability: GeneralAbility) -> dict[str, Any]:
@@ -39,22 +41,30 @@ def examine(
 ) -> dict[str, str]:
     """Write `metrics.json`, `items.json` and `general.json`; returns one figure a task, as text."""
     metrics, items = {}, {}
-    for name, (rows, role, task) in inputs.test_sets.items():
-        metrics[name], items[name] = evaluate_items(
-            model,
-            inputs.tokenizer,
-            rows,
-            role,
-            task,
-            batch_size=run.evaluation_batch_size,
-            max_new_tokens=run.eval_max_new_tokens,
-            description=f"{description}: {name}",
-            generate=run.eval_generate,
-        )
+    answers = sum(_answers(rows, run.eval_generate) for rows, _, _ in inputs.test_sets.values())
+    with joint_progress(description, "answers", answers):
+        for name, (rows, role, task) in inputs.test_sets.items():
+            metrics[name], items[name] = evaluate_items(
+                model,
+                inputs.tokenizer,
+                rows,
+                role,
+                task,
+                batch_size=run.evaluation_batch_size,
+                max_new_tokens=run.eval_max_new_tokens,
+                description=f"{description}: {name}",
+                generate=run.eval_generate,
+            )
     write_json(folder / "metrics.json", {name: asdict(metric) for name, metric in metrics.items()})
     write_json(folder / "items.json", {name: asdict(item) for name, item in items.items()})
     write_json(folder / "general.json", general_ability.measure(model, inputs.tokenizer))
     return {name: _in_short(metric) for name, metric in metrics.items()}
+
+
+def _answers(rows: Dataset, generate: bool) -> int:
+    """Answers that one model is asked for: those that it generates, and those whose likelihood it gives."""
+    given = sum(map(len, rows["choices"])) if "choices" in rows.column_names else len(rows)
+    return given + (len(rows) if generate else 0)
 
 
 def _in_short(metrics: TaskMetrics) -> str:

@@ -10,11 +10,11 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets
 from graceful_forgetting.data import IGNORE_INDEX, collate, require_pad_token, tokenize_dataset
+from graceful_forgetting.progress import progress_part
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,32 @@ def completion_likelihoods(
     training = model.training
     model.eval()
     try:
-        for start in tqdm(range(0, len(rows), batch_size), desc=description, leave=False, disable=None):
-            chosen = order[start : start + batch_size]
-            nats = _token_nats(model, [tokenised[index] for index in chosen], pad_token_id)
-            for index, row_nats in zip(chosen, nats, strict=True):
-                row = tokenised[index]
-                ends = isinstance(row["completion"], str) and row["labels"][-1] == processing_class.eos_token_id
-                total = math.fsum(row_nats)
-                if not math.isfinite(total):
-                    raise ValueError(
-                        f"{description}: row {index} has log-likelihood {-total}: the model's logits are not finite; "
-                        "check its weights and dtype"
-                    )
-                found[index] = CompletionLikelihood(
-                    nats=total,
-                    end_nats=row_nats[-1] if ends else 0.0,
-                    tokens=len(row_nats),
-                    bytes=len(completion_text(row["completion"]).encode()),
-                )
+        with progress_part(description, "answers", len(rows)) as progress:
+            for start in range(0, len(rows), batch_size):
+                chosen = order[start : start + batch_size]
+                nats = _token_nats(model, [tokenised[index] for index in chosen], pad_token_id)
+                for index, row_nats in zip(chosen, nats, strict=True):
+                    where = f"{description}: row {index}"
+                    found[index] = _likelihood(tokenised[index], row_nats, processing_class.eos_token_id, where)
+                progress.update(len(chosen))
     finally:
         model.train(training)
     return [found[index] for index in range(len(rows))]
+
+
+def _likelihood(row: Any, nats: list[float], eos_token_id: int | None, where: str) -> CompletionLikelihood:
+    ends = isinstance(row["completion"], str) and row["labels"][-1] == eos_token_id
+    total = math.fsum(nats)
+    if not math.isfinite(total):
+        raise ValueError(
+            f"{where} has log-likelihood {-total}: the model's logits are not finite; check its weights and dtype"
+        )
+    return CompletionLikelihood(
+        nats=total,
+        end_nats=nats[-1] if ends else 0.0,
+        tokens=len(nats),
+        bytes=len(completion_text(row["completion"]).encode()),
+    )
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from graceful_forgetting.artifacts import atomic_directory, read_json, remove_pa
 from graceful_forgetting.distributed import from_main_process, process_index
 from graceful_forgetting.experiment.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.experiment.result import StageResult
+from graceful_forgetting.experiment.times import duration
 from graceful_forgetting.fingerprint import fingerprint_json
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class RunDirectory:
             }
             write_json(partial / STAGE_FILE, known)
         known = from_main_process(known)
-        self.announce(f"{name}: done in {known['seconds']:.1f} s ({_counts(known['detail'])})")
+        self.announce(f"{name}: done in {duration(known['seconds'])} ({_counts(known['detail'])})")
         return known, "run"
 
     def _read(self, path: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """From single runs to statements over seeds."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 from graceful_forgetting.experiment.result import (
@@ -13,7 +13,7 @@ from graceful_forgetting.experiment.result import (
     TaskSummary,
     TrainingRunResult,
 )
-from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+from graceful_forgetting.experiment.statistics import PairedInterval, gap_recovered, paired_interval
 
 # In order of preference. F1 and chrF are measured only for tasks that declare them as their metric.
 _HIGHER_IS_BETTER: dict[Metric, bool] = {
@@ -49,21 +49,8 @@ def _task_summary(task: str, runs: Sequence[TrainingRunResult], confidence: floa
     if len(roles) > 1:
         raise ValueError(f"runs disagree on the role of task {task!r}: {', '.join(sorted(roles))}")
     metric = _shared_metric(task, list(measured.values()))
-    by_arm: dict[str, dict[int | None, float]] = {}
-    for arm in get_args(Arm):
-        values = {
-            seed: value
-            for (run_arm, seed), metrics in measured.items()
-            if run_arm == arm and (value := _values(metrics)[metric]) is not None
-        }
-        if values:
-            by_arm[arm] = values
-
-    difference = gap = None
-    pairs = _shared_seeds(by_arm, "plain", "lwf")
-    if pairs:
-        plain, lwf = ([by_arm[arm][seed] for seed in pairs] for arm in ("plain", "lwf"))
-        difference = paired_interval(lwf, plain, confidence)
+    by_arm = values_by_arm(runs, lambda run: _values(run.metrics[task])[metric] if task in run.metrics else None)
+    gap = None
     triples = _shared_seeds(by_arm, "plain", "lwf", "never_knew")
     if triples:
         sign = 1.0 if _HIGHER_IS_BETTER[metric] else -1.0
@@ -75,8 +62,8 @@ def _task_summary(task: str, runs: Sequence[TrainingRunResult], confidence: floa
         role=roles.pop(),
         metric=metric,
         higher_is_better=_HIGHER_IS_BETTER[metric],
-        arms={arm: _arm_summary(values) for arm, values in by_arm.items()},
-        difference=difference,
+        arms={arm: arm_summary(values) for arm, values in by_arm.items()},
+        difference=lwf_minus_plain(by_arm, confidence),
         gap=gap,
     )
 
@@ -100,13 +87,37 @@ def _values(metrics: TaskMetrics) -> dict[Metric, float | None]:
     }
 
 
-def _shared_seeds(by_arm: dict[str, dict[int | None, float]], *arms: str) -> list[int | None]:
+def values_by_arm(
+    runs: Sequence[TrainingRunResult], value: Callable[[TrainingRunResult], float | None]
+) -> dict[str, dict[int | None, float]]:
+    """One number of every run by arm and seed; without the runs, and the arms, that do not have it."""
+    by_arm: dict[str, dict[int | None, float]] = {}
+    for arm in get_args(Arm):
+        found = {run.seed: number for run in runs if run.arm == arm and (number := value(run)) is not None}
+        if found:
+            by_arm[arm] = found
+    return by_arm
+
+
+def lwf_minus_plain(
+    by_arm: Mapping[str, Mapping[int | None, float]], confidence: float = 0.95
+) -> PairedInterval | None:
+    """The difference paired by seed; None without a shared seed."""
+    pairs = _shared_seeds(by_arm, "plain", "lwf")
+    if not pairs:
+        return None
+    plain, lwf = ([by_arm[arm][seed] for seed in pairs] for arm in ("plain", "lwf"))
+    return paired_interval(lwf, plain, confidence)
+
+
+def _shared_seeds(by_arm: Mapping[str, Mapping[int | None, float]], *arms: str) -> list[int | None]:
     if any(arm not in by_arm for arm in arms):
         return []
     return [seed for seed in by_arm[arms[0]] if all(seed in by_arm[arm] for arm in arms[1:])]
 
 
-def _arm_summary(values: dict[int | None, float]) -> ArmSummary:
+def arm_summary(values: Mapping[int | None, float]) -> ArmSummary:
+    """Mean and spread of one arm's values by seed."""
     numbers = list(values.values())
     return ArmSummary(
         n=len(numbers),

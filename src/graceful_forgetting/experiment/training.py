@@ -17,6 +17,7 @@ from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.distributed import from_main_process
 from graceful_forgetting.preparation import Preparation
+from graceful_forgetting.progress import progress_allowed
 from graceful_forgetting.reference import PlainTrainer
 from graceful_forgetting.trainer import LWFTrainer
 
@@ -33,6 +34,7 @@ class StageProgress(ProgressCallback):
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
             self.training_bar.set_description("/".join(Path(args.output_dir).parts[-2:]))
+            self.training_bar.unit, self.training_bar.leave = " updates", False
 
     def on_log(
         self,
@@ -55,7 +57,7 @@ def arm_args(args: LWFConfig, work: Path, seed: int, **changes: Any) -> LWFConfi
     own.seed = seed
     # The rows arrive tokenised, with labels that say what counts.
     own.assistant_only_loss = False
-    own.disable_tqdm = not sys.stderr.isatty()
+    own.disable_tqdm = not (sys.stderr.isatty() and progress_allowed())
     # Without a device to copy to, pinning does nothing but warn.
     own.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type != "cpu"
     for name, value in changes.items():

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from peft import PeftModel
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -21,6 +20,7 @@ from graceful_forgetting.generation.choice import TokenChoice, draw_quantiles
 from graceful_forgetting.generation.mode import generation_mode
 from graceful_forgetting.generation.requests import Completion, Request, make_requests, require_finite, until_stop
 from graceful_forgetting.generation.rows import Rows, divisible
+from graceful_forgetting.progress import progress_part
 
 
 def generate_completions(
@@ -47,7 +47,7 @@ def generate_completions(
     completions: dict[int, Completion] = {}
     start = time.perf_counter()
     tokens = 0
-    with tqdm(total=len(order), desc=description, unit="prompt", disable=None) as progress:
+    with progress_part(description, "answers", len(order)) as progress:
         for position, completion in complete(
             model, [requests[i] for i in order], config, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids
         ):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -42,10 +43,20 @@ def signed(value: float | None, decimals: int = 3) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a whole percentage, "–" for None."""
+    """A fraction as a whole percentage, with a decimal below 1 %; "–" for None."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{100 * value:.0f}\u00a0%".replace("-", _MINUS)
+    decimals = 1 if 0 < abs(value) < 0.01 else 0
+    return f"{100 * value:.{decimals}f}\u00a0%".replace("-", _MINUS)
+
+
+def timestamp(iso: str) -> str:
+    """An ISO 8601 time to the minute in UTC: "2025-01-31 09:30 UTC"; a text that is none as it is."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def size(number_of_bytes: int | None) -> str:

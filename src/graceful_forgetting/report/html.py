@@ -16,6 +16,7 @@ from graceful_forgetting.experiment.result import RunResult, TaskSummary
 from graceful_forgetting.experiment.times import duration
 from graceful_forgetting.report import formatting, plots
 from graceful_forgetting.report.headline import headline, interval_text, verdict_of
+from graceful_forgetting.report.measures import TASK_MEASURES, general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
 from graceful_forgetting.report.svg import Figure
 
@@ -59,6 +60,7 @@ def environment() -> Environment:
         "signed": formatting.signed,
         "percent": formatting.percent,
         "duration": duration,
+        "timestamp": formatting.timestamp,
         "size": formatting.size,
         "setting": formatting.setting,
         "json": json.dumps,
@@ -85,6 +87,7 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         role: {task: summary for task, summary in result.summary.tasks.items() if summary.role == role}
         for role in ("learning", "forgetting")
     }
+    table, columns = (None, []) if samples is None else sample_table(samples)
     return {
         "result": result,
         **assets(),
@@ -99,12 +102,13 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         "forgetting_figures": _forgetting_figures(by_role["forgetting"]),
         "curve_figures": _curve_figures(result),
         "sample_figures": [] if samples is None else _sample_figures(result, samples),
-        "table": None if samples is None else sample_table(samples),
-        "sample_tasks": [] if samples is None else samples.tasks,
+        "table": table,
+        "sample_columns": columns,
+        "task_measures": task_measures(result.runs),
+        "general_measures": general_measures(result.runs),
+        "run_measures": {name: TASK_MEASURES[name] for name in run_measures(result.runs)},
         "arm_names": plots.ARM_NAMES,
-        "forgetting_arms": [
-            arm for arm in plots.ARM_NAMES if any(arm in summary.arms for summary in by_role["forgetting"].values())
-        ],
+        "arms": [arm for arm in plots.ARM_NAMES if any(run.arm == arm for run in result.runs)],
         "metric_names": plots.METRIC_NAMES,
         "interval_text": interval_text,
         "verdict_of": verdict_of,

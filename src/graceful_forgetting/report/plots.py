@@ -8,8 +8,9 @@ import numpy as np
 from markupsafe import Markup
 
 from graceful_forgetting.experiment.result import Arm, LogEntry, TaskSummary, TrainingRunResult
+from graceful_forgetting.experiment.statistics import PairedInterval
 from graceful_forgetting.report import svg
-from graceful_forgetting.report.formatting import fixed, number
+from graceful_forgetting.report.formatting import fixed, number, signed
 from graceful_forgetting.report.samples import ScoredSamples
 from graceful_forgetting.report.scales import Scale, scale_for
 
@@ -157,6 +158,37 @@ def arm_dots(title: str, tasks: Mapping[str, TaskSummary], *, arms: Sequence[str
             y += row_height
     label = f"{title}. {'; '.join(spoken)}."
     return svg.Figure(title, svg.drawing(height, label, parts), "Dots: seeds. Bar: their mean.")
+
+
+def paired_differences(title: str, differences: Mapping[str, PairedInterval | None]) -> svg.Figure | None:
+    """One row an entry: the mean paired difference as a dot, its t interval as a line, against a line at 0."""
+    found = {name: difference for name, difference in differences.items() if difference is not None}
+    if not found:
+        return None
+    left, right, row_height = 150.0, 58.0, 26.0
+    height = svg.TOP + len(found) * row_height + 6 + svg.BOTTOM
+    ends = [
+        bound
+        for paired in found.values()
+        for bound in (paired.difference, paired.low, paired.high)
+        if bound is not None
+    ]
+    x = scale_for([0.0, *ends], left, svg.WIDTH - right)
+    bottom = height - svg.BOTTOM
+    parts = svg.x_axis(x, bottom, "paired difference", grid_top=svg.TOP)
+    parts.append(svg.line(x(0.0), svg.TOP, x(0.0), bottom, "cut"))
+    spoken = []
+    for row, (name, paired) in enumerate(found.items()):
+        y = svg.TOP + (row + 0.5) * row_height
+        parts.append(svg.text(left - 10, y + 4, svg.shortened(name, 24), "row-label", "end"))
+        if paired.low is not None and paired.high is not None:
+            parts.append(svg.line(x(paired.low), y, x(paired.high), y, "mean-bar arm-lwf"))
+        parts.append(svg.dots([(x(paired.difference), y)], "dots mean-dot arm-lwf"))
+        parts.append(svg.text(svg.WIDTH - 4, y + 4, signed(paired.difference), "value", "end"))
+        reach = "one seed" if paired.low is None else f"{signed(paired.low)} to {signed(paired.high)}"
+        spoken.append(f"{name}: {signed(paired.difference)}, {reach}")
+    caption = "Dot: mean over seeds. Line: 95 % interval, paired by seed; without a second seed there is none."
+    return svg.Figure(title, svg.drawing(height, f"{title}. {'; '.join(spoken)}.", parts), caption)
 
 
 def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figure | None:

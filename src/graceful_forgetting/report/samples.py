@@ -1,13 +1,12 @@
-"""The scored self-knowledge for the report: arrays for the charts, a bounded payload for the table."""
+"""The scored self-knowledge for the report: arrays for the charts, columns for the table."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from markupsafe import Markup
 
-from graceful_forgetting.report.formatting import script_json
+from graceful_forgetting.report.table import MAX_ROWS, Head, SampleTable, fit_table, rounded
 
 REQUIRED_COLUMNS = (
     "prompt",
@@ -19,10 +18,6 @@ REQUIRED_COLUMNS = (
     "chosen",
 )
 LOSS_COLUMN = "loss"
-# A report stays small enough to mail and to open at once.
-MAX_ROWS = 10_000
-MAX_PAYLOAD_BYTES = 4_500_000
-_TEXT_LIMITS = (4000, 1000, 500, 250, 120, 60, 30)
 
 
 @dataclass(frozen=True)
@@ -58,20 +53,6 @@ class ScoredSamples:
             loss=None if self.loss is None else self.loss[rows],
             chosen=self.chosen[rows],
         )
-
-
-@dataclass(frozen=True)
-class SampleTable:
-    """What the table holds: its JSON, and how many rows of how many.
-
-    `text_limit`: the number of characters after which texts are cut; None = nowhere.
-    """
-
-    payload: Markup
-    rows: int
-    total: int
-    text_limit: int | None
-    has_loss: bool
 
 
 def read_samples(dataset: Dataset) -> ScoredSamples:
@@ -116,31 +97,28 @@ def thin_out(samples: ScoredSamples, limit: int = MAX_ROWS) -> ScoredSamples:
     return samples.take(order)
 
 
-def sample_table(samples: ScoredSamples) -> SampleTable:
-    """The table's rows as JSON of at most `MAX_PAYLOAD_BYTES`: texts are cut only where all do not fit."""
+def sample_table(samples: ScoredSamples) -> tuple[SampleTable, list[Head]]:
+    """The table of the samples that `thin_out` keeps, and its columns."""
     kept = thin_out(samples)
-    columns = {
+    heads = [
+        Head("prompt", "Prompt", "text", "text"),
+        Head("completion", "Completion", "text", "text"),
+        Head("task", "Task", "label", "task", filter="all tasks"),
+        Head("forgetting_confidence", "Confidence", "num", "num"),
+        Head("confidence_linear", "Linear term", "num", "num"),
+        Head("confidence_quadratic", "Quadratic term", "num", "num"),
+        Head("chosen", "Chosen", "label", "flag", filter="chosen or not"),
+    ]
+    columns: dict[str, list[Any]] = {
         "task": kept.task_index.tolist(),
-        "forgetting_confidence": _rounded(kept.confidence),
-        "confidence_linear": _rounded(kept.linear),
-        "confidence_quadratic": _rounded(kept.quadratic),
+        "forgetting_confidence": rounded(kept.confidence),
+        "confidence_linear": rounded(kept.linear),
+        "confidence_quadratic": rounded(kept.quadratic),
         "chosen": kept.chosen.astype(int).tolist(),
     }
     if kept.loss is not None:
-        columns["loss"] = _rounded(kept.loss)
-    longest = max((len(text) for text in [*kept.prompts, *kept.completions]), default=0)
-    limits = [None, *(limit for limit in _TEXT_LIMITS if limit < longest)]
-    for limit in limits:
-        texts = {"prompt": _cut(kept.prompts, limit), "completion": _cut(kept.completions, limit)}
-        payload = script_json({"tasks": kept.tasks, "columns": {**texts, **columns}})
-        if len(payload.encode("utf-8", "replace")) <= MAX_PAYLOAD_BYTES:
-            break
-    return SampleTable(payload, len(kept), len(samples), limit, kept.loss is not None)
-
-
-def _cut(texts: list[str], limit: int | None) -> list[str]:
-    return texts if limit is None else [text if len(text) <= limit else text[:limit] + "…" for text in texts]
-
-
-def _rounded(values: np.ndarray) -> list[float | None]:
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values.tolist()]
+        heads.insert(-1, Head("loss", "Loss", "num", "num"))
+        columns["loss"] = rounded(kept.loss)
+    texts = {"prompt": kept.prompts, "completion": kept.completions}
+    labels = {"task": kept.tasks, "chosen": ["no", "yes"]}
+    return fit_table(texts, columns, labels, len(samples)), heads

@@ -18,6 +18,7 @@ text.value { font-weight: 600; }
 .curve { fill: none; stroke: var(--colour); stroke-width: 2.2; stroke-linejoin: round; }
 .band { fill: var(--colour); opacity: 0.16; }
 .heat { stroke: #fff; stroke-width: 2; }
+.heat-better, .heat-worse { opacity: 0.55; }
 .heat-better { fill: #1a7f4b; } .heat-worse { fill: #b3372b; } .heat-none { fill: #e8ebf0; }
 """
 _PER_LINE, _LINE_HEIGHT = 3, 18.0

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
+
+from graceful_forgetting.progress import progress_bar
 
 
 def optimise(
@@ -38,7 +39,7 @@ def optimise(
     schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=steps // 10, num_training_steps=steps)
     model.train()
     losses: list[float] = []
-    progress = tqdm(range(steps), desc=description, unit="step", disable=None)
+    progress = progress_bar(description, "steps", iterable=range(steps))
     for step in progress:
         loss = next_loss()
         value = loss.item()

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
@@ -18,6 +17,7 @@ from graceful_forgetting.data import collate, require_pad_token, sequence_losses
 from graceful_forgetting.experiment.evaluation import TaskItems, evaluate_items
 from graceful_forgetting.experiment.measures import OLD, OTHER, RIGHT
 from graceful_forgetting.experiment.result import Role, TaskMetrics
+from graceful_forgetting.progress import progress_bar
 from graceful_forgetting.rng import preserved_rng
 from graceful_forgetting.tasks import Task
 
@@ -95,7 +95,7 @@ class Examiner:
         training = model.training
         model.eval()
         try:
-            for start in tqdm(range(0, len(rows), self.batch_size), desc="truth ratios", leave=False, disable=None):
+            for start in progress_bar("truth ratios", "batches", iterable=range(0, len(rows), self.batch_size)):
                 indices = range(start, min(start + self.batch_size, len(rows)))
                 batch = collate([tokenised[i] for i in indices], pad_token_id, model.device)
                 labels = batch.pop("labels")

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from graceful_forgetting.experiment.sweep.identity import CellKeys, finished
 from graceful_forgetting.experiment.sweep.run_cell import CellSettings
 from graceful_forgetting.experiment.sweep.workers import Outcome, run_cells
 from graceful_forgetting.experiment.times import duration
+from graceful_forgetting.progress import counted_progress
 
 TUNING_FILE = "tuning.json"
 Choices = dict[str, dict[str, dict[str, Any]]]
@@ -98,19 +100,26 @@ class Sweep:
         failed: list[Outcome] = []
         start, done = time.perf_counter(), 0
 
-        def report(outcome: Outcome) -> None:
-            nonlocal done
-            done += 1
-            if outcome.error is not None:
-                failed.append(outcome)
-            left = (time.perf_counter() - start) / done * (len(missing) - done)
-            self.announce(f"[{done}/{len(missing)}] {_line(outcome)}; about {duration(left)} left")
+        with self._progress(what, len(missing)) as count:
 
-        if self.cluster is None:
-            run_cells(missing, self.settings, self.jobs, report, self.verbose)
-        else:
-            run_cells_on_cluster(missing, self.settings, self.jobs, report, self.cluster, self.cluster_parameters)
+            def report(outcome: Outcome) -> None:
+                nonlocal done
+                done += 1
+                if outcome.error is not None:
+                    failed.append(outcome)
+                left = (time.perf_counter() - start) / done * (len(missing) - done)
+                line = f"[{done}/{len(missing)}] {_line(outcome)}; about {duration(left)} left"
+                count(lambda: self.announce(line))
+
+            if self.cluster is None:
+                run_cells(missing, self.settings, self.jobs, report, self.verbose)
+            else:
+                run_cells_on_cluster(missing, self.settings, self.jobs, report, self.cluster, self.cluster_parameters)
         return failed
+
+    def _progress(self, what: str, total: int) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
+        """One bar for all cells; with `verbose` none, since the stages of each have theirs."""
+        return nullcontext(lambda say: say()) if self.verbose else counted_progress(what, "cells", total)
 
     def _choose(self, trials: Sequence[Cell]) -> Choices:
         """The values with the highest mean score over the validation seeds, and a record of all that was tried."""
@@ -162,7 +171,7 @@ def _line(outcome: Outcome) -> str:
     if outcome.error is not None:
         return f"{outcome.cell.folder}: failed, {outcome.error}"
     made = f"{outcome.stages_made} stage{'' if outcome.stages_made == 1 else 's'} made"
-    return f"{outcome.cell.folder}: {outcome.score:.3f} in {outcome.seconds:.1f} s, {made}"
+    return f"{outcome.cell.folder}: {outcome.score:.3f} in {duration(outcome.seconds)}, {made}"
 
 
 def load_cells(folder: str | Path) -> list[CellResult]:

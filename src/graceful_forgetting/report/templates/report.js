@@ -46,18 +46,18 @@
     });
   }
 
-  // The table of self-knowledge: filtered and sorted row numbers, one page of rows in the document.
+  // The table of samples: filtered and sorted row numbers, one page of rows in the document.
   const table = document.getElementById("sample-table");
   if (!table) return;
-  const { tasks, columns } = JSON.parse(document.getElementById("sample-data").textContent);
+  const { labels, columns } = JSON.parse(document.getElementById("sample-data").textContent);
   const element = (name) => document.getElementById(`sample-${name}`);
   const heads = [...table.querySelectorAll("th")];
   const body = table.tBodies[0];
   const count = columns.prompt.length;
   const collator = new Intl.Collator(undefined, { numeric: true });
-  const taskName = (row) => tasks[columns.task[row]];
   const SHORT = 160;
-  let sorting = { column: "forgetting_confidence", ascending: false };
+  const filters = [...document.querySelectorAll("#samples [data-filter]")];
+  let sorting = { column: table.dataset.sort, ascending: false };
   let rows = [];
   let page = 0;
   let haystack = null;
@@ -65,21 +65,19 @@
   const compare = (column, kind) => {
     const values = columns[column];
     if (kind === "text") return (a, b) => collator.compare(values[a], values[b]);
-    if (kind === "task") return (a, b) => collator.compare(taskName(a), taskName(b));
+    if (kind === "label") return (a, b) => collator.compare(labels[column][values[a]], labels[column][values[b]]);
     return (a, b) => values[a] - values[b];
   };
 
   const refresh = () => {
     const wanted = element("search").value.trim().toLowerCase();
-    const task = element("task").value;
-    const chosen = element("chosen").value;
+    const active = filters.filter((filter) => filter.value !== "");
     if (wanted && !haystack) {
       haystack = columns.prompt.map((prompt, row) => `${prompt}\n${columns.completion[row]}`.toLowerCase());
     }
     rows = [];
     for (let row = 0; row < count; row += 1) {
-      if (task !== "" && columns.task[row] !== Number(task)) continue;
-      if (chosen !== "" && columns.chosen[row] !== Number(chosen)) continue;
+      if (active.some((filter) => columns[filter.dataset.filter][row] !== Number(filter.value))) continue;
       if (wanted && !haystack[row].includes(wanted)) continue;
       rows.push(row);
     }
@@ -120,18 +118,18 @@
     for (const row of shown) {
       const line = document.createElement("tr");
       line.setAttribute("role", "row");
-      if (columns.chosen[row]) line.className = "chosen";
       for (const head of heads) {
         const { column, kind } = head.dataset;
         const cell = document.createElement("td");
         cell.setAttribute("role", "cell");
-        cell.className = kind;
+        cell.className = head.className;
         cell.dataset.label = head.textContent.trim();
         const value = columns[column][row];
         if (kind === "text") fillText(cell, value);
-        else if (kind === "task") cell.textContent = tasks[value];
-        else if (kind === "flag") cell.textContent = value ? "yes" : "no";
+        else if (kind === "label") cell.textContent = labels[column][value];
         else cell.textContent = format(value, 4);
+        // The first label of a flag is that of "no".
+        if (head.classList.contains("flag") && value) cell.classList.add("set");
         line.append(cell);
       }
       fragment.append(line);
@@ -150,10 +148,10 @@
     refresh();
   };
   for (const head of heads) {
-    const { column, kind } = head.dataset;
-    const numeric = kind === "num" || kind === "flag";
+    const { column } = head.dataset;
+    const risesFirst = head.dataset.first === "ascending";
     head.querySelector("button").addEventListener("click", () => {
-      sortBy(column, sorting.column === column ? !sorting.ascending : !numeric);
+      sortBy(column, sorting.column === column ? !sorting.ascending : risesFirst);
     });
     element("sort").add(new Option(head.textContent.trim(), column));
   }
@@ -164,7 +162,7 @@
     clearTimeout(waiting);
     waiting = setTimeout(refresh, 150);
   });
-  for (const name of ["task", "chosen", "size"]) element(name).addEventListener("change", refresh);
+  for (const choice of [...filters, element("size")]) choice.addEventListener("change", refresh);
   element("previous").addEventListener("click", () => {
     page -= 1;
     draw();
