@@ -10,20 +10,23 @@ T = TypeVar("T")
 def dataclass_from_plain(cls: type[T], value: Any, where: str) -> T:
     """Build dataclass `cls` from a dict of JSON values, nested dataclasses included.
 
-    `where` is the path of `value` as error messages name it. Raises `ValueError` for a missing or unknown
-    field and for a value of the wrong type.
+    `where` is the path of `value` as error messages name it. A field that has a default may be missing, as files do
+    that are older than it. Raises `ValueError` for any other missing field, for an unknown one and for a value of the
+    wrong type.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be an object, got {type(value).__name__}")
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in names:
-        if name not in value:
-            raise ValueError(f"field {where}.{name} is missing")
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    for field in fields:
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in value:
+            raise ValueError(f"field {where}.{field.name} is missing")
     for name in value:
         if name not in names:
             raise ValueError(f"field {where}.{name} is unknown; known: {', '.join(names)}")
     hints = get_type_hints(cls)
-    return cls(**{name: _convert(hints[name], value[name], f"{where}.{name}") for name in names})
+    return cls(**{name: _convert(hints[name], value[name], f"{where}.{name}") for name in names if name in value})
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
