@@ -42,9 +42,7 @@ def sdist_faults(names: set[str], package: set[str]) -> list[str]:
     """What the sdist lacks of the package and of the checkout, and caches that it holds."""
     wanted = {f"src/{name}" for name in package} | set(SDIST_ALSO)
     faults = [f"the sdist lacks {name}" for name in sorted(wanted - names)]
-    return faults + [
-        f"the sdist holds {name}" for name in sorted(names) if any(part in f"/{name}" for part in NEVER)
-    ]
+    return faults + [f"the sdist holds {name}" for name in sorted(names) if any(part in f"/{name}" for part in NEVER)]
 
 
 def sdist_names(sdist: Path) -> set[str]:

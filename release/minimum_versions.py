@@ -1,7 +1,7 @@
 """Prints the lower bounds of pyproject.toml as constraints for pip: the oldest versions that the package admits.
 
-    python release/minimum_versions.py > build/minimum.txt
-    python release/minimum_versions.py torch     without these packages
+python release/minimum_versions.py > build/minimum.txt
+python release/minimum_versions.py torch     without these packages
 """
 
 import re
