@@ -88,7 +88,7 @@ def _report(pipeline: Any) -> None:
     print()
     print(summary_table(result))
     print()
-    cost = cost_text(result)
+    cost = cost_text(result.stages)
     if cost:
         print(f"{cost}\n")
     print(f"result: {folder / 'result.json'}")

@@ -3,8 +3,7 @@
 import pytest
 
 from graceful_forgetting.experiment.cost import cost_text, method_cost
-from graceful_forgetting.experiment.provenance import collect_provenance
-from graceful_forgetting.experiment.result import RunResult, StageResult, Summary
+from graceful_forgetting.experiment.result import StageResult
 
 SECONDS = {
     "self_knowledge": 1.0,
@@ -20,23 +19,19 @@ SECONDS = {
 }
 
 
-def result_of(seconds: dict[str, float]) -> RunResult:
-    provenance = collect_provenance(
-        model_fingerprint="m", data_fingerprints={}, posterior_fingerprint=None, seeds=[0, 1]
-    )
-    stages = [StageResult(name, "run", value, None, None, "key", {}) for name, value in seconds.items()]
-    return RunResult("name", "2026-01-01T00:00:00+00:00", {}, provenance, stages, [], None, Summary({}))
+def stages_of(seconds: dict[str, float]) -> list[StageResult]:
+    return [StageResult(name, "run", value, None, None, "key", {}) for name, value in seconds.items()]
 
 
 def test_cost_is_of_the_methods_own_stages():
-    cost = method_cost(result_of(SECONDS))
+    cost = method_cost(stages_of(SECONDS))
     assert cost is not None
     assert cost.with_reference_at_hand == pytest.approx((1 + 2 + 3 + 0 + 12) / 10)
     assert cost.per_seed == pytest.approx((6 / 2 + 12) / 10)
 
 
 def test_text_names_stages_and_both_sums():
-    text = cost_text(result_of(SECONDS))
+    text = cost_text(stages_of(SECONDS))
     for part in ("10 s a run", "self-knowledge", "0.10 x", "1.20 x", "1.80 x where", "2.80 x where", "1.50 x a seed"):
         assert part in text
     assert "never" not in text
@@ -44,8 +39,8 @@ def test_text_names_stages_and_both_sums():
 
 def test_one_seed_shares_nothing():
     single = {name: value for name, value in SECONDS.items() if not name.endswith("seed-1")}
-    assert "a seed where" not in cost_text(result_of(single))
+    assert "a seed where" not in cost_text(stages_of(single))
 
 
 def test_without_both_arms_nothing_is_said():
-    assert cost_text(result_of({"plain/seed-0": 3.0})) == ""
+    assert cost_text(stages_of({"plain/seed-0": 3.0})) == ""

@@ -1,9 +1,10 @@
-"""What the method costs over plain fine-tuning, from the stage times of a result."""
+"""What the method costs over plain fine-tuning, from the times of a run's stages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.experiment.result import StageResult
 from graceful_forgetting.experiment.times import duration
 
 # Stages before training, which all seeds share; the reference run is the first plain one.
@@ -37,9 +38,9 @@ class MethodCost:
         return (sum(self.preparation.values()) / self.seeds + self.unlearning) / self.plain
 
 
-def method_cost(result: RunResult) -> MethodCost | None:
-    """The cost of the method in this result; None where an arm was not trained."""
-    by_name = {stage.name: stage.seconds for stage in result.stages}
+def method_cost(stages: Sequence[StageResult]) -> MethodCost | None:
+    """The cost of the method by these stages of a run; None where an arm was not trained."""
+    by_name = {stage.name: stage.seconds for stage in stages}
     plain = [seconds for name, seconds in by_name.items() if name.startswith("plain/")]
     unlearning = [seconds for name, seconds in by_name.items() if name.startswith("lwf/")]
     if not plain or not unlearning or min(plain) <= 0:
@@ -48,9 +49,9 @@ def method_cost(result: RunResult) -> MethodCost | None:
     return MethodCost(median(plain), preparation, median(unlearning), len(unlearning))
 
 
-def cost_text(result: RunResult) -> str:
+def cost_text(stages: Sequence[StageResult]) -> str:
     """The cost in plain text, a line a stage; empty where it is not known."""
-    cost = method_cost(result)
+    cost = method_cost(stages)
     if cost is None:
         return ""
     rows = [(name.replace("_", "-"), seconds) for name, seconds in cost.preparation.items()]
