@@ -226,7 +226,11 @@ def load_rows(directory: Path) -> tuple[Dataset, Dataset | None]:
 
 
 def _rows(dataset: Dataset | None, indices: list[int]) -> list[dict[str, Any]]:
-    return [] if dataset is None else [dataset[index] for index in indices]
+    if dataset is None or not indices:
+        return []
+    # All at once: a look-up for each row would cost more than the rest of the update's bookkeeping.
+    columns = dataset[indices]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _mean_one(weights: Tensor) -> Tensor:
