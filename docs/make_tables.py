@@ -146,6 +146,7 @@ def method_cost() -> str:
     rows = {
         "fine-tuning with unlearning": [case["unlearning"] / case["plain"] for case in cases.values()],
         "**together, reference run at hand**": [case["with_reference_at_hand"] for case in cases.values()],
+        "**a seed, where all share the stages before**": [case["per_seed"] for case in cases.values()],
         "**with the reference run**": [case["with_reference_at_hand"] + 1 for case in cases.values()],
     }
     lines += [f"| {name} | {' | '.join(f'{share:.2f}' for share in shares)} |" for name, shares in rows.items()]

@@ -115,7 +115,7 @@ class UnlearningUpdates:
     def optimizer(self) -> torch.optim.AdamW:
         """The optimizer of the unlearning updates."""
         # No weight decay: it would pull towards zero weights, which is no part of the objective.
-        # Fused where that of learning is, which is its default: the plain one costs several times as much on small models.
+        # Fused where that of learning is, as by default: the plain one costs several times as much on small models.
         fused = self.args.optim == OptimizerNames.ADAMW_TORCH_FUSED
         return torch.optim.AdamW(self.parameters, lr=self.peak_learning_rate, weight_decay=0.0, fused=fused)
 
