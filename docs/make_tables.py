@@ -125,13 +125,13 @@ def elicitation_speed() -> str:
 def overhead() -> str:
     """A learning step of LWFTrainer against SFTTrainer's, as paired ratios."""
     path = DOCS.parent / "benchmarks" / "overhead-1-thread.json"
-    lines = ["| model and data | a step of SFTTrainer | unlearning off | unlearning on |", "|---|---|---|---|"]
+    lines = ["| model and data | rounds | a step of SFTTrainer | unlearning off | unlearning on |", "|---" * 5 + "|"]
     for name, case in json.loads(path.read_text(encoding="utf-8"))["cases"].items():
         cells = [
             f"{case[key]['median']:.3f} [{case[key]['lower_quartile']:.3f}, {case[key]['upper_quartile']:.3f}]"
             for key in ("off", "on")
         ]
-        lines.append(f"| {name} | {1000 * case['seconds']['sft']:.0f} ms | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {case['rounds']} | {1000 * case['seconds']['sft']:.0f} ms | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
