@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench evidence evidence-rerun docs docs-serve format clean
+.PHONY: help demo test lint bench evidence evidence-rerun docs docs-serve format clean \
+	wheel release-check test-wheel test-minimum test-newest
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,5 +73,46 @@ bench: $(STAMP) ## speed and memory of scoring against its alternatives, on this
 	$(BIN)/graceful bench confidence
 	$(BIN)/python benchmarks/architectures.py
 
+# Releases ------------------------------------------------------------------------------------------------------------
+
+RELEASE := build/release/bin
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+# The one version of torch that all jobs run with: other ones bring several GB of CUDA on Linux.
+TORCH := $(shell grep '^torch==' constraints.txt)
+# What touches TRL, transformers, PEFT, datasets and accelerate most.
+SMOKE := tests/end_to_end/test_trainer_stages.py tests/end_to_end/test_command_line.py tests/unit/test_posterior_io.py \
+	tests/unit/test_generation.py tests/robustness/test_scoring_resume.py tests/equivalence/test_fisher.py
+
+$(RELEASE)/twine:
+	$(PYTHON) -m venv build/release
+	$(RELEASE)/$(PIP_INSTALL) build twine
+
+wheel: $(RELEASE)/twine ## build sdist and wheel into dist/
+	rm -rf dist
+	$(RELEASE)/python -m build --outdir dist .
+
+release-check: wheel ## build both, check their metadata and contents
+	$(RELEASE)/twine check --strict dist/*
+	$(RELEASE)/python release/check_distributions.py dist
+
+test-wheel: wheel ## install the wheel into an empty environment, run the demo from another folder
+	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	build/wheel/bin/$(PIP_INSTALL) -c constraints.txt dist/*.whl
+	mkdir -p build/wheel/empty
+	cd build/wheel/empty && ../bin/graceful --help && ../bin/graceful env && OMP_NUM_THREADS=1 ../bin/graceful demo
+
+test-minimum: ## the oldest versions that pyproject.toml admits (torch as in constraints.txt)
+	rm -rf build/minimum && $(PYTHON) -m venv build/minimum
+	$(PYTHON) release/minimum_versions.py torch > build/minimum/constraints.txt
+	echo '$(TORCH)' >> build/minimum/constraints.txt
+	build/minimum/bin/$(PIP_INSTALL) -c build/minimum/constraints.txt . pytest pytest-timeout hypothesis
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 build/minimum/bin/python -m pytest -q -p no:cacheprovider $(SMOKE)
+
+test-newest: ## the newest versions on the package index (torch as in constraints.txt)
+	rm -rf build/newest && $(PYTHON) -m venv build/newest
+	echo '$(TORCH)' > build/newest/constraints.txt
+	build/newest/bin/$(PIP_INSTALL) -c build/newest/constraints.txt . pytest pytest-timeout hypothesis
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 build/newest/bin/python -m pytest -q -p no:cacheprovider $(SMOKE)
+
 clean: ## remove the environment, caches and what is built
-	rm -rf build site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,7 +20,8 @@ from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
-FILES = (DOCS / "log.md", DOCS.parent / "README.md", DOCS / "tasks.md", DOCS / "index.md", DOCS / "scoring-study.md")
+PAGES = ("log.md", "tasks.md", "index.md", "scoring-study.md", "cost.md")
+FILES = (DOCS.parent / "README.md", *(DOCS / page for page in PAGES))
 # Result file -> what differs from the demo's recipe.
 VARIANTS = {
     "demo": "highest confidence (the demo)",
@@ -125,6 +126,37 @@ def elicitation_speed() -> str:
     return "\n".join(lines)
 
 
+def overhead() -> str:
+    """A learning step of LWFTrainer against SFTTrainer's, as paired ratios."""
+    path = DOCS.parent / "benchmarks" / "overhead-1-thread.json"
+    lines = ["| model and data | rounds | a step of SFTTrainer | unlearning off | unlearning on |", "|---" * 5 + "|"]
+    for name, case in json.loads(path.read_text(encoding="utf-8"))["cases"].items():
+        cells = [
+            f"{case[key]['median']:.3f} [{case[key]['lower_quartile']:.3f}, {case[key]['upper_quartile']:.3f}]"
+            for key in ("off", "on")
+        ]
+        lines.append(f"| {name} | {case['rounds']} | {1000 * case['seconds']['sft']:.0f} ms | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def method_cost() -> str:
+    """The stages of the method as multiples of one plain fine-tuning run."""
+    path = DOCS.parent / "benchmarks" / "method-cost-1-thread.json"
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    lines = [f"| stage | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
+    for stage in next(iter(cases.values()))["preparation"]:
+        shares = [case["preparation"][stage] / case["plain"] for case in cases.values()]
+        lines.append(f"| {stage.replace('_', '-')} | {' | '.join(f'{share:.2f}' for share in shares)} |")
+    rows = {
+        "fine-tuning with unlearning": [case["unlearning"] / case["plain"] for case in cases.values()],
+        "**together, reference run at hand**": [case["with_reference_at_hand"] for case in cases.values()],
+        "**a seed, where all share the stages before**": [case["per_seed"] for case in cases.values()],
+        "**with the reference run**": [case["with_reference_at_hand"] + 1 for case in cases.values()],
+    }
+    lines += [f"| {name} | {' | '.join(f'{share:.2f}' for share in shares)} |" for name, shares in rows.items()]
+    return "\n".join(lines)
+
+
 def expectation() -> str:
     """The gain on the demo, in words."""
     result = RunResult.load(RESULTS / "demo.json")
@@ -161,6 +193,8 @@ def _of_the_study(name: str) -> str:
 TABLES = {
     "elicitation_speed": elicitation_speed,
     "expectation": expectation,
+    "method_cost": method_cost,
+    "overhead": overhead,
     "scorer_subsets": scorer_subsets,
     "variants": variants,
     "effects": effects,

@@ -80,6 +80,7 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _report(pipeline: Any) -> None:
     from graceful_forgetting.experiment.assemble import assemble_result
+    from graceful_forgetting.experiment.cost import cost_text
     from graceful_forgetting.experiment.table import summary_table
     from graceful_forgetting.report import render_report
 
@@ -92,6 +93,9 @@ def _report(pipeline: Any) -> None:
     print()
     print(summary_table(result))
     print()
+    cost = cost_text(result.stages)
+    if cost:
+        print(f"{cost}\n")
     print(f"result: {folder / 'result.json'}")
     print(f"report: {Path(report).resolve()}")
 

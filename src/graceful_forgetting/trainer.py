@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_utils import get_last_checkpoint
 
 from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.base_model import resolve_model_name
 from graceful_forgetting.baselines import BASELINES, Baseline, BaselineContext
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence.scorer import Need as ScorerNeed
@@ -61,7 +62,7 @@ class LWFTrainer(UnlearningTrainer):
     All arguments of `SFTTrainer` keep their meaning. Two are added:
 
     Args:
-        model: name, path or model.
+        model: name, path or model; "graceful/base-text" is the small model in the package.
         args: an `LWFConfig`; none uses its defaults and `<model>-LWF` as output folder.
         forget_dataset: what the model may forget, as a `Dataset` or as a dict of them by forgetting task:
 
@@ -120,6 +121,8 @@ class LWFTrainer(UnlearningTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = LWFConfig(output_dir=f"{Path(name).name or 'model'}-LWF")
+        if isinstance(model, str):
+            model = resolve_model_name(model)
         if not isinstance(args, LWFConfig):
             raise TypeError(f"args must be an LWFConfig (an SFTConfig with more fields), not {type(args).__name__}")
         if preparation is not None and not isinstance(preparation, Preparation):

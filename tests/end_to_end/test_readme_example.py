@@ -6,6 +6,7 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting import LWFConfig, LWFTrainer
+from graceful_forgetting.base_model import shipped_model
 from graceful_forgetting.worlds import load_world, world_checkpoint
 
 # What makes the example small enough for a test; everything else is as in the README.
@@ -51,3 +52,8 @@ def test_two_names_turn_an_sft_script_into_an_lwf_script(tmp_path):
         trainer.train()
         weights.append(trainer.model.state_dict())
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_the_models_name_in_the_package_works_for_the_trainer(tmp_path, learning):
+    trainer = LWFTrainer("graceful/base-text", LWFConfig(output_dir=str(tmp_path)), train_dataset=learning)
+    assert trainer.model.config.name_or_path == str(shipped_model())

@@ -25,7 +25,7 @@ def config(folder: Path, **changes) -> LWFConfig:
         "elicitation_max_new_tokens": 5,
         "save_strategy": "no",
         "bf16": False,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "disable_tqdm": True,
     }
     return LWFConfig(output_dir=str(folder), **{**settings, **changes})

@@ -14,7 +14,7 @@ def result_of(scores: dict[str, list[int]], stopped: bool = False) -> RunResult:
         for seed, right in enumerate(rights):
             guard = GuardResult(stopped and arm == "lwf", "it rose" if stopped else None, 7 if stopped else None)
             metrics = {
-                "sums": TaskMetrics("learning", right / 100, right, 100),
+                "sums": TaskMetrics("learning", right / 100, right, 100, bits_per_byte=1 + seed / 2),
                 "myths": TaskMetrics("forgetting", right / 200, right // 2, 100),
             }
             seed_or_none = None if arm == "base" else seed
@@ -50,3 +50,9 @@ def test_one_seed_has_no_spread_and_no_interval():
 def test_a_stop_of_the_guard_is_reported():
     table = summary_table(result_of({"plain": [70], "lwf": [60]}, stopped=True))
     assert "the guard stopped unlearning at learning update 7: it rose" in table
+
+
+def test_bits_per_byte_are_told_where_no_answer_was_right():
+    table = summary_table(result_of({"plain": [0, 0], "lwf": [0, 0]}))
+    assert "sums: no answer was right in any arm; bits per byte of the given answers: plain 1.250, LWF 1.250" in table
+    assert "no answer was right" not in summary_table(result_of({"plain": [0, 0], "lwf": [0, 1]}))

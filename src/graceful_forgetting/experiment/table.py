@@ -1,5 +1,7 @@
 """The table at the end of a run: every arm on every task, as plain text."""
 
+from statistics import fmean
+
 from graceful_forgetting.experiment.result import ArmSummary, RunResult, TaskSummary
 
 _TITLES = {"base": "base model", "plain": "plain", "lwf": "LWF", "never_knew": "never knew"}
@@ -60,6 +62,7 @@ def _difference(task: TaskSummary) -> str:
 
 def _notes(result: RunResult) -> list[str]:
     notes = [_units(result)] if result.summary.tasks else []
+    notes += [_bits(name, result) for name, task in result.summary.tasks.items() if _nothing_right(task)]
     if result.selection is not None:
         updates = sorted({run.unlearn_updates for run in result.runs if run.arm == "lwf"})
         notes.append(
@@ -69,6 +72,21 @@ def _notes(result: RunResult) -> list[str]:
     for run in result.runs:
         notes += [f"{run.arm}, seed {run.seed}: {event}" for event in run.guard.events()]
     return notes
+
+
+def _nothing_right(task: TaskSummary) -> bool:
+    return task.role == "learning" and task.metric == "accuracy" and not any(arm.mean for arm in task.arms.values())
+
+
+def _bits(name: str, result: RunResult) -> str:
+    """Bits per byte of every arm, where accuracy shows nothing."""
+    cells = []
+    for arm, title in _TITLES.items():
+        values = [run.metrics[name].bits_per_byte for run in result.runs if run.arm == arm and name in run.metrics]
+        measured = [value for value in values if value is not None]
+        if measured:
+            cells.append(f"{title} {fmean(measured):.3f}")
+    return f"{name}: no answer was right in any arm; bits per byte of the given answers: {', '.join(cells)}"
 
 
 def _units(result: RunResult) -> str:

@@ -1,0 +1,64 @@
+"""What the whole method costs over plain fine-tuning, by stage, on the demo and on the recipe of real rows.
+
+    python benchmarks/method_cost.py [--case demo gsm8k_forget_dental] [--seeds 3] [--output method-cost.json]
+
+As `graceful run` prints it at its end, with two differences: a stage's time is CPU seconds of the process, so that
+other programs disturb it little, and nothing is evaluated.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from datasets import disable_progress_bars
+
+from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.commands import DEMO_RECIPE
+from graceful_forgetting.experiment import stages
+from graceful_forgetting.experiment.cost import method_cost
+from graceful_forgetting.experiment.pipeline import Pipeline
+from graceful_forgetting.experiment.provenance import collect_hardware, package_versions
+from graceful_forgetting.experiment.recipe import parse_recipe
+
+RECIPES = {
+    "demo": DEMO_RECIPE,
+    "gsm8k_forget_dental": Path(__file__).parents[1] / "recipes" / "gsm8k_forget_dental.yaml",
+}
+
+
+def measure(recipe: Path, seeds: int) -> dict[str, Any]:
+    """CPU seconds of the stages of one recipe, and the cost that they make."""
+    with TemporaryDirectory() as folder:
+        fields = ["--output_dir", folder, "--num_seeds", str(seeds)]
+        pipeline = Pipeline(*parse_recipe(str(recipe), fields), announce=print)
+        pipeline.preparation_stages()
+        for seed in pipeline.seeds:
+            pipeline.plain(seed)
+            pipeline.lwf_run(seed)
+        cost = method_cost(pipeline.directory.results)
+    assert cost is not None
+    sums = {"with_reference_at_hand": cost.with_reference_at_hand, "per_seed": cost.per_seed}
+    return {**vars(cost), **sums}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs="+", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", default="method-cost.json")
+    options = parser.parse_args()
+    disable_progress_bars()
+    stages.time = SimpleNamespace(perf_counter=time.process_time)
+    cases = {case: measure(RECIPES[case], options.seeds) for case in options.case}
+    result = {"threads": torch.get_num_threads(), "hardware": vars(collect_hardware()), "packages": package_versions()}
+    write_json(options.output, {**result, "cases": cases})
+    for case, cost in cases.items():
+        print(f"{case}: {cost['with_reference_at_hand']:.2f} times plain fine-tuning, {cost['per_seed']:.2f} a seed")
+
+
+if __name__ == "__main__":
+    main()

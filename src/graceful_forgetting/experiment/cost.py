@@ -1,0 +1,66 @@
+"""What the method costs over plain fine-tuning, from the times of a run's stages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from graceful_forgetting.experiment.result import StageResult
+from graceful_forgetting.experiment.times import duration
+
+# Stages before training, which all seeds share; the reference run is the first plain one.
+PREPARATION = ("self_knowledge", "posterior", "scores", "selection")
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """Seconds of the stages, each as the run that made it took.
+
+    Attributes:
+        plain: one plain fine-tuning run (median over seeds).
+        preparation: stages before training, by name, without the reference run.
+        unlearning: one fine-tuning run with unlearning (median over seeds).
+        seeds: runs with unlearning that share the preparation.
+    """
+
+    plain: float
+    preparation: dict[str, float]
+    unlearning: float
+    seeds: int
+
+    @property
+    def with_reference_at_hand(self) -> float:
+        """One run of the method over one of plain fine-tuning, where θ*_L is there already."""
+        return (sum(self.preparation.values()) + self.unlearning) / self.plain
+
+    @property
+    def per_seed(self) -> float:
+        """The same where the seeds share the preparation."""
+        return (sum(self.preparation.values()) / self.seeds + self.unlearning) / self.plain
+
+
+def method_cost(stages: Sequence[StageResult]) -> MethodCost | None:
+    """The cost of the method by these stages of a run; None where an arm was not trained."""
+    by_name = {stage.name: stage.seconds for stage in stages}
+    plain = [seconds for name, seconds in by_name.items() if name.startswith("plain/")]
+    unlearning = [seconds for name, seconds in by_name.items() if name.startswith("lwf/")]
+    if not plain or not unlearning or min(plain) <= 0:
+        return None
+    preparation = {name: by_name[name] for name in PREPARATION if name in by_name}
+    return MethodCost(median(plain), preparation, median(unlearning), len(unlearning))
+
+
+def cost_text(stages: Sequence[StageResult]) -> str:
+    """The cost in plain text, a line a stage; empty where it is not known."""
+    cost = method_cost(stages)
+    if cost is None:
+        return ""
+    rows = [(name.replace("_", "-"), seconds) for name, seconds in cost.preparation.items()]
+    rows.append(("fine-tuning with unlearning", cost.unlearning))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"cost over plain fine-tuning ({duration(cost.plain)} a run):"]
+    lines += [f"  {name.ljust(width)}  {seconds / cost.plain:5.2f} x  {duration(seconds):>9}" for name, seconds in rows]
+    whole = cost.with_reference_at_hand
+    lines.append(f"  together {whole:.2f} x where the reference run is at hand, {whole + 1:.2f} x where it is not")
+    if cost.seeds > 1:
+        lines.append(f"  {cost.per_seed:.2f} x a seed where {cost.seeds} seeds share the stages before training")
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""The cost of the method over plain fine-tuning, from stage times."""
+
+import pytest
+
+from graceful_forgetting.experiment.cost import cost_text, method_cost
+from graceful_forgetting.experiment.result import StageResult
+
+SECONDS = {
+    "self_knowledge": 1.0,
+    "plain/seed-0": 9.0,
+    "posterior": 2.0,
+    "scores": 3.0,
+    "selection": 0.0,
+    "plain/seed-1": 11.0,
+    "lwf/seed-0": 13.0,
+    "lwf/seed-1": 11.0,
+    "never_knew/seed-0": 50.0,
+    "evaluation/base": 70.0,
+}
+
+
+def stages_of(seconds: dict[str, float]) -> list[StageResult]:
+    return [StageResult(name, "run", value, None, None, "key", {}) for name, value in seconds.items()]
+
+
+def test_cost_is_of_the_methods_own_stages():
+    cost = method_cost(stages_of(SECONDS))
+    assert cost is not None
+    assert cost.with_reference_at_hand == pytest.approx((1 + 2 + 3 + 0 + 12) / 10)
+    assert cost.per_seed == pytest.approx((6 / 2 + 12) / 10)
+
+
+def test_text_names_stages_and_both_sums():
+    text = cost_text(stages_of(SECONDS))
+    for part in ("10 s a run", "self-knowledge", "0.10 x", "1.20 x", "1.80 x where", "2.80 x where", "1.50 x a seed"):
+        assert part in text
+    assert "never" not in text
+
+
+def test_one_seed_shares_nothing():
+    single = {name: value for name, value in SECONDS.items() if not name.endswith("seed-1")}
+    assert "a seed where" not in cost_text(stages_of(single))
+
+
+def test_without_both_arms_nothing_is_said():
+    assert cost_text(stages_of({"plain/seed-0": 3.0})) == ""
