@@ -16,11 +16,14 @@ from graceful_forgetting.experiment.result import RunResult
 from graceful_forgetting.experiment.scoring_study import summary as scoring
 from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
+from graceful_forgetting.experiment.sweep.archive import read_archive
+from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
+from graceful_forgetting.experiment.sweep.over_worlds import world_gains, world_shares
 from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
-PAGES = ("log.md", "tasks.md", "index.md", "scoring-study.md", "cost.md")
+PAGES = ("log.md", "tasks.md", "index.md", "scoring-study.md", "cost.md", "when-it-helps.md")
 FILES = (DOCS.parent / "README.md", *(DOCS / page for page in PAGES))
 # Result file -> what differs from the demo's recipe.
 VARIANTS = {
@@ -190,6 +193,13 @@ def _of_the_study(name: str) -> str:
     return scoring.TABLES[name](_study())
 
 
+@cache
+def worlds() -> dict[str, list[Group]]:
+    """The archived sweep of every world, in the order of the tables' columns."""
+    names = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
+    return {name: groups_of(read_archive(RESULTS / f"{name}.jsonl")) for name in names}
+
+
 TABLES = {
     "elicitation_speed": elicitation_speed,
     "expectation": expectation,
@@ -200,6 +210,10 @@ TABLES = {
     "effects": effects,
     "scorer_cost": scorer_cost,
     "tasks": task_table,
+    "world_gains": lambda: world_gains(worlds()),
+    "world_shares": lambda: world_shares(
+        worlds(), ("lwf", "early_retain", "early_retain_guarded"), "early_retain_guarded"
+    ),
     **{name: partial(_of_the_study, name) for name in scoring.TABLES},
 }
 

@@ -1,0 +1,80 @@
+"""Tables over several worlds: what each method gains in each of them."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from graceful_forgetting.experiment.measures import mean_ranks
+from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+from graceful_forgetting.experiment.sweep.cell import CellResult
+from graceful_forgetting.experiment.sweep.comparison import Group
+
+Worlds = Mapping[str, Sequence[Group]]
+"""World -> its groups, one a build; every group with the methods `plain` and `never_knew`."""
+
+
+def _pairs(groups: Sequence[Group], *methods: str) -> list[list[CellResult]]:
+    """The cells of each method over all builds, for the seeds that all have."""
+    joined: list[list[CellResult]] = [[] for _ in methods]
+    for group in groups:
+        for kept, cells in zip(joined, group.paired(*methods), strict=True):
+            kept += cells
+    return joined
+
+
+def _scores(cells: list[CellResult]) -> list[float]:
+    return [cell.score for cell in cells]
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−")
+
+
+def world_gains(worlds: Worlds) -> str:
+    """Every method's gain over plain fine-tuning in every world, in points of accuracy, and its mean rank.
+
+    Seeds are paired within a build and pooled over builds; intervals are Student's t, 95 %.
+    """
+    methods = [name for name in next(iter(worlds.values()))[0].methods if name != "plain"]
+    heads = " | ".join(f"`{world}`" for world in worlds)
+    rows = [f"| method | {heads} | mean rank |", "|---" * (len(worlds) + 2) + "|"]
+    ranks = mean_ranks(
+        [
+            {name: fmean(_scores(_pairs(groups, name)[0])) for name in ("plain", *methods) if name != "never_knew"}
+            for groups in worlds.values()
+        ]
+    )
+    plain = [fmean(_scores(_pairs(groups, "plain")[0])) for groups in worlds.values()]
+    numbers = [len(_pairs(groups, "plain")[0]) for groups in worlds.values()]
+    rows.append(f"| plain, accuracy | {' | '.join(f'{100 * mean:.1f}' for mean in plain)} | {ranks['plain']:.1f} |")
+    for method in methods:
+        cells = []
+        for groups in worlds.values():
+            ours, base = _pairs(groups, method, "plain")
+            difference = paired_interval(_scores(ours), _scores(base))
+            cells.append(_signed(difference.difference) + _interval(difference.low, difference.high))
+        rank = f"{ranks[method]:.1f}" if method in ranks else ""
+        rows.append(f"| `{method}` | {' | '.join(cells)} | {rank} |")
+    counted = ", ".join(f"{world} {number}" for world, number in zip(worlds, numbers, strict=True))
+    return "\n".join([*rows, "", f"Runs (seeds of training, over all builds): {counted}."])
+
+
+def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
+    """The share of the gap to the never-knew model that methods recover, and how often `guarded` fell back."""
+    names = " | ".join(f"`{method}`" for method in methods)
+    rows = [f"| world | gap, points | {names} | `{guarded}` fell back |", "|---" * (len(methods) + 3) + "|"]
+    for world, groups in worlds.items():
+        shares, gap = [], 0.0
+        for method in methods:
+            base, ours, never_knew = _pairs(groups, "plain", method, "never_knew")
+            recovered = gap_recovered(_scores(base), _scores(ours), _scores(never_knew))
+            gap = recovered.gap
+            share = "–" if recovered.fraction is None else f"{100 * recovered.fraction:.0f} %".replace("-", "−")
+            shares.append(share + _interval(recovered.low, recovered.high))
+        cells = _pairs(groups, guarded)[0]
+        back = sum(cell.selection is not None and cell.selection.guard.fell_back for cell in cells)
+        rows.append(f"| `{world}` | {_signed(gap)} | {' | '.join(shares)} | {back} of {len(cells)} |")
+    return "\n".join(rows)

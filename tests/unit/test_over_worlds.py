@@ -1,0 +1,50 @@
+"""Tables over several worlds."""
+
+from dataclasses import replace
+from statistics import fmean
+
+from graceful_forgetting.experiment.result import GuardResult
+from graceful_forgetting.experiment.sweep.comparison import groups_of
+from graceful_forgetting.experiment.sweep.over_worlds import world_gains, world_shares
+from sweep_data import cell
+
+METHODS = ("plain", "never_knew", "lwf")
+FELL_BACK = GuardResult(False, None, None, fell_back=True, held_out_loss=2.0, plain_held_out_loss=1.0)
+
+
+def two_builds(world: str):
+    """Two builds with two and one seed; the first run of the method fell back."""
+    cells = [cell(method, seed, world) for method in METHODS for seed in (0, 1)]
+    cells += [replace(cell(method, 5, world), setting="other") for method in METHODS]
+    first = next(index for index, one in enumerate(cells) if one.method == "lwf")
+    cells[first] = replace(cells[first], selection=replace(cells[first].selection, guard=FELL_BACK))
+    return cells
+
+
+def row(table: str, name: str) -> list[str]:
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+    return [part.strip() for part in line.strip("|").split("|")]
+
+
+def test_gains_pair_seeds_within_builds_and_pool_over_them():
+    cells = two_builds("sums")
+    table = world_gains({"sums": groups_of(cells), "more": groups_of(two_builds("more"))})
+    by_run = {(one.method, one.setting, one.seed): one.score for one in cells}
+    runs = [("default", 0), ("default", 1), ("other", 5)]
+    gain = fmean(by_run["lwf", *run] - by_run["plain", *run] for run in runs)
+    assert row(table, "lwf")[1].startswith(f"{100 * gain:+.1f} [".replace("-", "−"))
+    # Ranks are of what can be trained on the base model: not of the model that never knew.
+    assert row(table, "never_knew")[-1] == ""
+    assert float(row(table, "lwf")[-1]) in (1.0, 1.5, 2.0)
+    assert "sums 3, more 3" in table
+
+
+def test_shares_of_the_gap_and_runs_that_fell_back():
+    cells = two_builds("sums")
+    table = world_shares({"sums": groups_of(cells)}, ("lwf",), "lwf")
+    means = {method: fmean(one.score for one in cells if one.method == method) for method in METHODS}
+    gap = means["never_knew"] - means["plain"]
+    found = row(table, "sums")
+    assert found[1] == f"{100 * gap:+.1f}".replace("-", "−")
+    assert found[2].startswith(f"{100 * (means['lwf'] - means['plain']) / gap:.0f} %".replace("-", "−"))
+    assert found[3] == "1 of 3"
