@@ -127,7 +127,14 @@ def test_unlearning_is_logged(tmp_path, make_model, tokenizer, learning, forgett
             assert entry["unlearn_active"] == 1.0
     assert trainer.unlearning_summary() == {
         "updates": 4,
-        "guard": {"stopped": False, "reason": None, "step": None},
+        "guard": {
+            "stopped": False,
+            "reason": None,
+            "step": None,
+            "fell_back": False,
+            "held_out_loss": None,
+            "plain_held_out_loss": None,
+        },
     }
 
 

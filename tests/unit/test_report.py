@@ -57,7 +57,7 @@ def test_report_holds_every_section(three_seeds, tmp_path):
         "Terms of the confidence",
         "Effect on the forgotten tasks",
         "All 60 scored samples.",
-        "LWF, seed 2, step 3: loss too high",
+        "LWF, seed 2: the guard stopped unlearning at learning update 3: loss too high",
         "conflicting",
         "1 min 15 s",
         "1.50 GiB",

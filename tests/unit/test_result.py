@@ -58,6 +58,10 @@ def result(runs):
     )
 
 
+# Fields with a default, which older files do not have.
+YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss")
+
+
 @pytest.fixture
 def complete():
     runs = [
@@ -128,11 +132,20 @@ def every_field(content, path=()):
         yield from every_field(content[0], (*path, 0))
 
 
+def test_fields_that_are_younger_than_a_file_have_their_defaults(complete):
+    content = complete.to_json()
+    for run in content["runs"]:
+        for name in YOUNGER:
+            del run["guard"][name]
+    read = RunResult.from_json(content)
+    assert all(run.guard.held_out_loss is None and not run.guard.fell_back for run in read.runs)
+
+
 def test_every_missing_field_is_named(complete):
     names_of_objects = {"tasks", "metrics", "arms"}  # their keys are names of tasks and arms, not fields
     removed = 0
     for path in every_field(complete.to_json()):
-        if isinstance(path[-1], int) or (len(path) > 1 and path[-2] in names_of_objects):
+        if isinstance(path[-1], int) or (len(path) > 1 and path[-2] in names_of_objects) or path[-1] in YOUNGER:
             continue
         content = complete.to_json()
         place = content

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graceful_forgetting.artifacts import read_json, write_json
-from graceful_forgetting.experiment.schema import dataclass_from_plain
+from graceful_forgetting.experiment.schema import added, dataclass_from_plain
 from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval
 
 SCHEMA_VERSION = 2
@@ -129,9 +129,9 @@ class GuardResult:
     stopped: bool
     reason: str | None
     step: int | None
-    fell_back: bool = False
-    held_out_loss: float | None = None
-    plain_held_out_loss: float | None = None
+    fell_back: bool = added(False)
+    held_out_loss: float | None = added(None)
+    plain_held_out_loss: float | None = added(None)
 
     def events(self) -> list[str]:
         """What the guard did, a sentence each; none if nothing."""

@@ -5,22 +5,26 @@ import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_ADDED = "added"
+
+
+def added(default: Any) -> Any:
+    """A dataclass field that files of the same schema version may lack, being older; it then has `default`."""
+    return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
 def dataclass_from_plain(cls: type[T], value: Any, where: str) -> T:
     """Build dataclass `cls` from a dict of JSON values, nested dataclasses included.
 
-    `where` is the path of `value` as error messages name it. A field that has a default may be missing, as files do
-    that are older than it. Raises `ValueError` for any other missing field, for an unknown one and for a value of the
-    wrong type.
+    `where` is the path of `value` as error messages name it. A field that was `added` later may be missing. Raises
+    `ValueError` for any other missing field, for an unknown one and for a value of the wrong type.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be an object, got {type(value).__name__}")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in fields]
     for field in fields:
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and field.name not in value:
+        if field.name not in value and _ADDED not in field.metadata:
             raise ValueError(f"field {where}.{field.name} is missing")
     for name in value:
         if name not in names:
