@@ -23,7 +23,7 @@ from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.reference import reference_args, restored_weights, stopping_after, train_reference
-from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
+from graceful_forgetting.selection import SOURCE_INDEX, save_selected, select_with_audit
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,14 @@ def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset], tex
     if TASK_COLUMN not in forget_dataset.column_names:
         forget_dataset = forget_dataset.add_column(TASK_COLUMN, ["forget"] * len(forget_dataset))
     return forget_dataset
+
+
+def nothing_selected(audit: Mapping[str, Any]) -> str:
+    """What to tell a user whose threshold no score reaches; `audit` is that of the selection."""
+    return (
+        f"No score reaches forget_threshold={audit['settings']['threshold']:g} (the highest is "
+        f"{audit['score_quantiles']['1.0']:g}): nothing is unlearned, and training is plain fine-tuning"
+    )
 
 
 def needs_elicitation(forget_dataset: Dataset, answers: ForgetAnswers | None = None) -> bool:
@@ -205,6 +213,8 @@ def prepare_unlearning(
         for stage in ("self_knowledge", "posterior", "scores"):
             shutil.rmtree(work / stage, ignore_errors=True)
     logger.info(f"{len(selected)} of {len(scored)} samples are unlearned")
+    if len(selected) == 0:
+        logger.warning(nothing_selected(audit))
     return preparation
 
 
@@ -310,7 +320,7 @@ def save_preparation(preparation: Preparation, directory: Path) -> None:
     """Write the artefacts of the stages before training, all or none."""
     with atomic_directory(directory) as partial:
         preparation.scored.save_to_disk(str(partial / "scored"))
-        preparation.selected.save_to_disk(str(partial / "selected"))
+        save_selected(preparation.selected, partial / "selected")
         write_json(partial / "selection.json", preparation.audit)
         write_json(partial / "reference_log.json", preparation.reference_log)
         if preparation.posterior is not None:

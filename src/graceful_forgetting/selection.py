@@ -5,10 +5,11 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from scipy.stats import rankdata
 
 from graceful_forgetting.config import SelectionConfig, SelectionStrategy
@@ -43,10 +44,10 @@ def select_for_unlearning(
         fraction: share of the rows with a score, in (0, 1]; rounded to the nearest number, at least one row.
         count: number of rows.
         strategy: "highest" or "lowest" score; "random" (same pool, order drawn from `seed`); "threshold": every row
-            whose score is at least `threshold`; "gap": the highest scores, as many as lie above the largest gap
-            between two neighbours in the sorted scores (the first of equal gaps); "weighted": every row with a
-            score, and a column `unlearn_weight`, 2 · rank / (n + 1) with rank 1 for the lowest of n scores (equal
-            scores share their mean rank), so that the mean weight is 1.
+            whose score is at least `threshold`, which may be none; "gap": the highest scores, as many as lie above the
+            largest gap between two neighbours in the sorted scores (the first of equal gaps); "weighted": every row
+            with a score, and a column `unlearn_weight`, 2 · rank / (n + 1) with rank 1 for the lowest of n scores
+            (equal scores share their mean rank), so that the mean weight is 1.
         threshold: lowest score chosen; with strategy "threshold" only.
         quotas: for each forgetting task by name a share of its rows (float in (0, 1]) or a number of rows
             (int); nothing is chosen from a task that is not named. JSON text is accepted.
@@ -63,7 +64,7 @@ def select_for_unlearning(
     Raises:
         TypeError: `scored` is not a `datasets.Dataset`.
         ValueError: a setting out of range or in conflict, a missing column, an unknown task in `quotas`, more
-            rows asked for than have a score, or nothing chosen.
+            rows asked for than have a score, or no row that has one.
     """
     return select_with_audit(
         scored,
@@ -98,8 +99,8 @@ def select_with_audit(
 
     The record has: `settings`; the numbers `total`, `eligible`, `chosen`; `not_eligible` (number of rows by
     reason); `tasks` (`total`, `eligible`, `chosen`, `cut_score` of each; empty without a task column);
-    `cut_score` (last score chosen; null for "random"); `score_quantiles` of the eligible rows; and `rows`,
-    the chosen ones in their order, with `index`, `task`, `score`, `linear` and `quadratic` (null where there
+    `cut_score` (last score chosen; null for "random" and if none is); `score_quantiles` of the eligible rows; and
+    `rows`, the chosen ones in their order, with `index`, `task`, `score`, `linear` and `quadratic` (null where there
     are no such columns), `rank` among the eligible rows (from 1) and `reason`.
     """
     config = SelectionConfig(
@@ -116,7 +117,7 @@ def select_with_audit(
     pool = _pool(scored, task_column, score_column)
     order = _ranked(pool.scores, config)
     chosen = _choose(order, pool, config)
-    selected = scored.select(chosen).add_column(SOURCE_INDEX, chosen)
+    selected = _rows(scored, chosen).add_column(SOURCE_INDEX, chosen, feature=Value("int64"))
     if config.strategy == "weighted":
         selected = selected.add_column(WEIGHT_COLUMN, _rank_weights([pool.scores[index] for index in chosen]))
     settings = asdict(config) | {"task_column": task_column, "score_column": score_column}
@@ -162,6 +163,18 @@ class _Pool:
     scores: dict[int, float]
     tasks: list[str]
     not_eligible: dict[str, int]
+
+
+def save_selected(selected: Dataset, folder: Path) -> None:
+    """Write selected rows, possibly none, for `datasets.load_from_disk`."""
+    # Left to itself, datasets 5.2 writes no file for no row, and cannot read that.
+    selected.save_to_disk(str(folder), num_shards=1)
+
+
+def _rows(scored: Dataset, chosen: Sequence[int]) -> Dataset:
+    # `select` of no row keeps a table that `add_column` of datasets 5.2 cannot add to.
+    empty: dict[str, list[Any]] = {name: [] for name in scored.column_names}
+    return scored.select(chosen) if chosen else Dataset.from_dict(empty, features=scored.features)
 
 
 def _check_columns(scored: Dataset, config: SelectionConfig, task_column: str, score_column: str) -> None:
@@ -216,11 +229,7 @@ def _choose(order: Sequence[int], pool: _Pool, config: SelectionConfig) -> list[
     if isinstance(config.quotas, dict):
         return _choose_by_task(order, pool, config.quotas)
     if config.threshold is not None:
-        chosen = [index for index in order if pool.scores[index] >= config.threshold]
-        if not chosen:
-            highest = max(pool.scores.values())
-            raise ValueError(f"threshold={config.threshold} chooses nothing: the highest score is {highest}")
-        return chosen
+        return [index for index in order if pool.scores[index] >= config.threshold]
     if config.count is not None:
         return list(order[: _number("count", config.count, len(order))])
     if config.strategy == "gap":
@@ -300,7 +309,7 @@ def _audit(
     named = settings["task_column"] in scored.column_names
     scores = torch.tensor(list(pool.scores.values()), dtype=torch.float64)
     quantiles = scores.quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
-    rows = scored.with_format(None).select(chosen)
+    rows = _rows(scored.with_format(None), chosen)
     terms = [
         list(rows[name]) if name in scored.column_names else [None] * len(chosen)
         for name in ("confidence_linear", "confidence_quadratic")
@@ -312,7 +321,7 @@ def _audit(
         "chosen": len(chosen),
         "not_eligible": pool.not_eligible,
         "tasks": tasks if named else {},
-        "cut_score": pool.scores[chosen[-1]] if by_score else None,
+        "cut_score": pool.scores[chosen[-1]] if by_score and chosen else None,
         "score_quantiles": {str(q): value for q, value in zip(_QUANTILES, quantiles, strict=True)},
         "rows": [
             {

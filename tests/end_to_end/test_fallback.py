@@ -167,6 +167,54 @@ def test_the_held_out_loss_of_a_run_counts_completions_alone(recipe, tmp_path, t
     assert logged[-1] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
+NOTHING = {"forget_strategy": "threshold", "forget_threshold": 1e9, "forget_fraction": None}
+
+
+@pytest.mark.parametrize("changes", [{}, {"unlearn_schedule": "joint"}, {"unlearn_objective": "npo"}], ids=str)
+def test_where_no_score_reaches_the_threshold_training_is_plain(
+    tmp_path, make_model, tokenizer, learning, caplog, changes
+):
+    with caplog.at_level(logging.WARNING):
+        trainer = trained(tmp_path, make_model(), tokenizer, learning, **NOTHING, **changes)
+    assert "No score reaches forget_threshold=1e+09" in caplog.text
+    assert trainer.unlearning_summary()["updates"] == 0
+    weights = trainer.model.state_dict()
+    for name, weight in reference_weights(tmp_path).items():
+        assert torch.equal(weights[name], weight), name
+
+
+def test_a_run_that_unlearns_nothing_can_be_resumed(tmp_path, make_model, tokenizer, learning):
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trained(tmp_path, make_model(), tokenizer, learning, **NOTHING, **saving)
+    checkpoint = str(tmp_path / "checkpoint-3")
+    again = trained(tmp_path, make_model(), tokenizer, learning, resume=checkpoint, **NOTHING, **saving)
+    weights = again.model.state_dict()
+    for name, weight in reference_weights(tmp_path).items():
+        assert torch.equal(weights[name], weight), name
+
+
+def test_scoring_again_may_find_what_was_not_there_before(tmp_path, make_model, tokenizer, learning):
+    """The loss of the learning rows at the start is between both thresholds' reach, and falls by learning."""
+    rescoring = {"confidence_scorer": "loss", "unlearn_rescore_every": 2, "forget_strategy": "threshold"}
+    start = {"forget_fraction": None, "guard": False, "learning_rate": 3e-2, "unlearn_learning_rate": 1e-9}
+    falling = trained(
+        tmp_path / "a", make_model(), tokenizer, learning, forget_threshold=3.5, max_steps=12, **rescoring, **start
+    )
+    assert 0 < falling.unlearning_summary()["updates"] < 11
+
+
+def test_a_run_says_that_nothing_is_unlearned(recipe, tmp_path, capsys):
+    text = recipe.read_text().replace("forget_fraction: 0.5", "forget_strategy: threshold\nforget_threshold: 1.0e+9")
+    recipe.write_text(text)
+    folder = tmp_path / "run"
+    assert main(["run", "--config", str(recipe), "--output_dir", str(folder)]) == 0
+    assert "No score reaches forget_threshold=1e+09" in capsys.readouterr().out
+    plain, lwf = (load_file(folder / arm / "seed-3" / "model.safetensors") for arm in ("plain", "lwf"))
+    assert all(torch.equal(lwf[name], weight) for name, weight in plain.items())
+    assert json.loads((folder / "result.json").read_text())["selection"]["chosen"] == 0
+    assert (folder / "report.html").is_file()
+
+
 def test_baselines_need_a_whole_reference_run(tmp_path):
     with pytest.raises(ValueError, match=r"reference_fraction=0\.5 with baseline='ewc'"):
         config(tmp_path, baseline="ewc", reference_fraction=0.5)

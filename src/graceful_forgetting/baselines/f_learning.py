@@ -25,6 +25,11 @@ class FLearning(Baseline):
 
     def __init__(self, context: BaselineContext) -> None:
         assert context.selected is not None
+        if len(context.selected) == 0:
+            raise ValueError(
+                "baseline='f_learning' subtracts what fine-tuning on the selected self-knowledge changes, and no score "
+                "reaches forget_threshold: lower it"
+            )
         self.weight = context.args.baseline_strength
         self._steps = context.args.baseline_steps
         self._rows = context.selected.select_columns(["input_ids", "labels"])

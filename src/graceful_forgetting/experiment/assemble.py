@@ -115,7 +115,7 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
         strategy=selection.strategy,
         scored=len(scored),
         chosen=len(chosen_scores),
-        cut=min(chosen_scores) if single_cut else None,
+        cut=min(chosen_scores, default=None) if single_cut else None,
         step_size=median(step_sizes) if step_sizes else None,
         crossover_quantiles={str(q): crossovers[round(q * (len(crossovers) - 1))] for q in _QUANTILES if crossovers},
         tasks=tasks,

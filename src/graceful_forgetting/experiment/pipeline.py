@@ -36,8 +36,9 @@ from graceful_forgetting.experiment.stored_preparation import stored_preparation
 from graceful_forgetting.experiment.training import arm_args, run_training
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+from graceful_forgetting.preparation import nothing_selected
 from graceful_forgetting.reference import stopping_after
-from graceful_forgetting.selection import select_with_audit
+from graceful_forgetting.selection import save_selected, select_with_audit
 from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.topology import check_topology, requested_topology
 
@@ -258,8 +259,10 @@ class Pipeline:
         def build(folder: Path, _: str) -> dict[str, Any]:
             scored = load_from_disk(str(scores.path / "rows"))
             selected, audit = select_with_audit(scored, **settings)
-            selected.save_to_disk(str(folder / "rows"))
+            save_selected(selected, folder / "rows")
             write_json(folder / "selection.json", audit)
+            if len(selected) == 0:
+                self.announce(nothing_selected(audit))
             return {"scored": len(scored), "chosen": len(selected)}
 
         return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))

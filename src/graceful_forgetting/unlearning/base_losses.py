@@ -1,6 +1,5 @@
 """What the base model thought of the samples before anything was unlearned."""
 
-import torch
 from datasets import Dataset, Value
 from transformers import PreTrainedModel
 
@@ -26,4 +25,5 @@ def with_base_losses(samples: Dataset, model: PreTrainedModel, batch_size: int) 
             measurement.measure(range(start, min(start + batch_size, len(samples))))[:, LOSS]
             for start in range(0, len(samples), batch_size)
         ]
-    return samples.add_column(BASE_LOSS_COLUMN, torch.cat(parts).tolist(), feature=Value("float64"))
+    losses = [loss for part in parts for loss in part.tolist()]
+    return samples.add_column(BASE_LOSS_COLUMN, losses, feature=Value("float64"))

@@ -59,6 +59,8 @@ class UnlearningTrainer(BaselineTrainer):
         if updates.renew is not None and step > 0 and step % args.unlearn_rescore_every == 0:
             with preserved_rng():
                 updates.replace_samples(*updates.renew())
+        if len(updates.samples) == 0:
+            return
         due = updates_due(args.unlearn_schedule, step, self.state.max_steps, args.unlearn_every, args.seed)
         for _ in range(due):
             with preserved_rng(seed=args.seed + updates.count):

@@ -16,7 +16,7 @@ from transformers.training_args import OptimizerNames
 from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.distributed import sharded_like, whole
-from graceful_forgetting.selection import WEIGHT_COLUMN
+from graceful_forgetting.selection import WEIGHT_COLUMN, save_selected
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.guard import Guard
 from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, Objective
@@ -179,7 +179,7 @@ class UnlearningUpdates:
         if not write:
             return
         with atomic_directory(directory) as partial:
-            self.samples.save_to_disk(str(partial / SAMPLES))
+            save_selected(self.samples, partial / SAMPLES)
             if self.retained is not None:
                 self.retained.save_to_disk(str(partial / RETAINED))
             save_file(tensors, partial / "optimizer.safetensors")
