@@ -72,7 +72,11 @@ def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
             base, ours, never_knew = _pairs(groups, "plain", method, "never_knew")
             recovered = gap_recovered(_scores(base), _scores(ours), _scores(never_knew))
             gap = recovered.gap
-            share = "–" if recovered.fraction is None else f"{100 * recovered.fraction:.0f} %".replace("-", "−")
+            # Without bounds the gap may be none, and a share of it says nothing.
+            if recovered.fraction is None or recovered.low is None:
+                shares.append("–")
+                continue
+            share = f"{100 * recovered.fraction:.0f} %".replace("-", "−")
             shares.append(share + _interval(recovered.low, recovered.high))
         cells = _pairs(groups, guarded)[0]
         back = sum(cell.selection is not None and cell.selection.guard.fell_back for cell in cells)
