@@ -165,6 +165,7 @@ def test_a_killed_worker_changes_nothing(grid, tmp_path, capsys):
     folder = next((tmp_path / "whole" / "shared" / "scores").glob("*.lock"))
     scores = tmp_path / "killed" / "shared" / "scores"
     (scores / f"{folder.stem}.partial-1").mkdir(parents=True)
+    (tmp_path / "killed" / "shared" / "work" / "scores" / f"{folder.stem}.partial-1").mkdir(parents=True)
     (scores / folder.name).touch()
 
     killed = []

@@ -32,5 +32,6 @@ class SharedStages(RunDirectory):
         return FileLock(folder.with_name(f"{key}.lock"))
 
     def _made(self, name: str, key: str, *arguments: Any) -> Any:
-        remove_partials(self.path / name, of=key)
+        for folder in (self._folder(name, key), self._work(name, key)):
+            remove_partials(folder.parent, of=key)
         return super()._made(name, key, *arguments)
