@@ -294,9 +294,9 @@ class Pipeline:
 
     @property
     def _may_fall_back(self) -> bool:
-        """Whether the result is compared with plain fine-tuning; never on test rows."""
-        held_out = self.inputs.sources.learning_validation
-        return self.lwf.guard_fallback and self.lwf.unlearn_every > 0 and held_out is not None
+        """Whether the result is compared with plain fine-tuning; never on the rows that the run is tested on."""
+        held_out = self.run.world_split == "test" and self.inputs.sources.learning_validation is not None
+        return self.lwf.guard_fallback and self.lwf.unlearn_every > 0 and held_out
 
     def preparation_stages(self) -> dict[str, Stage]:
         """The stages that unlearning or the baseline reads, by name; none for a baseline that reads none."""
