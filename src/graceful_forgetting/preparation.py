@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from graceful_forgetting.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.reference import reference_args, restored_weights, stopping_after, train_reference
 from graceful_forgetting.selection import SOURCE_INDEX, save_selected, select_with_audit
+from graceful_forgetting.trials import Candidate, describe, select_by_trial
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset], tex
 
 
 def nothing_selected(audit: Mapping[str, Any]) -> str:
-    """What to tell a user whose threshold no score reaches; `audit` is that of the selection."""
+    """What to tell a user of whose samples none is unlearned; `audit` is that of the selection."""
+    if "trials" in audit:
+        return "No trial run that unlearns has a lower held-out loss than plain fine-tuning: nothing is unlearned"
     return (
         f"No score reaches forget_threshold={audit['settings']['threshold']:g} (the highest is "
         f"{audit['score_quantiles']['1.0']:g}): nothing is unlearned, and training is plain fine-tuning"
@@ -148,6 +151,7 @@ def prepare_unlearning(
     processing_class: PreTrainedTokenizerBase,
     reference_arguments: Mapping[str, Any],
     chat_template: str | None = None,
+    trial_loss: Callable[[Preparation], float] | None = None,
 ) -> Preparation:
     """Elicit, run the reference, estimate the posterior, score and select; whatever `forget_dataset` still needs.
 
@@ -165,6 +169,7 @@ def prepare_unlearning(
         processing_class: tokenizer with a pad token.
         reference_arguments: of the reference run's trainer, beside the settings: `data_collator` and the like.
         chat_template: that learning messages are rendered with, in place of the tokenizer's own.
+        trial_loss: with `args.forget_trials`, makes a trial run from θ_base; the held-out loss at its end.
     """
     work = Path(args.output_dir) / "work"
     posterior: LearningPosterior | None = None
@@ -206,16 +211,32 @@ def prepare_unlearning(
         )
     if SOURCE_INDEX in scored.column_names:
         scored = scored.remove_columns(SOURCE_INDEX)
-    selected, audit = select_with_audit(scored, **asdict(args.selection_config()))
+    selected, audit = _selected(scored, args, trial_loss)
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
     if args.process_index == 0:
         save_preparation(preparation, preparation_folder(args))
-        for stage in ("self_knowledge", "posterior", "scores"):
+        for stage in ("self_knowledge", "posterior", "scores", "trial"):
             shutil.rmtree(work / stage, ignore_errors=True)
     logger.info(f"{len(selected)} of {len(scored)} samples are unlearned")
     if len(selected) == 0:
         logger.warning(nothing_selected(audit))
     return preparation
+
+
+def _selected(
+    scored: Dataset, args: LWFConfig, trial_loss: Callable[[Preparation], float] | None
+) -> tuple[Dataset, dict[str, Any]]:
+    if not args.forget_trials:
+        return select_with_audit(scored, **asdict(args.selection_config()))
+    assert trial_loss is not None
+
+    def held_out_loss(name: str, candidate: Candidate) -> float:
+        logger.info(f"Trial run: unlearning {name}")
+        return trial_loss(Preparation(scored, candidate.selected, candidate.audit))
+
+    chosen = select_by_trial(scored, args, held_out_loss)
+    logger.info(describe(chosen.audit))
+    return chosen.selected, chosen.audit
 
 
 def prepare_posterior(

@@ -37,10 +37,11 @@ from graceful_forgetting.preparation import (
     prepare_unlearning,
     score_again,
 )
-from graceful_forgetting.reference import reference_args, train_reference
+from graceful_forgetting.reference import reference_args, restored_weights, train_reference
 from graceful_forgetting.rng import preserved_rng
 from graceful_forgetting.selection import select_retained
 from graceful_forgetting.topology import check_topology
+from graceful_forgetting.trials import trial_args
 from graceful_forgetting.unlearning.base_losses import with_base_losses
 from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
@@ -194,11 +195,30 @@ class LWFTrainer(UnlearningTrainer):
                 "optimizer_cls_and_kwargs, which both runs make theirs from, or a forget_dataset that is already "
                 f"scored (column {SCORE_COLUMN})"
             )
+        if self.args.forget_trials and self.unlearning_enabled:
+            self._check_trials()
         if self.args.unlearn_rescore_every and self.unlearning_enabled and not self._can_score():
             raise ValueError(
                 f"unlearn_rescore_every={self.args.unlearn_rescore_every} needs what scorer "
                 f"{self.args.confidence_scorer!r} reads, and the samples come scored without it: pass a forget_dataset "
                 "that is not scored yet, or preparation= with the posterior"
+            )
+
+    def _check_trials(self) -> None:
+        if self.eval_dataset is None:
+            raise ValueError(
+                "forget_trials=True needs held-out learning rows to judge trial runs by: pass eval_dataset, or set "
+                "forget_trials=False"
+            )
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "forget_trials=True cannot be used with FSDP, whose trainers cannot share a model: use DDP, or set "
+                "forget_trials=False"
+            )
+        if self.optimizer is not None:
+            raise ValueError(
+                "optimizers holds an optimizer of this model's parameters, which trial runs cannot share: pass "
+                "optimizer_cls_and_kwargs, which all runs make theirs from, or set forget_trials=False"
             )
 
     def _is_scored(self) -> bool:
@@ -249,8 +269,24 @@ class LWFTrainer(UnlearningTrainer):
                 self.processing_class,
                 self._reference_arguments,
                 self.chat_template,
+                self._trial_loss,
             )
         return self.preparation
+
+    def _trial_loss(self, preparation: Preparation) -> float:
+        """Held-out loss after a trial run that unlearns what `preparation` selects; the model comes back as it was."""
+        with restored_weights(self.model):
+            trial = LWFTrainer(
+                self.model,
+                trial_args(self.args, Path(self.args.output_dir) / "work" / "trial"),
+                train_dataset=self.train_dataset,
+                eval_dataset=self.eval_dataset,
+                processing_class=self.processing_class,
+                preparation=preparation,
+                **self._reference_arguments,
+            )
+            trial.train()
+            return trial.held_out_loss()
 
     @property
     def _reference_arguments(self) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def result(runs):
 
 
 # Fields with a default, which older files do not have.
-YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss")
+YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss", "trials")
 
 
 @pytest.fixture

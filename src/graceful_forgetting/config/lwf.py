@@ -105,6 +105,17 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     forget_quotas: dict[str, float] | str | None = taken_from(SelectionConfig, "quotas")
     forget_min_fraction: float = taken_from(SelectionConfig, "min_fraction")
     forget_max_fraction: float = taken_from(SelectionConfig, "max_fraction")
+    forget_trials: bool = setting(
+        False,
+        "Before training, try what unlearning does to the loss on held-out learning rows: a short run that unlearns "
+        "nothing, one that unlearns what forget_strategy selects, and one a forgetting task that unlearns all of it. "
+        "What had the lowest loss is then unlearned. Needs eval_dataset.",
+    )
+    forget_trial_fraction: float = setting(
+        1.0,
+        "Share of the learning updates that a trial run of forget_trials has, in (0, 1]; its rate decays within. Short "
+        "trials are cheaper and judge worse.",
+    )
 
     def __post_init__(self) -> None:
         names = {f.name for f in fields(SFTConfig)}
@@ -130,7 +141,14 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         require_choice("forget_strategy", self.forget_strategy, get_args(SelectionStrategy))
         if self.forget_answers is not None:
             require_choice("forget_answers", self.forget_answers, get_args(ForgetAnswers))
-        require(0 < self.reference_fraction <= 1, "reference_fraction", self.reference_fraction, "in (0, 1]")
+        for name in ("reference_fraction", "forget_trial_fraction"):
+            require(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
+        for name, unused in (("baseline", None), ("unlearn_rescore_every", 0)):
+            if self.forget_trials and getattr(self, name) != unused:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} with forget_trials=True: trial runs choose once what is "
+                    f"unlearned, by unlearning alone; set {name}={unused!r}, or forget_trials=False"
+                )
         if self.unlearn_every > 0 and self.unlearn_lr_scheduler == "follow" and not self.learning_rate > 0:
             raise ValueError(
                 f"learning_rate={self.learning_rate} leaves unlearn_lr_scheduler='follow' nothing to follow: set it "

@@ -19,12 +19,14 @@ from graceful_forgetting.experiment.result import (
     TaskMetrics,
     TaskSelection,
     TrainingRunResult,
+    TrialsResult,
 )
 from graceful_forgetting.experiment.schema import dataclass_from_plain
 from graceful_forgetting.experiment.stages import Stage
 from graceful_forgetting.experiment.summary import summarise
 from graceful_forgetting.experiment.training import LOG_FILE, UNLEARNING_FILE
 from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
+from graceful_forgetting.trials import BY_SCORE
 
 CROSSOVER_COLUMN = "step_size_crossover"
 STEP_SIZE_COLUMN = "step_size"
@@ -103,8 +105,10 @@ def training_log(stage: Stage) -> list[LogEntry]:
 
 def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
     selection = pipeline.lwf.selection_config()
+    trials = read_json(pipeline.selection().path / "selection.json").get("trials")
     chosen_scores = [score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen]
-    single_cut = selection.quotas is None and selection.strategy in ("highest", "threshold")
+    by_score = trials is None or trials["chosen"] == BY_SCORE
+    single_cut = by_score and selection.quotas is None and selection.strategy in ("highest", "threshold")
     tasks: dict[str, TaskSelection] = {}
     for name, source in pipeline.inputs.sources.forgetting.items():
         rows = [chosen for task, chosen in zip(scored[TASK_COLUMN], scored["chosen"], strict=True) if task == name]
@@ -119,4 +123,5 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
         step_size=median(step_sizes) if step_sizes else None,
         crossover_quantiles={str(q): crossovers[round(q * (len(crossovers) - 1))] for q in _QUANTILES if crossovers},
         tasks=tasks,
+        trials=None if trials is None else TrialsResult(**trials),
     )

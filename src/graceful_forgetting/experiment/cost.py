@@ -9,6 +9,8 @@ from graceful_forgetting.experiment.times import duration
 
 # Stages before training, which all seeds share; the reference run is the first plain one.
 PREPARATION = ("self_knowledge", "posterior", "scores", "selection")
+# Further training runs before that of the method, together under their first name.
+RUNS = ("reference", "trials")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ def method_cost(stages: Sequence[StageResult]) -> MethodCost | None:
     if not plain or not unlearning or min(plain) <= 0:
         return None
     preparation = {name: by_name[name] for name in PREPARATION if name in by_name}
+    for kind in RUNS:
+        seconds = [taken for name, taken in by_name.items() if name.startswith(f"{kind}/")]
+        preparation |= {kind: sum(seconds)} if seconds else {}
     return MethodCost(median(plain), preparation, median(unlearning), len(unlearning))
 
 

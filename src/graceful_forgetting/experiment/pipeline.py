@@ -1,6 +1,7 @@
 """The whole method as stages of a run directory; each stage asks for those that it reads."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import cached_property, partial
@@ -34,13 +35,15 @@ from graceful_forgetting.experiment.stage_settings import (
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.experiment.stored_preparation import stored_preparation
 from graceful_forgetting.experiment.training import arm_args, run_training
+from graceful_forgetting.experiment.trial_stages import candidates_stage, choice_stage, write_selection
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import nothing_selected
 from graceful_forgetting.reference import stopping_after
-from graceful_forgetting.selection import save_selected, select_with_audit
+from graceful_forgetting.selection import select_with_audit
 from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.topology import check_topology, requested_topology
+from graceful_forgetting.trials import trial_args
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,12 @@ class Pipeline:
         for _, _, task in self.inputs.test_sets.values():
             if task is not None and run.eval_generate:
                 require_metric(task)
+        if lwf.forget_trials and not self._holds_out:
+            raise ValueError(
+                "forget_trials=True needs held-out learning rows to judge trial runs by, and this run has none: leave "
+                "training rows over (learning_limit below their number, with validation_limit above 0), keep "
+                "world_split=test, or set forget_trials=False"
+            )
         if lwf.forget_answers == "given":
             _ = self.inputs.forgetting_answers  # refuses data without answers
         self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)
@@ -252,31 +261,59 @@ class Pipeline:
         return Need.POSTERIOR in SCORERS[self.lwf.confidence_scorer].needs
 
     def selection(self, seed: int | None = None) -> Stage:
-        """The samples to unlearn; `seed`: of strategy 'random', none for that of the run."""
+        """The samples to unlearn; `seed`: of strategy 'random' and of trial runs, none for that of the run."""
         scores = self.scores()
         settings = asdict(self.lwf.selection_config()) | ({} if seed is None else {"seed": seed})
+        if self.lwf.forget_trials:
+            return self._once("selection", lambda: self._by_trial(self.seeds[0] if seed is None else seed, settings))
 
         def build(folder: Path, _: str) -> dict[str, Any]:
             scored = load_from_disk(str(scores.path / "rows"))
             selected, audit = select_with_audit(scored, **settings)
-            save_selected(selected, folder / "rows")
-            write_json(folder / "selection.json", audit)
+            write_selection(folder, selected, audit)
             if len(selected) == 0:
                 self.announce(nothing_selected(audit))
             return {"scored": len(scored), "chosen": len(selected)}
 
         return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))
 
+    def _by_trial(self, seed: int, settings: dict[str, Any]) -> Stage:
+        """The samples to unlearn, as trial runs with this seed show."""
+        tried = candidates_stage(self.directory, self.scores(), settings)
+        trials = {name: self._trial(name, candidate, seed) for name, candidate in tried.items()}
+        return choice_stage(self.directory, tried, trials, self.lwf.forget_trial_fraction, self.announce)
+
+    def _trial(self, name: str, candidate: Stage, seed: int) -> Stage:
+        """A short run that unlearns a candidate; it records the held-out loss at its end."""
+        stage_name = f"trials/{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}/seed-{seed}"
+        preparation = self.preparation_stages(candidate)
+        settings = {
+            **self._unlearning_settings(seed),
+            "fraction": self.lwf.forget_trial_fraction,
+            "held_out": self.inputs.data_fingerprints["learning_validation"],
+        }
+
+        def build(folder: Path, key: str) -> dict[str, Any]:
+            args = arm_args(self.lwf, self.directory.work_folder(stage_name, key), seed)
+            return run_training(
+                folder,
+                self.inputs.loader.trainable(self.inputs.sources.model, seed),
+                trial_args(args, args.output_dir),
+                self.inputs.learning_rows,
+                self.inputs.held_out_rows,
+                self.inputs.tokenizer,
+                plain=False,
+                preparation=stored_preparation(preparation),
+                keep_model=False,
+                measure_held_out=True,
+            )
+
+        return self.directory.stage(stage_name, settings, list(preparation.values()), build)
+
     def lwf_run(self, seed: int) -> Stage:
         """Fine-tuning with unlearning of the selected samples, or with a baseline."""
         name, preparation = f"lwf/seed-{seed}", self.preparation_stages()
-        settings = {
-            **self._learning_settings(),
-            **self._settings(*UNLEARNING_PREFIXES),
-            "seed": seed,
-            "fingerprint": self.inputs.base_fingerprint,
-            "data": self.inputs.data_fingerprints["learning_train"],
-        }
+        settings = self._unlearning_settings(seed)
         if self._may_fall_back:
             preparation["plain"] = self.plain(seed)
             settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
@@ -292,18 +329,34 @@ class Pipeline:
             ),
         )
 
+    def _unlearning_settings(self, seed: int) -> dict[str, Any]:
+        return {
+            **self._learning_settings(),
+            **self._settings(*UNLEARNING_PREFIXES),
+            "seed": seed,
+            "fingerprint": self.inputs.base_fingerprint,
+            "data": self.inputs.data_fingerprints["learning_train"],
+        }
+
+    @property
+    def _holds_out(self) -> bool:
+        """Whether there are held-out learning rows to judge by; never the rows that the run is tested on."""
+        return self.run.world_split == "test" and self.inputs.sources.learning_validation is not None
+
     @property
     def _may_fall_back(self) -> bool:
-        """Whether the result is compared with plain fine-tuning; never on the rows that the run is tested on."""
-        held_out = self.run.world_split == "test" and self.inputs.sources.learning_validation is not None
-        return self.lwf.guard_fallback and self.lwf.unlearn_every > 0 and held_out
+        """Whether the result is compared with plain fine-tuning."""
+        return self.lwf.guard_fallback and self.lwf.unlearn_every > 0 and self._holds_out
 
-    def preparation_stages(self) -> dict[str, Stage]:
-        """The stages that unlearning or the baseline reads, by name; none for a baseline that reads none."""
+    def preparation_stages(self, selection: Stage | None = None) -> dict[str, Stage]:
+        """The stages that unlearning or the baseline reads, by name; none for a baseline that reads none.
+
+        `selection`: another stage in place of that of the run.
+        """
         needs = frozenset() if self.lwf.baseline is None else BASELINES[self.lwf.baseline].needs
         stages: dict[str, Stage] = {}
         if self.lwf.unlearn_every > 0 or BaselineNeed.SELF_KNOWLEDGE in needs:
-            stages |= {"scores": self.scores(), "selection": self.selection()}
+            stages |= {"scores": self.scores(), "selection": selection or self.selection()}
         if BaselineNeed.POSTERIOR in needs or (self.needs_posterior and self.lwf.unlearn_rescore_every):
             stages["posterior"] = self.posterior()
         return stages

@@ -172,12 +172,24 @@ class TaskSelection:
 
 
 @dataclass
+class TrialsResult:
+    """What trial runs said: the candidate that was chosen, and the held-out loss of each, in nats per token.
+
+    `fraction`: share of the learning updates that a trial has.
+    """
+
+    chosen: str
+    fraction: float
+    held_out_losses: dict[str, float | None]
+
+
+@dataclass
 class SelectionResult:
     """What was chosen for unlearning.
 
     `cut`: the confidence at the boundary, None where no single one exists. `crossover_quantiles`: quantiles
     over samples (keyed "0.1", "0.5", ...) of the step size at which the quadratic term equals the linear
-    one.
+    one. `trials`: None where the scores alone decided.
     """
 
     strategy: str
@@ -187,6 +199,7 @@ class SelectionResult:
     step_size: float | None
     crossover_quantiles: dict[str, float]
     tasks: dict[str, TaskSelection]
+    trials: TrialsResult | None = added(None)
 
 
 @dataclass

@@ -77,6 +77,7 @@ def run_training(
     preparation: Preparation | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     keep_model: bool = True,
+    measure_held_out: bool = False,
 ) -> dict[str, Any]:
     """Train `model` in place; write it, its tokenizer, `training_log.json` and `unlearning.json` into `folder`.
 
@@ -85,12 +86,13 @@ def run_training(
     without `keep_model` only the two JSON files are written.
 
     Returns:
-        counts to record with the stage.
+        counts to record with the stage; with `measure_held_out`, which is not for plain runs, also `held_out_loss`,
+        that on `eval_dataset` at the end in nats per token.
     """
     trainer: PlainTrainer
     common: dict[str, Any] = {
         "train_dataset": train_dataset,
-        "eval_dataset": eval_dataset if args.eval_strategy != "no" or args.guard_fallback else None,
+        "eval_dataset": eval_dataset if args.eval_strategy != "no" or args.guard_fallback or measure_held_out else None,
         "processing_class": processing_class,
     }
     if plain:
@@ -112,6 +114,9 @@ def run_training(
         unlearning = trainer.unlearning_summary()
     write_json(folder / UNLEARNING_FILE, unlearning)
     detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
+    if measure_held_out:
+        assert isinstance(trainer, LWFTrainer)
+        detail["held_out_loss"] = trainer.held_out_loss()
     if not plain:
         detail["unlearning_updates"] = unlearning["updates"]
     if checkpoint is not None:

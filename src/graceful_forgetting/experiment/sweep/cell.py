@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graceful_forgetting.artifacts import atomic_file, read_json
-from graceful_forgetting.experiment.result import GuardResult, Metric, Provenance, StageResult, TaskMetrics
-from graceful_forgetting.experiment.schema import dataclass_from_plain
+from graceful_forgetting.experiment.result import (
+    GuardResult,
+    Metric,
+    Provenance,
+    StageResult,
+    TaskMetrics,
+    TrialsResult,
+)
+from graceful_forgetting.experiment.schema import added, dataclass_from_plain
 from graceful_forgetting.experiment.summary import primary_metric
 
 CELL_SCHEMA_VERSION = 1
@@ -53,7 +60,10 @@ class ScoreSummary:
 
 @dataclass
 class CellSelection:
-    """What was unlearned: samples scored and chosen, chosen by task and by kind (where that is known)."""
+    """What was unlearned: samples scored and chosen, chosen by task and by kind (where that is known).
+
+    `trials`: None where the scores alone decided.
+    """
 
     scored: int
     chosen: int
@@ -61,6 +71,7 @@ class CellSelection:
     chosen_by_kind: dict[str, int]
     unlearn_updates: int
     guard: GuardResult
+    trials: TrialsResult | None = added(None)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.pipeline import Pipeline
 from graceful_forgetting.experiment.provenance import collect_provenance
 from graceful_forgetting.experiment.recipe import Recipe, recipe_from_fields
-from graceful_forgetting.experiment.result import GuardResult, TaskMetrics
+from graceful_forgetting.experiment.result import GuardResult, TaskMetrics, TrialsResult
 from graceful_forgetting.experiment.schema import dataclass_from_plain
 from graceful_forgetting.experiment.shared_stages import SharedStages
 from graceful_forgetting.experiment.stage_settings import WITHOUT_EFFECT
@@ -104,7 +104,7 @@ class CellPipeline(Pipeline):
         )
 
     def selection(self, seed: int | None = None) -> Stage:
-        """The samples to unlearn; a random choice is drawn by the cell's own seed."""
+        """The samples to unlearn; random choices and trial runs are by the cell's own seed."""
         return super().selection(self.cell.seed if seed is None else seed)
 
     def _kept(self, name: str) -> bool:
@@ -238,6 +238,7 @@ def _unlearned(pipeline: CellPipeline, stage: Stage) -> tuple[CellSelection, Sco
     """What was chosen and what the scores say of it. The scores are read again; each stage is made once a process."""
     scored = load_from_disk(str(pipeline.scores().path / "rows"))
     chosen = load_from_disk(str(pipeline.selection().path / "rows"))["source_index"]
+    trials = read_json(pipeline.selection().path / "selection.json").get("trials")
     kinds = kinds_of(scored, pipeline.inputs.sources.forgetting)
     tasks = scored["forgetting_task"]
     unlearning = read_json(stage.path / UNLEARNING_FILE)
@@ -248,5 +249,6 @@ def _unlearned(pipeline: CellPipeline, stage: Stage) -> tuple[CellSelection, Sco
         chosen_by_kind=dict(sorted(Counter(kind for index in chosen if (kind := kinds[index]) is not None).items())),
         unlearn_updates=unlearning["updates"],
         guard=GuardResult(**unlearning["guard"]),
+        trials=None if trials is None else TrialsResult(**trials),
     )
     return selection, score_summary(scored, kinds, pipeline.lwf.confidence_scorer)

@@ -1,0 +1,82 @@
+"""The stages of trial runs: what is tried, and what is chosen by it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+
+from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.config import SelectionConfig
+from graceful_forgetting.experiment.stages import RunDirectory, Stage
+from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.preparation import nothing_selected
+from graceful_forgetting.selection import save_selected
+from graceful_forgetting.trials import Candidate, candidates, chosen_by_trial, describe
+
+
+def write_selection(folder: Path, selected: Dataset, audit: Mapping[str, Any]) -> None:
+    """Write what is unlearned, and why, as `stored_preparation` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_selected(selected, folder / "rows")
+    write_json(folder / "selection.json", audit)
+
+
+def candidates_stage(directory: RunDirectory, scores: Stage, settings: Mapping[str, Any]) -> dict[str, Stage]:
+    """What may be unlearned, by name, each as the stage of a selection.
+
+    Args:
+        directory: of the run.
+        scores: the stage of the scored samples.
+        settings: those of `SelectionConfig`.
+    """
+
+    def build(folder: Path, _: str) -> dict[str, Any]:
+        scored = load_from_disk(str(scores.path / "rows"))
+        tried = candidates(scored, SelectionConfig(**settings))
+        for number, candidate in enumerate(tried.values()):
+            write_selection(folder / str(number), candidate.selected, candidate.audit)
+        write_json(folder / "names.json", list(tried))
+        return {"candidates": len(tried)}
+
+    stage = directory.stage("candidates", dict(settings), [scores], build)
+    names: list[str] = read_json(stage.path / "names.json")
+    # Told apart by the name, which the trial's key is made of.
+    return {
+        name: replace(stage, path=stage.path / str(number), key=fingerprint_json([stage.key, name]))
+        for number, name in enumerate(names)
+    }
+
+
+def choice_stage(
+    directory: RunDirectory,
+    tried: Mapping[str, Stage],
+    trials: Mapping[str, Stage],
+    fraction: float,
+    announce: Callable[[str], None],
+) -> Stage:
+    """The stage `selection`: the candidate whose trial run had the lowest held-out loss.
+
+    Args:
+        directory: of the run.
+        tried: the candidates, by name.
+        trials: their trial runs, by the same names.
+        fraction: share of the learning updates that a trial has.
+        announce: receives a line on what was found.
+    """
+
+    def build(folder: Path, _: str) -> dict[str, Any]:
+        losses = {name: trial.detail["held_out_loss"] for name, trial in trials.items()}
+        stored = {
+            name: Candidate(load_from_disk(str(stage.path / "rows")), read_json(stage.path / "selection.json"))
+            for name, stage in tried.items()
+        }
+        chosen = chosen_by_trial(stored, losses, fraction)
+        write_selection(folder, chosen.selected, chosen.audit)
+        announce(describe(chosen.audit))
+        if len(chosen.selected) == 0:
+            announce(nothing_selected(chosen.audit))
+        return {"tried": len(tried), "chosen": len(chosen.selected)}
+
+    return directory.stage("selection", {"fraction": fraction}, [*tried.values(), *trials.values()], build)

@@ -1,0 +1,114 @@
+"""Stage 4, by trial: of several selections, the one that is seen to help the learning task; or none."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from graceful_forgetting.config import LWFConfig, SelectionConfig
+from graceful_forgetting.reference import reference_args
+from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
+
+NOTHING = "nothing"
+BY_SCORE = "by score"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may be unlearned: chosen rows with `source_index`, and the record of the choice, ready for JSON."""
+
+    selected: Dataset
+    audit: dict[str, Any]
+
+
+def candidates(scored: Dataset, config: SelectionConfig) -> dict[str, Candidate]:
+    """The selections that are tried, by name: nothing; what `config` selects; and each forgetting task as a whole.
+
+    A task is left out where it is all that there is to forget, and so is one that is what `config` selects.
+
+    Args:
+        scored: rows with a score and a column `forgetting_task`.
+        config: how samples are selected by their scores.
+
+    Raises:
+        ValueError: as `select_for_unlearning`.
+    """
+    by_score = Candidate(*select_with_audit(scored, **asdict(config)))
+    audit = by_score.audit
+    found = {NOTHING: Candidate(by_score.selected.select([]), _nothing_chosen(audit))}
+    if audit["chosen"] > 0:
+        found[BY_SCORE] = by_score
+    known = {frozenset(by_score.selected[SOURCE_INDEX])}
+    for task, counts in audit["tasks"].items():
+        if counts["eligible"] in (0, audit["eligible"]):
+            continue
+        whole = Candidate(*select_with_audit(scored, strategy="highest", quotas={task: counts["eligible"]}))
+        rows = frozenset(whole.selected[SOURCE_INDEX])
+        if rows not in known:
+            known.add(rows)
+            found[f"task {task}"] = whole
+    return found
+
+
+def _nothing_chosen(audit: Mapping[str, Any]) -> dict[str, Any]:
+    tasks = {task: {**counts, "chosen": 0, "cut_score": None} for task, counts in audit["tasks"].items()}
+    return {**audit, "chosen": 0, "tasks": tasks, "cut_score": None, "rows": []}
+
+
+def chosen_by_trial(tried: Mapping[str, Candidate], losses: Mapping[str, float], fraction: float) -> Candidate:
+    """The candidate with the lowest held-out loss; the first of equal ones, so that nothing is before anything.
+
+    Args:
+        tried: candidates by name, nothing first.
+        losses: held-out loss after the trial run of each, in nats per token; one that is not a number loses.
+        fraction: share of the learning updates that a trial has; for the record.
+
+    Returns:
+        the candidate, with the record of the trials in its audit under `trials`.
+    """
+    # A comparison with a number that is none is false: so the key of such a loss is infinity.
+    best = min(tried, key=lambda name: losses[name] if losses[name] == losses[name] else float("inf"))
+    record = {"chosen": best, "fraction": fraction, "held_out_losses": {name: losses[name] for name in tried}}
+    return Candidate(tried[best].selected, {**tried[best].audit, "trials": record})
+
+
+def trial_args(args: LWFConfig, output_dir: str | Path) -> LWFConfig:
+    """The settings of a trial run: those of `args`, shorter by `forget_trial_fraction`, with nothing saved or reported.
+
+    Its learning rate decays within the trial, since losses at a high rate say little about those at the end.
+    """
+    trial = copy.copy(args)
+    for name, value in vars(reference_args(args, output_dir)).items():
+        setattr(trial, name, value)
+    fraction = args.forget_trial_fraction
+    if args.max_steps > 0:
+        trial.max_steps = max(1, round(fraction * args.max_steps))
+    else:
+        trial.num_train_epochs = fraction * args.num_train_epochs
+    if args.warmup_steps >= 1:
+        trial.warmup_steps = round(fraction * args.warmup_steps)
+    trial.forget_trials = trial.guard_fallback = False
+    return trial
+
+
+def select_by_trial(scored: Dataset, args: LWFConfig, held_out_loss: Callable[[str, Candidate], float]) -> Candidate:
+    """Try what `candidates` finds, and choose by `chosen_by_trial`.
+
+    Args:
+        scored: rows with a score and a column `forgetting_task`.
+        args: settings of the run.
+        held_out_loss: makes the trial run of a candidate, given with its name; the loss at its end.
+    """
+    tried = candidates(scored, args.selection_config())
+    losses = {name: held_out_loss(name, candidate) for name, candidate in tried.items()}
+    return chosen_by_trial(tried, losses, args.forget_trial_fraction)
+
+
+def describe(audit: Mapping[str, Any]) -> str:
+    """What the trials said, in one line; `audit` is that of `chosen_by_trial`."""
+    trials = audit["trials"]
+    losses = ", ".join(f"{name} {loss:.4g}" for name, loss in trials["held_out_losses"].items())
+    return f"Held-out loss in nats per token when trying to unlearn: {losses}. Unlearned is: {trials['chosen']}"
