@@ -240,12 +240,15 @@ def lora(model: PreTrainedModel, seed: int, spread: float) -> PreTrainedModel:
     return adapted
 
 
+@pytest.mark.parametrize("fisher_at", ["reference", "base"])
 @pytest.mark.parametrize("spread", [0.0, 0.05], ids=["fresh", "trained"])
-def test_merged_space_scores_as_the_dense_models_do(make_model: MakeModel, rows: Dataset, spread: float) -> None:
+def test_merged_space_scores_as_the_dense_models_do(
+    make_model: MakeModel, rows: Dataset, spread: float, fisher_at: str
+) -> None:
     """A LoRA model in the merged space against the merged models, restricted to the weights with an adapter."""
     model = perturbed(make_model(), 5, 0.1)
     base, reference = lora(model, 1, spread), lora(model, 1, 0.1)
-    config = PosteriorConfig(parameter_space="merged", estimator="empirical")
+    config = PosteriorConfig(parameter_space="merged", estimator="empirical", fisher_at=fisher_at)
     posterior = estimate_posterior(base, reference, rows, config)
     targets = {name.removeprefix("base_model.model.").replace(".base_layer", ""): name for name in posterior.mean}
     assert len(targets) == 7
@@ -255,7 +258,8 @@ def test_merged_space_scores_as_the_dense_models_do(make_model: MakeModel, rows:
     for dense in (dense_base, dense_reference):
         for name, parameter in dense.named_parameters():
             parameter.requires_grad_(name in targets)
-    dense_posterior = estimate_posterior(dense_base, dense_reference, rows, PosteriorConfig(estimator="empirical"))
+    dense_config = PosteriorConfig(estimator="empirical", fisher_at=fisher_at)
+    dense_posterior = estimate_posterior(dense_base, dense_reference, rows, dense_config)
     for dense_name, name in targets.items():
         torch.testing.assert_close(posterior.mean[name], dense_posterior.mean[dense_name], rtol=1e-5, atol=1e-6)
         scale = float(dense_posterior.precision[dense_name].max())
