@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from graceful_forgetting import LearningPosterior, LWFConfig, LWFTrainer, score_
 from graceful_forgetting.confidence import oracle_fisher
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import estimate_fisher
+from graceful_forgetting.preparation import score_again
 
 
 def config(folder: Path, **changes) -> LWFConfig:
@@ -287,6 +289,29 @@ def test_merged_adapter_space_with_its_own_step_sizes(tmp_path, make_model, toke
     assert all(name.endswith("base_layer.weight") for name in preparation.posterior.mean)
     assert len(set(preparation.scored["step_size"])) > 1
     assert min(preparation.scored["confidence_constant"]) > 0, "the merged adapter has moved the dense weights"
+
+
+def test_scored_again_the_crossover_is_that_of_the_weights_of_the_moment(
+    tmp_path, make_model, tokenizer, learning, forgetting
+):
+    trainer = LWFTrainer(
+        make_model(),
+        config(tmp_path, confidence_step_size_rule="crossover", confidence_step_size=2.0),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting,
+    )
+    preparation = trainer.prepare_unlearning()
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            parameter.add_(0.5 * (preparation.posterior.mean[name] - parameter))
+    again = score_again(trainer.model, trainer.args, preparation, trainer.train_dataset)
+    steps = []
+    for scored in (preparation.scored, again.scored):
+        (step,) = set(scored["step_size"])
+        assert step == 2.0 * median(scored["step_size_crossover"])
+        steps.append(step)
+    assert steps[0] != steps[1]
 
 
 def test_a_preparation_killed_while_scoring_goes_on_from_its_shards(

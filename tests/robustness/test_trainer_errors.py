@@ -73,7 +73,7 @@ def build(tmp_path, make_model, tokenizer, learning, forgetting):
         ("confidence_step_size", float("inf"), "step_size=inf .*above 0"),
         ("posterior_estimator", "fisher", "estimator='fisher' .*sampled, empirical, exact"),
         ("confidence_scorer", "fc", "scorer='fc' .*lwf, linear, overlap"),
-        ("confidence_step_size_rule", "adam", "step_size_rule='adam' .*fixed, polyak, line_search"),
+        ("confidence_step_size_rule", "adam", "step_size_rule='adam' .*fixed, crossover, polyak, line_search"),
         ("posterior_fisher_at", "start", "fisher_at='start' .*reference, base"),
         ("posterior_num_samples", 0, "num_samples=0 .*at least 1"),
         ("elicitation_top_p", 0.0, r"top_p=0.0 .*\(0, 1\]"),
