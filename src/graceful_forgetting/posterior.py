@@ -194,7 +194,7 @@ def estimate_posterior(
 
     F_L is estimated at θ*_L, as in Laplace's approximation, or with `config.fisher_at='base'` at θ_base. There it
     does not depend on the reference run; of a LoRA model whose factors B are still 0 it is 0 for the factors A, which
-    then have no gradient in any sample either.
+    then have no gradient in any sample either (scored again at other weights they have one, which F leaves out).
 
     Where the reference model is the base model's own module, fine-tuned in place, one of the two has to be given by
     what was kept of it: for F at θ*_L the base model by its fingerprint, for F at θ_base the reference by its mean.
