@@ -84,7 +84,7 @@ def estimate_fisher(
     which differs from that of one process by the rounding of float32.
 
     Args:
-        model: at θ*_L; left as it was.
+        model: at the weights where F is wanted, whatever `config.fisher_at` says; left as it was.
         learning: tokenised (`input_ids`, `labels`). Rows in which no token counts are left out, with a
             warning.
         config: estimator, samples, parameters, batch size, seed.

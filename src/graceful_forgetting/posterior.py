@@ -22,7 +22,7 @@ from graceful_forgetting.fingerprint import fingerprint_model, fingerprint_rows,
 from graceful_forgetting.fisher import estimate_fisher, fisher_estimate
 from graceful_forgetting.parameters import ParameterValues, covered_parameters, matching_names, unrestricted_names
 
-__all__ = ["POSTERIOR_FILE", "LearningPosterior", "estimate_fisher", "estimate_posterior"]
+__all__ = ["POSTERIOR_FILE", "LearningPosterior", "estimate_fisher", "estimate_posterior", "reference_mean"]
 
 FORMAT_VERSION = 2
 POSTERIOR_FILE = "posterior.safetensors"
@@ -31,14 +31,14 @@ _MEAN, _PRECISION = "mean.", "precision."
 
 
 class LearningPosterior:
-    """The learning task's posterior by Laplace: mean θ*_L, precision the diagonal Fisher information there.
+    """The learning task's posterior by Laplace: mean θ*_L, precision the diagonal Fisher information.
 
     Args:
         mean, precision: float32 CPU tensors by `named_parameters()` name, of the parameters covered; a tied
             weight stands once, under that name. Read from a file they are memory-mapped.
         metadata: JSON-able; its entry `model` is the fingerprint of the *base* model that the posterior is
             for, `parameters` (`space`, `pattern`, `last_blocks`) says which parameters are covered; without it
-            all trainable ones are.
+            all trainable ones are; `fisher_at` ('reference' or 'base') at which weights the precision was estimated.
 
     Raises:
         ValueError: the two differ in names or shapes; a precision that is negative or not finite, or a mean
@@ -167,20 +167,42 @@ _FINGERPRINT_MEANING = {
 }
 
 
+def reference_mean(reference_model: nn.Module, config: PosteriorConfig | None = None) -> dict[str, Tensor]:
+    """θ*_L by name, of the parameters that a posterior of these settings covers: float32 copies on the CPU.
+
+    Raises:
+        ValueError: no parameter that requires a gradient, or none that is covered.
+    """
+    config = config or PosteriorConfig()
+    if not any(parameter.requires_grad for parameter in reference_model.parameters()):
+        raise ValueError("reference_model has no parameter that requires a gradient; unfreeze what was trained")
+    names = _covered(reference_model, config)
+    values = ParameterValues(reference_model, names)
+    # Copied: the reference model may be the base model's own module, which is then set back to θ_base.
+    return {name: values[name].to("cpu", copy=True) for name in names}
+
+
 def estimate_posterior(
     model: PreTrainedModel | Mapping[str, Any],
-    reference_model: PreTrainedModel,
+    reference_model: PreTrainedModel | Mapping[str, Tensor],
     learning: Dataset,
     config: PosteriorConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     resume_dir: str | Path | None = None,
 ) -> LearningPosterior:
-    """The posterior of the learning task: mean θ*_L, the reference model's weights; precision F_L there.
+    """The posterior of the learning task: mean θ*_L, the reference model's weights; precision F_L.
+
+    F_L is estimated at θ*_L, as in Laplace's approximation, or with `config.fisher_at='base'` at θ_base. There it
+    does not depend on the reference run; of a LoRA model whose factors B are still 0 it is 0 for the factors A, which
+    then have no gradient in any sample either (scored again at other weights they have one, which F leaves out).
+
+    Where the reference model is the base model's own module, fine-tuned in place, one of the two has to be given by
+    what was kept of it: for F at θ*_L the base model by its fingerprint, for F at θ_base the reference by its mean.
 
     Args:
-        model: the base model, or its fingerprint (`fingerprint_model`), taken before the same module object
-            was fine-tuned into the reference model.
-        reference_model: the base model fine-tuned on the learning task; left as it was.
+        model: the base model. With `fisher_at='reference'` also its fingerprint (`fingerprint_model`).
+        reference_model: the base model fine-tuned on the learning task. With `fisher_at='base'` also its weights
+            (`reference_mean`, under the same config). Models are left as they were.
         learning: the learning task, any form that `graceful_forgetting.data.tokenize_dataset` takes.
         config: estimator, number of samples, parameters, batch size, seed; default `PosteriorConfig()`.
         processing_class: tokenizer; may be None where the data are tokenised.
@@ -191,26 +213,22 @@ def estimate_posterior(
         settings, `trace` (Σ F) and `trace_standard_error` (null for a single sample), and versions.
 
     Raises:
-        ValueError: the models differ in their trainable parameters; data that cannot be used, as in
-            `estimate_fisher`.
+        ValueError: the models differ in their trainable parameters; the model that F is estimated at is not given
+            as a model; data that cannot be used, as in `estimate_fisher`.
         FloatingPointError: a gradient that is not finite.
     """
     config = config or PosteriorConfig()
-    if not any(parameter.requires_grad for parameter in reference_model.parameters()):
-        raise ValueError("reference_model has no parameter that requires a gradient; unfreeze what was trained")
-    names = list(
-        covered_parameters(reference_model, config.parameter_space, config.parameter_pattern, config.last_blocks)
-    )
-    values = ParameterValues(reference_model, names)
-    # Copied: the reference model may be the base model's own module, which is then set back to θ_base.
-    mean = {name: values[name].clone() for name in names}
+    measured = _measured(model, reference_model, config)
+    mean = reference_mean(reference_model, config) if isinstance(reference_model, nn.Module) else dict(reference_model)
     if isinstance(model, nn.Module):
         partial = config.parameter_pattern is not None or config.last_blocks is not None
         expected = () if partial else unrestricted_names(model, config.parameter_space)
         _check_parameters(model, {name: p.shape for name, p in mean.items()}, expected, "the reference model")
+        if measured is model:
+            _check_covered(model, mean, config)
         model = fingerprint_model(model)
     rows = tokenised_rows(learning, processing_class, argument="learning")
-    fisher = fisher_estimate(reference_model, rows, config, resume_dir)
+    fisher = fisher_estimate(measured, rows, config, resume_dir)
     metadata = {
         "model": dict(model),
         "data": fingerprint_rows(rows),
@@ -220,6 +238,7 @@ def estimate_posterior(
             "last_blocks": config.last_blocks,
         },
         "estimator": config.estimator,
+        "fisher_at": config.fisher_at,
         "draws": config.draws,
         "num_samples": fisher.num_samples,
         "trace": fisher.trace,
@@ -228,6 +247,54 @@ def estimate_posterior(
         "versions": _versions(),
     }
     return LearningPosterior(mean, fisher.diagonal, metadata)
+
+
+def _measured(
+    model: PreTrainedModel | Mapping[str, Any],
+    reference_model: PreTrainedModel | Mapping[str, Tensor],
+    config: PosteriorConfig,
+) -> PreTrainedModel:
+    """The model at whose weights F is estimated."""
+    if config.fisher_at == "reference":
+        if isinstance(reference_model, nn.Module):
+            return reference_model
+        raise ValueError(
+            "fisher_at='reference' needs the reference model itself, and reference_model is its weights only: pass the "
+            "model at θ*_L, or use fisher_at='base'"
+        )
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            "fisher_at='base' needs the base model itself, and model is its fingerprint only: pass the model at θ_base "
+            "(where it is the reference model's own module: set back to θ_base, with reference_model=reference_mean("
+            "...) taken before), or use fisher_at='reference'"
+        )
+    if model is reference_model:
+        raise ValueError(
+            "fisher_at='base': model and reference_model are the same module, which cannot be at θ_base and at θ*_L at "
+            "once: pass reference_model=reference_mean(...), taken before the module was set back to θ_base"
+        )
+    return model
+
+
+def _covered(model: nn.Module, config: PosteriorConfig) -> list[str]:
+    return list(covered_parameters(model, config.parameter_space, config.parameter_pattern, config.last_blocks))
+
+
+def _check_covered(model: nn.Module, mean: Mapping[str, Tensor], config: PosteriorConfig) -> None:
+    """Raise unless F at the base model is of the parameters of `mean`."""
+    covered = set(_covered(model, config))
+    frozen = sorted(set(mean) - covered)
+    if frozen:
+        raise ValueError(
+            f"fisher_at='base': {_first(frozen)} does not require a gradient in the base model, as in the reference "
+            "model; unfreeze there what was trained"
+        )
+    missing = sorted(covered - set(mean))
+    if missing:
+        raise ValueError(
+            f"fisher_at='base': {_first(missing)} is covered by config, and reference_model has no weights of it; take "
+            "reference_mean(...) under the same config"
+        )
 
 
 def _check_parameters(

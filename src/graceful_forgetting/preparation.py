@@ -21,7 +21,7 @@ from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.learning_rows import single_examples
-from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+from graceful_forgetting.posterior import LearningPosterior, estimate_posterior, reference_mean
 from graceful_forgetting.reference import reference_args, restored_weights, stopping_after, train_reference
 from graceful_forgetting.selection import SOURCE_INDEX, save_selected, select_with_audit
 from graceful_forgetting.trials import Candidate, describe, select_by_trial
@@ -246,13 +246,28 @@ def prepare_posterior(
     processing_class: PreTrainedTokenizerBase,
     reference_arguments: Mapping[str, Any],
 ) -> tuple[LearningPosterior, list[dict[str, float]]]:
-    """Run the plain reference, keep it in `<output_dir>/reference`, and estimate the posterior at its weights.
+    """Run the plain reference, keep it in `<output_dir>/reference`, and estimate the posterior.
 
     Arguments as in `prepare_unlearning`; the model comes back with the weights that it came with.
 
     Returns:
         the posterior and the training log of the reference run.
     """
+    config = args.posterior_config()
+
+    def estimated(
+        base: PreTrainedModel | PeftModel | Mapping[str, Any],
+        reference: PreTrainedModel | PeftModel | Mapping[str, Tensor],
+    ) -> LearningPosterior:
+        return estimate_posterior(
+            base,
+            reference,
+            single_examples(train_dataset, args.posterior_num_samples),
+            config,
+            processing_class,
+            resume_dir=Path(args.output_dir) / "work" / "posterior",
+        )
+
     base_fingerprint = fingerprint_model(model)
     logger.info("Reference run: plain fine-tuning on the learning task")
     with restored_weights(model):
@@ -266,15 +281,14 @@ def prepare_posterior(
         )
         # On every process, since shards are gathered; one writes.
         reference.save_model()
-        posterior = estimate_posterior(
-            base_fingerprint,
-            model,
-            single_examples(train_dataset, args.posterior_num_samples),
-            args.posterior_config(),
-            processing_class,
-            resume_dir=Path(args.output_dir) / "work" / "posterior",
-        )
-        posterior.metadata["reference_fraction"] = args.reference_fraction
+        # One module is at θ_base or at θ*_L: of the other, what was kept of it stands in.
+        if config.fisher_at == "reference":
+            posterior = estimated(base_fingerprint, model)
+        else:
+            mean = reference_mean(model, config)
+    if config.fisher_at == "base":
+        posterior = estimated(model, mean)
+    posterior.metadata["reference_fraction"] = args.reference_fraction
     return posterior, reference_log
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -40,15 +41,23 @@ posterior = estimate_posterior(base, reference, rows, config, resume_dir=folder 
 results["trace"] = posterior.metadata["trace"]
 results["precision"] = {name: float(tensor.double().sum()) for name, tensor in posterior.precision.items()}
 posterior.save_pretrained(folder / f"own-{state.process_index}")
+at_base = PosteriorConfig(batch_size=4, shard_size=8, fisher_at="base")
+at_base = estimate_posterior(base, reference, rows, at_base, resume_dir=folder / "posterior")
+results["at base"] = {name: float(tensor.double().sum()) for name, tensor in at_base.precision.items()}
 # Scores are compared under one and the same posterior.
 if state.num_processes == 1:
     posterior.save_pretrained(folder / "shared")
 else:
     posterior = type(posterior).from_pretrained(folder / "shared", model=base)
-for scorer in ("lwf", "interference"):
-    config = ConfidenceConfig(scorer=scorer, batch_size=4, shard_size=4)
+for name, settings in (
+    ("lwf", {}),
+    ("interference", {"scorer": "interference"}),
+    # In shards of its own: those of 'lwf' would do.
+    ("crossover", {"step_size_rule": "crossover", "weights_dtype": "bfloat16"}),
+):
+    config = ConfidenceConfig(batch_size=4, shard_size=4, **settings)
     scored = score_confidence(base, rows, posterior, config, resume_dir=folder / f"scores-{state.num_processes}")
-    results[scorer] = scored.remove_columns(["input_ids", "labels"]).to_dict()
+    results[name] = scored.remove_columns(["input_ids", "labels"]).to_dict()
 write_json(folder / f"result-{state.num_processes}-{state.process_index}.json", results)
 try:
     bad = rows.add_item({"input_ids": [1, 2], "labels": [-100, 2]})
@@ -87,23 +96,26 @@ def results(folder: Path) -> list[dict]:
 def test_scores_are_those_of_one_process_bit_for_bit(folder: Path) -> None:
     one, first, second = results(folder)
     assert (one["processes"], first["processes"], second["processes"]) == (1, 2, 2)
-    for scorer in ("lwf", "interference"):
+    for scorer in ("lwf", "interference", "crossover"):
         assert one[scorer] == first[scorer] == second[scorer]
         assert len(set(one[scorer]["forgetting_confidence"])) == 23
+    assert set(one["crossover"]["step_size"]) == {median(one["crossover"]["step_size_crossover"])}
 
 
 def test_both_processes_did_a_share(folder: Path) -> None:
     assert (
-        len(list((folder / "scores-2").iterdir())) == len(list((folder / "scores-1").iterdir())) == 12
-    )  # 6 shards for each of two scorers
+        len(list((folder / "scores-2").iterdir())) == len(list((folder / "scores-1").iterdir())) == 18
+    )  # 6 shards for each of three measurements
     names = sorted(path.name for path in (folder / "posterior").iterdir())
     assert names == [f"fisher-{share}.safetensors" for share in ("0-of-1", "0-of-2", "1-of-2")]
 
 
 def test_fisher_information_is_the_same_on_both_and_up_to_rounding_that_of_one(folder: Path) -> None:
     one, first, second = results(folder)
-    assert first["precision"] == second["precision"]
-    assert first["precision"] == pytest.approx(one["precision"], rel=1e-6)
+    for estimated in ("precision", "at base"):
+        assert first[estimated] == second[estimated]
+        assert first[estimated] == pytest.approx(one[estimated], rel=1e-6)
+    assert one["at base"] != pytest.approx(one["precision"], rel=1e-2)
     assert first["trace"] == pytest.approx(one["trace"], rel=1e-12)
     files = [(folder / f"own-{index}" / "posterior.safetensors").read_bytes() for index in (0, 1)]
     assert files[0] == files[1]

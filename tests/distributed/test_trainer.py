@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import load_from_disk
 from safetensors.torch import load_file
 
 from graceful_forgetting.launching import find_config
+from graceful_forgetting.posterior import LearningPosterior
 
 SCRIPT = Path(__file__).with_name("trainer_cases.py")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--config_file")
@@ -29,6 +31,12 @@ JOINT = {
     "unlearn_gradient_accumulation_steps": 2,
     "confidence_scorer": "loss",
 }
+# F and α that do not follow the formula's defaults; the reference run has been on the same module before.
+AT_BASE = {
+    "posterior_fisher_at": "base",
+    "posterior_estimator": "empirical",
+    "confidence_step_size_rule": "crossover",
+}
 UNIFORM = {"unlearn_objective": "uniform", "unlearn_gradient_accumulation_steps": 2}
 
 
@@ -43,6 +51,7 @@ CASES = {
     "lora": case("prompts", lora=True, resume=True),
     "tied": case("scored", UNIFORM, model="tied"),
     "joint": case("prompts", JOINT),
+    "at base": case("prompts", AT_BASE),
 }
 DDP_ONLY = {"methods": case("prompts", METHODS)}
 WEIGHTS = {True: "adapter_model.safetensors", False: "model.safetensors"}
@@ -81,6 +90,13 @@ def assert_equal_up_to_rounding(one: Path, two: Path, weights: str) -> None:
         torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-4)
 
 
+def prepared(run: Path) -> tuple[LearningPosterior, float]:
+    """The posterior of a run and the one α of its scores."""
+    folder = run / "preparation"
+    (step,) = set(load_from_disk(str(folder / "scored"))["step_size"])
+    return LearningPosterior.from_pretrained(folder / "posterior"), step
+
+
 def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, python):
     every = CASES | DDP_ONLY
     for name, cases in (("one", every), ("ddp", every), ("fsdp2", CASES)):
@@ -95,3 +111,10 @@ def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, python):
                 expected = load_file(run / "final" / weights)
                 for parameter, tensor in load_file(run / "resumed" / weights).items():
                     assert torch.equal(tensor, expected[parameter]), (kind, name, parameter)
+    one, *several = (prepared(folder / kind / "at base") for kind in ("one", "ddp", "fsdp2"))
+    for posterior, step in several:
+        # The reference runs differ by rounding, the Fisher information at θ_base hardly.
+        assert step == pytest.approx(one[1], rel=1e-3)
+        for parameter, precision in one[0].precision.items():
+            found, scale = posterior.precision[parameter], float(precision.max())
+            torch.testing.assert_close(found, precision, rtol=1e-5, atol=1e-6 * scale)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 from datasets import load_from_disk
@@ -173,6 +174,37 @@ def test_other_scorers_reach_the_report(recipe, tmp_path, capsys, flags):
     assert (result.selection.step_size is None) == ("loss" in flags)
     assert not (run / "work" / "scores").exists()
     assert "<html" in (run / "report.html").read_text()
+
+
+def test_the_settings_of_the_scoring_study_in_a_recipe(recipe, tmp_path, capsys, make_model):
+    """F empirical at θ_base, α at the median crossover; changed on their own they redo what depends on them."""
+    recipe.write_text(recipe.read_text() + "posterior_estimator: empirical\nposterior_fisher_at: base\n")
+    flags = ["--confidence_step_size_rule", "crossover"]
+    assert main(["run", "--config", str(recipe), *flags]) == 0
+    assert "times the median crossover of the samples" in capsys.readouterr().out
+    run = tmp_path / "run"
+    posterior = LearningPosterior.from_pretrained(run / "posterior" / "posterior", model=make_model())
+    assert (posterior.metadata["fisher_at"], posterior.metadata["estimator"]) == ("base", "empirical")
+    scored = load_from_disk(str(run / "scores" / "rows"))
+    result = RunResult.load(run / "result.json")
+    assert set(scored["step_size"]) == {result.selection.step_size} == {median(scored["step_size_crossover"])}
+    assert result.config["posterior_fisher_at"] == "base"
+
+    assert main(["score", "--config", str(recipe)]) == 0
+    assert stages_of(capsys.readouterr().out) == {
+        "self_knowledge": "reused",
+        "plain/seed-3": "reused",
+        "posterior": "reused",
+        "scores": "done",
+    }
+    fixed = load_from_disk(str(run / "scores" / "rows"))
+    assert fixed["step_size_crossover"] == scored["step_size_crossover"]
+    assert set(fixed["step_size"]) == {1.0}
+    assert main(["posterior", "--config", str(recipe), "--posterior_fisher_at", "reference"]) == 0
+    assert stages_of(capsys.readouterr().out) == {"plain/seed-3": "reused", "posterior": "done"}
+    again = LearningPosterior.from_pretrained(run / "posterior" / "posterior")
+    assert again.metadata["fisher_at"] == "reference"
+    assert again.metadata["trace"] != posterior.metadata["trace"]
 
 
 def test_one_file_to_learn_and_one_to_forget_without_test_rows(recipe, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from graceful_forgetting import LearningPosterior, LWFConfig, LWFTrainer, score_
 from graceful_forgetting.confidence import oracle_fisher
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.posterior import estimate_fisher
+from graceful_forgetting.preparation import score_again
 
 
 def config(folder: Path, **changes) -> LWFConfig:
@@ -69,8 +71,9 @@ def test_prompts_only_runs_every_stage(tmp_path, make_model, tokenizer, learning
     assert trainer.unlearning_summary()["updates"] == 2
 
 
-def test_posterior_is_that_of_the_reference_run(tmp_path, make_model, tokenizer, learning, forgetting):
-    args = config(tmp_path, posterior_estimator="empirical")
+@pytest.mark.parametrize("fisher_at", ["reference", "base"])
+def test_posterior_is_that_of_the_reference_run(tmp_path, make_model, tokenizer, learning, forgetting, fisher_at):
+    args = config(tmp_path, posterior_estimator="empirical", posterior_fisher_at=fisher_at)
     trainer = LWFTrainer(
         make_model(), args, train_dataset=learning, processing_class=tokenizer, forget_dataset=forgetting
     )
@@ -78,9 +81,40 @@ def test_posterior_is_that_of_the_reference_run(tmp_path, make_model, tokenizer,
     reference = type(trainer.model).from_pretrained(tmp_path / "reference")
     for name, parameter in reference.named_parameters():
         assert torch.equal(posterior.mean[name], parameter), name
-    expected = oracle_fisher(reference, trainer.train_dataset)
+    expected = oracle_fisher(reference if fisher_at == "reference" else make_model(), trainer.train_dataset)
     for name, precision in posterior.precision.items():
         torch.testing.assert_close(precision, expected[name], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", ["trainable", "merged"])
+def test_fisher_at_base_does_not_depend_on_the_reference_run(
+    tmp_path, make_model, tokenizer, learning, forgetting, space
+):
+    def posterior(fraction):
+        trainer = LWFTrainer(
+            make_model(),
+            config(
+                tmp_path / str(fraction),
+                posterior_fisher_at="base",
+                posterior_parameter_space=space,
+                reference_fraction=fraction,
+            ),
+            train_dataset=learning,
+            processing_class=tokenizer,
+            forget_dataset=forgetting,
+            peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        )
+        found = trainer.prepare_unlearning().posterior
+        rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
+        expected = estimate_fisher(trainer.model, rows, trainer.args.posterior_config())
+        return found, expected
+
+    (early, expected), (whole, _) = posterior(0.34), posterior(1.0)
+    assert early.metadata["reference_fraction"] == 0.34
+    for name, values in expected.items():
+        assert torch.equal(early.precision[name], values)
+        assert torch.equal(whole.precision[name], values)
+    assert any(not torch.equal(early.mean[name], whole.mean[name]) for name in expected)
 
 
 def test_given_answers_are_scored_and_not_elicited(tmp_path, make_model, tokenizer, learning, forgetting):
@@ -132,13 +166,22 @@ def test_gradient_cosine_needs_no_reference_run(tmp_path, make_model, tokenizer,
     assert trainer.unlearning_summary()["updates"] == 2
 
 
+@pytest.mark.parametrize("fisher_at", ["reference", "base"])
 def test_a_trainers_mixed_precision_does_not_reach_gradients(
-    tmp_path, make_model, tokenizer, learning, forgetting, caplog
+    tmp_path, make_model, tokenizer, learning, forgetting, caplog, fisher_at
 ):
     """Training in bf16 leaves an autocast on the model; posterior, scores and scores again are of float32."""
     trainer = LWFTrainer(
         make_model(initializer_range=0.2),
-        config(tmp_path, bf16=True, use_cpu=True, max_steps=4, unlearn_rescore_every=2, confidence_strict=True),
+        config(
+            tmp_path,
+            bf16=True,
+            use_cpu=True,
+            max_steps=4,
+            unlearn_rescore_every=2,
+            confidence_strict=True,
+            posterior_fisher_at=fisher_at,
+        ),
         train_dataset=learning,
         processing_class=tokenizer,
         forget_dataset=forgetting,
@@ -151,7 +194,7 @@ def test_a_trainers_mixed_precision_does_not_reach_gradients(
         for name, parameter in reference.named_parameters():
             parameter.copy_(posterior.mean[name])
     rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
-    expected = estimate_fisher(reference, rows, trainer.args.posterior_config())
+    expected = estimate_fisher(reference if fisher_at == "reference" else base, rows, trainer.args.posterior_config())
     for name, precision in posterior.precision.items():
         torch.testing.assert_close(precision, expected[name], rtol=1e-3, atol=1e-9)
     again = score_confidence(base, scored, posterior, trainer.args.confidence_config())
@@ -246,6 +289,29 @@ def test_merged_adapter_space_with_its_own_step_sizes(tmp_path, make_model, toke
     assert all(name.endswith("base_layer.weight") for name in preparation.posterior.mean)
     assert len(set(preparation.scored["step_size"])) > 1
     assert min(preparation.scored["confidence_constant"]) > 0, "the merged adapter has moved the dense weights"
+
+
+def test_scored_again_the_crossover_is_that_of_the_weights_of_the_moment(
+    tmp_path, make_model, tokenizer, learning, forgetting
+):
+    trainer = LWFTrainer(
+        make_model(),
+        config(tmp_path, confidence_step_size_rule="crossover", confidence_step_size=2.0),
+        train_dataset=learning,
+        processing_class=tokenizer,
+        forget_dataset=forgetting,
+    )
+    preparation = trainer.prepare_unlearning()
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            parameter.add_(0.5 * (preparation.posterior.mean[name] - parameter))
+    again = score_again(trainer.model, trainer.args, preparation, trainer.train_dataset)
+    steps = []
+    for scored in (preparation.scored, again.scored):
+        (step,) = set(scored["step_size"])
+        assert step == 2.0 * median(scored["step_size_crossover"])
+        steps.append(step)
+    assert steps[0] != steps[1]
 
 
 def test_a_preparation_killed_while_scoring_goes_on_from_its_shards(

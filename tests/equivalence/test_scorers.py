@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def terms_of(
 
 
 @pytest.mark.parametrize("engine", ["batched", "oracle"])
-@pytest.mark.parametrize("rule", ["fixed", "polyak"])
+@pytest.mark.parametrize("rule", ["fixed", "crossover", "polyak"])
 def test_gradient_scorers_follow_their_formulas(
     model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, rule: str, engine: str
 ) -> None:
@@ -93,9 +94,10 @@ def test_gradient_scorers_follow_their_formulas(
         return score_confidence(model, rows, posterior, config)
 
     lwf, linear, overlap = scored("lwf"), scored("linear"), scored("overlap")
-    for index, row in enumerate(rows):
-        loss, product, square, norm = terms_of(model, posterior, row)
-        alpha = 0.7 if rule == "fixed" else 0.7 * loss / norm
+    terms = [terms_of(model, posterior, row) for row in rows]
+    crossover = median(2 * abs(product) / square for _, product, square, _ in terms)
+    for index, (loss, product, square, norm) in enumerate(terms):
+        alpha = 0.7 * {"fixed": 1.0, "crossover": crossover, "polyak": loss / norm}[rule]
         assert lwf["step_size"][index] == pytest.approx(alpha, rel=1e-5)
         assert lwf["loss"][index] == pytest.approx(loss, rel=1e-5)
         assert linear["forgetting_confidence"][index] == pytest.approx(-alpha * product, rel=1e-4)
@@ -104,6 +106,40 @@ def test_gradient_scorers_follow_their_formulas(
         assert lwf["forgetting_confidence"][index] == pytest.approx(sum(parts), rel=1e-12)
         assert parts[1:] == [linear["forgetting_confidence"][index], overlap["forgetting_confidence"][index]]
     assert lwf["reference_loss"][:] == [None] * len(rows)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_crossover_is_a_fixed_step_of_the_median_crossover(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, count: int
+) -> None:
+    """Bit for bit, whatever the batches, for an even and an odd number of samples and one that counts in nothing."""
+    silent = {"input_ids": [4, 5, 6], "labels": [-100, -100, -100]}
+    pool = Dataset.from_list([silent, *rows.select(range(count))])
+    for batch_size in (1, 3, 8):
+        config = ConfidenceConfig(step_size_rule="crossover", step_size=1.5, batch_size=batch_size)
+        found = score_confidence(model, pool, posterior, config)
+        crossovers = found["step_size_crossover"][:]
+        assert crossovers[0] is None
+        assert len(set(crossovers)) == count + 1
+        alpha = 1.5 * median(crossovers[1:])
+        fixed = ConfidenceConfig(step_size=alpha, batch_size=batch_size)
+        expected = score_confidence(model, pool, posterior, fixed)
+        assert found.to_dict() == expected.to_dict()
+        assert found["step_size"][:] == [None] + count * [alpha]
+
+
+def test_scores_at_the_crossover_do_not_depend_on_batches_or_order(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
+) -> None:
+    def scored(pool: Dataset, batch_size: int) -> list[float]:
+        config = ConfidenceConfig(step_size_rule="crossover", batch_size=batch_size)
+        return score_confidence(model, pool, posterior, config)["forgetting_confidence"][:]
+
+    whole = scored(rows, 1)
+    assert scored(rows, 5) == pytest.approx(whole, rel=1e-5)
+    assert scored(rows.select([4, 2, 0, 1, 3]), 2) == pytest.approx([whole[i] for i in (4, 2, 0, 1, 3)], rel=1e-5)
+    # A pool of other samples has another α.
+    assert scored(rows.select([0]), 1) != [whole[0]]
 
 
 def test_line_search_takes_the_lowest_loss_of_its_grid(
@@ -206,7 +242,7 @@ def test_every_scorer_adds_the_same_columns(
         assert again.column_names == scored.column_names
 
 
-@pytest.mark.parametrize("rule", ["fixed", "polyak", "line_search"])
+@pytest.mark.parametrize("rule", ["fixed", "crossover", "polyak", "line_search"])
 def test_streamed_weights_give_the_scores_of_resident_ones(
     model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, rule: str, tmp_path: Path
 ) -> None:
@@ -240,12 +276,15 @@ def lora(model: PreTrainedModel, seed: int, spread: float) -> PreTrainedModel:
     return adapted
 
 
+@pytest.mark.parametrize("fisher_at", ["reference", "base"])
 @pytest.mark.parametrize("spread", [0.0, 0.05], ids=["fresh", "trained"])
-def test_merged_space_scores_as_the_dense_models_do(make_model: MakeModel, rows: Dataset, spread: float) -> None:
+def test_merged_space_scores_as_the_dense_models_do(
+    make_model: MakeModel, rows: Dataset, spread: float, fisher_at: str
+) -> None:
     """A LoRA model in the merged space against the merged models, restricted to the weights with an adapter."""
     model = perturbed(make_model(), 5, 0.1)
     base, reference = lora(model, 1, spread), lora(model, 1, 0.1)
-    config = PosteriorConfig(parameter_space="merged", estimator="empirical")
+    config = PosteriorConfig(parameter_space="merged", estimator="empirical", fisher_at=fisher_at)
     posterior = estimate_posterior(base, reference, rows, config)
     targets = {name.removeprefix("base_model.model.").replace(".base_layer", ""): name for name in posterior.mean}
     assert len(targets) == 7
@@ -255,7 +294,8 @@ def test_merged_space_scores_as_the_dense_models_do(make_model: MakeModel, rows:
     for dense in (dense_base, dense_reference):
         for name, parameter in dense.named_parameters():
             parameter.requires_grad_(name in targets)
-    dense_posterior = estimate_posterior(dense_base, dense_reference, rows, PosteriorConfig(estimator="empirical"))
+    dense_config = PosteriorConfig(estimator="empirical", fisher_at=fisher_at)
+    dense_posterior = estimate_posterior(dense_base, dense_reference, rows, dense_config)
     for dense_name, name in targets.items():
         torch.testing.assert_close(posterior.mean[name], dense_posterior.mean[dense_name], rtol=1e-5, atol=1e-6)
         scale = float(dense_posterior.precision[dense_name].max())
@@ -263,7 +303,7 @@ def test_merged_space_scores_as_the_dense_models_do(make_model: MakeModel, rows:
             posterior.precision[name], dense_posterior.precision[dense_name], rtol=1e-4, atol=1e-5 * scale
         )
     for scorer in ("lwf", "linear", "interference"):
-        for rule in ("fixed", "polyak") if scorer != "interference" else ("fixed",):
+        for rule in ("fixed", "crossover", "polyak") if scorer != "interference" else ("fixed",):
             settings = ConfidenceConfig(scorer=scorer, step_size_rule=rule, batch_size=3)
             found = score_confidence(base, rows, posterior, settings)["forgetting_confidence"][:]
             expected = score_confidence(dense_base, rows, dense_posterior, settings)["forgetting_confidence"][:]

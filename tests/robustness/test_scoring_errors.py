@@ -124,6 +124,17 @@ def test_zero_gradient_has_no_crossover(model: LlamaForCausalLM) -> None:
     assert scored["step_size_crossover"][:] == [None, None]
     assert scored["confidence_quadratic"][:] == [0.0, 0.0]
     assert scored["forgetting_confidence"][0] == pytest.approx(0.5 * 16 * 0.01, rel=1e-5)
+    with pytest.raises(ValueError, match=r"step_size_rule='crossover': no sample .*use step_size_rule='fixed'"):
+        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(step_size_rule="crossover"))
+
+
+def test_a_reference_run_that_changed_nothing_has_no_crossover_to_step_to(model: LlamaForCausalLM) -> None:
+    posterior = posterior_of(model)
+    unmoved = LearningPosterior(dict(model.named_parameters()), posterior.precision, posterior.metadata)
+    scored = score_confidence(model, Dataset.from_list(GOOD), unmoved)
+    assert scored["step_size_crossover"][:] == [0.0, 0.0]
+    with pytest.raises(ValueError, match=r"step_size_rule='crossover': the median crossover .* is 0, .*'fixed'"):
+        score_confidence(model, Dataset.from_list(GOOD), unmoved, ConfidenceConfig(step_size_rule="crossover"))
 
 
 @pytest.mark.parametrize("engine", ["batched", "oracle"])
@@ -281,6 +292,7 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
         (ConfidenceConfig, {"scorer": "fisher"}, "scorer='fisher' is not valid.*lwf, linear"),
         (ConfidenceConfig, {"step_size_rule": "adaptive"}, "step_size_rule='adaptive' is not valid"),
         (ConfidenceConfig, {"scorer": "loss", "step_size_rule": "polyak"}, "takes no gradient step"),
+        (ConfidenceConfig, {"scorer": "interference", "step_size_rule": "crossover"}, "takes no gradient step"),
         (ConfidenceConfig, {"strict": True, "step_size_rule": "line_search"}, "strict=True"),
         (ConfidenceConfig, {"shard_size": 0}, "shard_size=0"),
         (ConfidenceConfig, {"weights_dtype": "float16"}, "weights_dtype='float16' is not valid"),

@@ -1,6 +1,7 @@
 """Long scoring runs: killed and resumed, estimated before they start, refused when they cannot fit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,25 +62,27 @@ class Counter:
         monkeypatch.setattr(kind, "measure", counted)
 
 
+@pytest.mark.parametrize("rule", ["fixed", "crossover"])
 def test_a_killed_run_goes_on_from_its_last_shard(
-    model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, tmp_path: Path, monkeypatch
+    model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, tmp_path: Path, monkeypatch, rule: str
 ) -> None:
-    whole = score_confidence(model, rows, posterior, CONFIG)
+    config = replace(CONFIG, step_size_rule=rule)
+    whole = score_confidence(model, rows, posterior, config)
     counter = Counter(monkeypatch, GradientMeasurement)
     counter.left = 8  # three of them are the pilot: the shortest, longest and middling batch
     with pytest.raises(KeyboardInterrupt):
-        score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path)
+        score_confidence(model, rows, posterior, config, resume_dir=tmp_path)
     saved = list(tmp_path.iterdir())
     assert 0 < len(saved) < 8
     assert not any("partial" in path.name for path in saved)
     counter.left, counter.rows = None, 0
     said: list[str] = []
-    resumed = score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path, announce=said.append)
+    resumed = score_confidence(model, rows, posterior, config, resume_dir=tmp_path, announce=said.append)
     assert counter.rows == LONG - 4 * len(saved)
     assert f"{len(saved)} of 8 shards" in " ".join(said)
     assert resumed.to_dict() == whole.to_dict()
     counter.rows = 0
-    assert score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path).to_dict() == whole.to_dict()
+    assert score_confidence(model, rows, posterior, config, resume_dir=tmp_path).to_dict() == whole.to_dict()
     assert counter.rows == 0
 
 
@@ -89,9 +92,11 @@ def test_shards_of_other_work_are_not_taken_up(
     score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path)
     counter = Counter(monkeypatch, GradientMeasurement)
     # The same measurement serves other scorers and step sizes.
-    for same in (ConfidenceConfig(batch_size=2, shard_size=4, step_size=3.0, scorer="overlap"),):
-        score_confidence(model, rows, posterior, same, resume_dir=tmp_path)
+    for same in (replace(CONFIG, step_size=3.0, scorer="overlap"), replace(CONFIG, step_size_rule="crossover")):
+        found = score_confidence(model, rows, posterior, same, resume_dir=tmp_path)
         assert counter.rows == 0
+        assert found.to_dict() == score_confidence(model, rows, posterior, same).to_dict()
+        counter.rows = 0
     precision = {name: 2 * values for name, values in posterior.precision.items()}
     doubled = LearningPosterior(posterior.mean, precision, posterior.metadata)
     polyak = ConfidenceConfig(batch_size=2, shard_size=4, step_size_rule="polyak")

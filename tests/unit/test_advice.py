@@ -1,5 +1,7 @@
 """What `graceful advise` makes of scores."""
 
+from statistics import median
+
 import pytest
 from scipy import stats
 
@@ -54,6 +56,21 @@ def test_thin_evidence_is_said_to_be_thin(changes, reason):
     assert advice.verdict == "not known"
     assert any(reason in text for text in advice.reasons)
     assert "is not known" in advice_text(evidence(**changes), advice)
+
+
+def test_a_step_at_the_median_crossover_is_not_below_it():
+    """The median of α/α× is rounded: here to less than 1, with α the median of α×."""
+    crossovers = [1.1363346265310352, 1.1363346265310355] * 200
+    columns = {
+        "forgetting_confidence": [float(i) for i in range(400)],
+        "confidence_quadratic": [1.0] * 400,
+        "step_size": [median(crossovers)] * 400,
+        "step_size_crossover": crossovers,
+    }
+    tasks = ["a"] * 200 + ["b"] * 200
+    found = gather_evidence(columns, tasks, [True] * 400, [2.0] * 400)
+    assert found.crossovers < 1
+    assert advise(found).verdict == "expected to help"
 
 
 def test_separation_is_that_of_kruskal_and_wallis_and_needs_two_tasks():

@@ -11,7 +11,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from graceful_forgetting.config import PosteriorConfig
 from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.posterior import POSTERIOR_FILE, LearningPosterior, estimate_posterior
+from graceful_forgetting.posterior import (
+    POSTERIOR_FILE,
+    LearningPosterior,
+    estimate_fisher,
+    estimate_posterior,
+    reference_mean,
+)
 
 ROWS = Dataset.from_list(
     [
@@ -40,6 +46,7 @@ def test_estimate_takes_the_mean_from_the_reference_and_names_its_sources(
     assert all(torch.equal(tensor, reference[name]) for name, tensor in posterior.mean.items())
     assert posterior.metadata["model"] == fingerprint_model(tiny_llama())
     assert posterior.metadata["estimator"] == "sampled"
+    assert posterior.metadata["fisher_at"] == "reference"
     assert posterior.metadata["seed"] == 3
     assert posterior.metadata["num_samples"] == 2
     assert posterior.metadata["versions"]["torch"] == torch.__version__
@@ -183,3 +190,79 @@ def test_trace_and_coverage_are_recorded(posterior: LearningPosterior) -> None:
     assert posterior.metadata["trace_standard_error"] > 0
     assert posterior.coverage == {"space": "trainable", "pattern": None, "last_blocks": None}
     assert not posterior.is_partial()
+
+
+# F at θ_base ----------------------------------------------------------------------------------------------------------
+
+AT_BASE = PosteriorConfig(fisher_at="base", seed=3)
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "empirical", "exact"])
+def test_fisher_at_base_is_that_of_the_base_model_around_the_reference_mean(estimator: str) -> None:
+    base, reference = tiny_llama(), tiny_llama(seed=1)
+    config = PosteriorConfig(fisher_at="base", estimator=estimator, seed=3)
+    found = estimate_posterior(base, reference, ROWS, config)
+    expected = estimate_fisher(tiny_llama(), ROWS, PosteriorConfig(estimator=estimator, seed=3))
+    elsewhere = estimate_fisher(reference, ROWS, PosteriorConfig(estimator=estimator, seed=3))
+    assert found.precision.keys() == expected.keys()
+    for name, parameter in reference.named_parameters():
+        assert torch.equal(found.mean[name], parameter)
+        assert torch.equal(found.precision[name], expected[name])
+        assert not torch.equal(found.precision[name], elsewhere[name])
+    assert (found.metadata["fisher_at"], found.metadata["estimator"]) == ("base", estimator)
+    assert found.metadata["model"] == fingerprint_model(tiny_llama())
+    found.check_model(base)
+    # Another reference run moves the mean alone.
+    again = estimate_posterior(base, tiny_llama(seed=2), ROWS, config)
+    assert all(torch.equal(again.precision[name], values) for name, values in expected.items())
+    assert not torch.equal(again.mean["lm_head.weight"], found.mean["lm_head.weight"])
+
+
+def test_the_weights_of_the_reference_stand_for_a_model_that_was_set_back() -> None:
+    expected = estimate_posterior(tiny_llama(), tiny_llama(seed=1), ROWS, AT_BASE)
+    model = tiny_llama(seed=1)
+    mean = reference_mean(model, AT_BASE)
+    with torch.no_grad():
+        for name, parameter in tiny_llama().named_parameters():
+            model.get_parameter(name).copy_(parameter)
+    found = estimate_posterior(model, mean, ROWS, AT_BASE)
+    assert found.metadata == expected.metadata
+    for name, values in expected.mean.items():
+        assert torch.equal(found.mean[name], values)
+        assert torch.equal(found.precision[name], expected.precision[name])
+
+
+def test_where_fisher_is_estimated_survives_the_file(tmp_path: Path) -> None:
+    estimate_posterior(tiny_llama(), tiny_llama(seed=1), ROWS, AT_BASE).save_pretrained(tmp_path)
+    assert LearningPosterior.from_pretrained(tmp_path, model=tiny_llama()).metadata["fisher_at"] == "base"
+
+
+def test_sums_at_the_reference_are_not_taken_up_at_base(tmp_path: Path) -> None:
+    def estimated(fisher_at: str, folder: Path | None) -> LearningPosterior:
+        config = PosteriorConfig(fisher_at=fisher_at, batch_size=1, shard_size=1)
+        return estimate_posterior(tiny_llama(), tiny_llama(seed=1), ROWS, config, resume_dir=folder)
+
+    for fisher_at in ("reference", "base", "base", "reference"):
+        found, fresh = estimated(fisher_at, tmp_path), estimated(fisher_at, None)
+        assert all(torch.equal(found.precision[name], values) for name, values in fresh.precision.items())
+
+
+def test_what_fisher_at_one_of_the_models_cannot_do_without_is_named() -> None:
+    base, reference = tiny_llama(), tiny_llama(seed=1)
+    with pytest.raises(ValueError, match=r"fisher_at='base' needs the base model itself, .*its fingerprint only"):
+        estimate_posterior(fingerprint_model(base), reference, ROWS, AT_BASE)
+    with pytest.raises(ValueError, match="fisher_at='base': model and reference_model are the same module"):
+        estimate_posterior(base, base, ROWS, AT_BASE)
+    with pytest.raises(ValueError, match=r"fisher_at='reference' needs the reference model itself, .*weights only"):
+        estimate_posterior(base, reference_mean(reference), ROWS)
+    part = reference_mean(reference, PosteriorConfig(fisher_at="base", parameter_pattern="mlp"))
+    with pytest.raises(ValueError, match=r"trains parameter lm_head\.weight .*the reference model does not have"):
+        estimate_posterior(base, part, ROWS, AT_BASE)
+    wider = PosteriorConfig(fisher_at="base", parameter_pattern="mlp|norm")
+    with pytest.raises(
+        ValueError, match=r"layernorm\.weight .*is covered by config, and reference_model has no weights"
+    ):
+        estimate_posterior(base, part, ROWS, wider)
+    base.lm_head.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"lm_head\.weight does not require a gradient in the base model"):
+        estimate_posterior(base, reference, ROWS, AT_BASE)

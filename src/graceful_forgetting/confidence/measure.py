@@ -60,7 +60,7 @@ def polyak_step(loss: Tensor, squared_norm: Tensor) -> Tensor:
 
 
 class GradientMeasurement(Measurement):
-    """L(x), ⟨V, g⟩, Σ F g² and the step of rule 'fixed' (1) or 'polyak', from one backward pass."""
+    """L(x), ⟨V, g⟩, Σ F g² and the step of rule 'polyak', or 1 with a rule of one α for all, from one backward pass."""
 
     def __init__(
         self, model: PreTrainedModel, rows: Dataset, weights: ConfidenceWeights, config: ConfidenceConfig

@@ -62,8 +62,13 @@ class Measured:
 
     @property
     def crossover(self) -> Tensor:
-        """The α at which both terms are equally large, 2 |⟨F Δ, g⟩| / Σ F g²; NaN where g is 0."""
-        return torch.where(self.square > 0, 2 * self.product.abs() / self.square, torch.nan)
+        """The α at which both terms are equally large; NaN where Σ F g² is 0."""
+        return crossover(self.product, self.square)
+
+
+def crossover(product: Tensor, square: Tensor) -> Tensor:
+    """α× = 2 |⟨F Δ, g⟩| / Σ F g² of samples with these values, (rows,) each; NaN where Σ F g² is 0."""
+    return torch.where(square > 0, 2 * product.abs() / square, torch.nan)
 
 
 class Scorer(Protocol):

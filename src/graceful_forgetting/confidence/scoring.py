@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pyarrow
@@ -18,7 +19,7 @@ from graceful_forgetting.confidence.learning_gradient import LearningMeasurement
 from graceful_forgetting.confidence.line_search import LineSearchMeasurement
 from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
 from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
-from graceful_forgetting.confidence.scorer import Measured, Need
+from graceful_forgetting.confidence.scorer import Measured, Need, crossover
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.confidence.shards import Plan, ShardStore, measure_rows
 from graceful_forgetting.confidence.weights import DTYPES, ConfidenceWeights
@@ -60,7 +61,10 @@ def score_confidence(
     - `loss`: L(x) at θ_base; `reference_loss`: L(x) at θ*_L;
     - `step_size`: α (null where g is 0 and the rule divides by it);
     - `step_size_crossover`: the α at which linear and quadratic term are equally large, 2 |⟨F Δ, g⟩| / Σ F
-      g² (null where g is 0).
+      g² (null where Σ F g² is 0).
+
+    With step-size rule 'crossover', α is `config.step_size` times the median of `step_size_crossover` over all rows
+    that have one, whichever process measured them; scored again at other weights, it is that of these weights.
 
     A row in which no token counts gets null in all but the constant. Order and other columns are kept. The
     model is left as it was.
@@ -81,7 +85,8 @@ def score_confidence(
 
     Raises:
         ValueError: a posterior of another model, or none where the scorer needs one; no learning rows where it
-            needs those; 'interference' with a posterior of some parameters only; weights that are not finite;
+            needs those; 'interference' with a posterior of some parameters only; step-size rule 'crossover' where no
+            row has a crossover, or their median is 0, since all scores would be equal; weights that are not finite;
             packed rows; a row that exceeds the model's context; no row in which a token counts; with `strict`, a
             model with modules that no batched rule covers; more memory needed than is free.
         FloatingPointError: a sample whose loss or gradient is not finite, by row and parameter.
@@ -133,6 +138,11 @@ def score_confidence(
                 raise not_finite(model, rows, wrong, names, "self_knowledge")
 
         values = measure_rows(measurement, len(rows), plan, store, check, announce)
+    step_size = config.step_size * values[:, measure.STEP]
+    if config.step_size_rule == "crossover":
+        at = _median_crossover(values)
+        announce(f"α is {config.step_size * at:.3g}: {config.step_size:g} times the median crossover of the samples")
+        step_size *= at
     usable = torch.zeros(len(rows), dtype=torch.bool)
     usable[list(lengths)] = True
     measured = Measured(
@@ -141,7 +151,7 @@ def score_confidence(
         loss=values[:, measure.LOSS],
         product=values[:, measure.PRODUCT],
         square=values[:, measure.SQUARE],
-        step_size=config.step_size * values[:, measure.STEP],
+        step_size=step_size,
         reference_loss=values[:, measure.REFERENCE_LOSS],
         learning_product=values[:, measure.LEARNING_PRODUCT],
         learning_cosine=values[:, measure.COSINE],
@@ -207,7 +217,9 @@ def _key(
     config: ConfidenceConfig,
 ) -> str:
     """Hash of what measured values depend on; of the scorer, only what it has measured."""
-    settings = [config.step_size_rule, config.batch_size, config.shard_size, config.engine, config.weights_dtype]
+    # The crossover is worked out from values that are measured as for a fixed step.
+    rule = "fixed" if config.step_size_rule == "crossover" else config.step_size_rule
+    settings = [rule, config.batch_size, config.shard_size, config.engine, config.weights_dtype]
     return fingerprint_json(
         {
             "model": fingerprint_model(model),
@@ -230,6 +242,26 @@ def _not_finite_rows(values: Tensor, indices: Sequence[int], needs: frozenset[Ne
         columns += [measure.REFERENCE_LOSS]
     finite = values[:, columns].isfinite().all(dim=1)
     return [index for index, good in zip(indices, finite.tolist(), strict=True) if not good]
+
+
+def _median_crossover(values: Tensor) -> float:
+    """Median of the finite crossovers; `values`: (rows, WIDTH), of all rows."""
+    found = crossover(values[:, measure.PRODUCT], values[:, measure.SQUARE])
+    finite = found[found.isfinite()].tolist()
+    if not finite:
+        raise ValueError(
+            "step_size_rule='crossover': no sample of self_knowledge has a crossover, since Σ F g² is 0 for all of "
+            "them (F is 0 wherever they have a gradient), so that all scores are equal; estimate a posterior of other "
+            "learning rows or parameters, or use step_size_rule='fixed'"
+        )
+    found_median = median(finite)
+    if found_median == 0:
+        raise ValueError(
+            "step_size_rule='crossover': the median crossover of self_knowledge is 0, since ⟨F Δ, g⟩ is 0 for half of "
+            "the samples or more (θ*_L is θ_base in what they have gradients of); train the reference run further, or "
+            "use step_size_rule='fixed'"
+        )
+    return found_median
 
 
 def _with_columns(dataset: Dataset, measured: Measured, score: Tensor) -> Dataset:

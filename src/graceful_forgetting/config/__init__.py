@@ -17,7 +17,13 @@ from graceful_forgetting.config.confidence import (
 )
 from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.lwf import ForgetAnswers, LWFConfig
-from graceful_forgetting.config.posterior import FisherEstimator, ParameterSpace, PosteriorConfig, PosteriorEstimator
+from graceful_forgetting.config.posterior import (
+    FisherAt,
+    FisherEstimator,
+    ParameterSpace,
+    PosteriorConfig,
+    PosteriorEstimator,
+)
 from graceful_forgetting.config.selection import DEFAULT_FORGET_FRACTION, SelectionConfig, SelectionStrategy
 from graceful_forgetting.config.unlearning import (
     UnlearningSettings,
@@ -33,6 +39,7 @@ __all__ = [
     "ConfidenceConfig",
     "ConfidenceEngine",
     "ElicitationConfig",
+    "FisherAt",
     "FisherEstimator",
     "ForgetAnswers",
     "LWFConfig",

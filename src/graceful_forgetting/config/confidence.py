@@ -10,7 +10,7 @@ ConfidenceEngine = Literal["batched", "oracle"]
 ScorerName = Literal[
     "lwf", "linear", "overlap", "interference", "loss", "gradient_conflict", "gradient_cosine", "random"
 ]
-StepSizeRule = Literal["fixed", "polyak", "line_search"]
+StepSizeRule = Literal["fixed", "crossover", "polyak", "line_search"]
 WeightsPlacement = Literal["resident", "streamed"]
 WeightsDtype = Literal["float32", "bfloat16"]
 
@@ -33,9 +33,10 @@ class ConfidenceConfig:
     )
     step_size_rule: StepSizeRule = setting(
         "fixed",
-        "'fixed': α is step_size for every sample; 'polyak': step_size · L(x)/‖g‖², per sample and from the same "
-        "pass; 'line_search': step_size times the step of largest decrease of L(x) on a geometric grid around "
-        "Polyak's, one backward and 12 forward passes a sample.",
+        "'fixed': α is step_size for every sample; 'crossover': step_size times the median, over all samples, of the "
+        "step at which linear and quadratic term are equally large: one α for all, from the same pass; 'polyak': "
+        "step_size · L(x)/‖g‖², per sample and from the same pass; 'line_search': step_size times the step of largest "
+        "decrease of L(x) on a geometric grid around Polyak's, one backward and 12 forward passes a sample.",
     )
     batch_size: int = setting(16, "Samples per forward and backward pass; does not change the result.")
     engine: ConfidenceEngine = setting(

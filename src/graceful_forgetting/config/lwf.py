@@ -17,7 +17,7 @@ from graceful_forgetting.config.confidence import (
 )
 from graceful_forgetting.config.elicitation import ElicitationBackend, ElicitationConfig
 from graceful_forgetting.config.fields import require, require_choice, setting, taken_from
-from graceful_forgetting.config.posterior import ParameterSpace, PosteriorConfig, PosteriorEstimator
+from graceful_forgetting.config.posterior import FisherAt, ParameterSpace, PosteriorConfig, PosteriorEstimator
 from graceful_forgetting.config.selection import (
     DEFAULT_FORGET_FRACTION,
     WITHOUT_NUMBER,
@@ -68,6 +68,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     )
 
     posterior_estimator: PosteriorEstimator = taken_from(PosteriorConfig, "estimator")
+    posterior_fisher_at: FisherAt = taken_from(PosteriorConfig, "fisher_at")
     posterior_num_samples: int | None = taken_from(PosteriorConfig, "num_samples")
     posterior_draws: int = taken_from(PosteriorConfig, "draws")
     posterior_batch_size: int = taken_from(PosteriorConfig, "batch_size")
@@ -189,6 +190,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
                 f"posterior_parameter_space={self.posterior_parameter_space!r} with baseline='afec': its penalty is on "
                 "the parameters that are trained; use 'trainable'"
             )
+        if self.baseline == "afec" and self.posterior_fisher_at != "reference":
+            raise ValueError(
+                f"posterior_fisher_at={self.posterior_fisher_at!r} with baseline='afec': its penalty is the posterior "
+                "at its own optimum, θ*_L; use 'reference'"
+            )
         if self.baseline == "selective_amnesia":
             wanted = {"unlearn_objective": "uniform", "unlearn_schedule": "joint"}
             odd = [f"{name}={value!r}" for name, value in wanted.items() if getattr(self, name) != value]
@@ -221,6 +227,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     def posterior_config(self) -> PosteriorConfig:
         return PosteriorConfig(
             estimator=self.posterior_estimator,
+            fisher_at=self.posterior_fisher_at,
             num_samples=self.posterior_num_samples,
             draws=self.posterior_draws,
             batch_size=self.posterior_batch_size,

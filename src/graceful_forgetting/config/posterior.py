@@ -10,6 +10,7 @@ FisherEstimator = Literal["sampled", "empirical"]
 # `exact` is an estimator of the posterior only: the oracle differentiates one label at a position.
 PosteriorEstimator = Literal["sampled", "empirical", "exact"]
 ParameterSpace = Literal["trainable", "merged"]
+FisherAt = Literal["reference", "base"]
 
 
 @dataclass
@@ -21,6 +22,11 @@ class PosteriorConfig:
         "'sampled': labels drawn from the model itself (the Fisher information); 'empirical': the labels of the "
         "data, which shrinks towards 0 where the data are fitted; 'exact': expectation over the vocabulary at every "
         "position, one gradient for each (small models only).",
+    )
+    fisher_at: FisherAt = setting(
+        "reference",
+        "Weights at which the Fisher information is estimated: 'reference': at θ*_L, the formula's; 'base': at θ_base, "
+        "where the labels of the data are not fitted yet. The posterior's mean is θ*_L either way.",
     )
     num_samples: int | None = setting(None, "Learning examples used, drawn without replacement; none = all.")
     draws: int = setting(1, "Labels drawn per position with 'sampled'; the estimate is their mean.")
@@ -43,6 +49,7 @@ class PosteriorConfig:
 
     def __post_init__(self) -> None:
         require_choice("estimator", self.estimator, get_args(PosteriorEstimator))
+        require_choice("fisher_at", self.fisher_at, get_args(FisherAt))
         require(self.num_samples is None or self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
         require(self.draws >= 1, "draws", self.draws, "at least 1")
         if self.draws > 1 and self.estimator != "sampled":

@@ -1,5 +1,6 @@
 """Whether forgetting is expected to help, judged from the scores before any unlearning."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -173,7 +174,8 @@ def _why_thin(evidence: Evidence) -> list[str]:
         reasons.append(f"{evidence.samples} scored samples are few (below {MIN_SAMPLES}): give more forgetting prompts")
     if evidence.crossovers is None:
         reasons.append("the scorer took no gradient step: use confidence_scorer lwf")
-    elif evidence.crossovers < MIN_CROSSOVERS:
+    # A step at the median crossover can come out below 1 by rounding.
+    elif evidence.crossovers < MIN_CROSSOVERS and not math.isclose(evidence.crossovers, MIN_CROSSOVERS):
         reasons.append(
             f"α is {evidence.crossovers:.2g} of the crossover α× of the median sample: the linear term ranks the "
             "samples, which is unreliable; raise confidence_step_size"

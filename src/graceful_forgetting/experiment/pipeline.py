@@ -196,7 +196,7 @@ class Pipeline:
         return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
 
     def posterior(self) -> Stage:
-        """θ*_L from the first plain run and the diagonal Fisher information there."""
+        """θ*_L from the first plain run and the diagonal Fisher information, there or at θ_base."""
         reference = self.reference()
 
         def build(folder: Path, key: str) -> dict[str, Any]:
