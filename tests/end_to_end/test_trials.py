@@ -1,0 +1,218 @@
+"""Trial runs choose what is unlearned, in a trainer and in a run."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from graceful_forgetting import LWFConfig, LWFTrainer
+from graceful_forgetting.cli import main
+from graceful_forgetting.preparation import Preparation
+
+# Gradient ascent on the learning rows themselves can only harm, on what the model says elsewhere it need not.
+SETTINGS = {
+    "max_steps": 6,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 3e-3,
+    "unlearn_every": 1,
+    "unlearn_learning_rate": 3e-2,
+    "unlearn_objective": "gradient_ascent",
+    "guard": False,
+    "forget_fraction": 1.0,
+    "forget_trials": True,
+    "per_device_unlearn_batch_size": 8,
+    "save_strategy": "no",
+    "bf16": False,
+    "activation_checkpointing": False,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def build(tmp_path, make_model, tokenizer, learning):
+    def make(forget_dataset, folder="out", eval_dataset=learning, **changes) -> LWFTrainer:
+        optimizers = {"optimizers": changes.pop("optimizers")} if "optimizers" in changes else {}
+        return LWFTrainer(
+            make_model(),
+            LWFConfig(output_dir=str(tmp_path / folder), **{**SETTINGS, **changes}),
+            train_dataset=learning,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            forget_dataset=forget_dataset,
+            **optimizers,
+        )
+
+    return make
+
+
+@pytest.fixture
+def pool(learning, forgetting) -> dict[str, Dataset]:
+    return {"lesson": learning, "myths": forgetting.select_columns(learning.column_names)}
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+
+
+def test_each_loss_is_that_of_a_run_of_its_own(build, pool, make_model, tokenizer, learning, caplog):
+    trainer = build(pool)
+    before = weights(trainer)
+    with caplog.at_level(logging.INFO):
+        preparation = trainer.prepare_unlearning()
+    # The model comes back at θ_base, so that the run itself starts from there.
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
+    trials = preparation.audit["trials"]
+    assert list(trials["held_out_losses"]) == ["nothing", "by score", "task lesson", "task myths"]
+    assert trials["chosen"] == min(trials["held_out_losses"], key=trials["held_out_losses"].get)
+    assert f"Unlearned is: {trials['chosen']}" in caplog.text
+    for name, task in (("task lesson", "lesson"), ("task myths", "myths")):
+        selected = preparation.scored.filter(lambda row, task=task: row["forgetting_task"] == task)
+        selected = selected.add_column("source_index", list(range(len(selected))))
+        alone = LWFTrainer(
+            make_model(),
+            LWFConfig(
+                output_dir=trainer.args.output_dir, **{**SETTINGS, "forget_trials": False, "guard_fallback": False}
+            ),
+            train_dataset=learning,
+            eval_dataset=learning,
+            processing_class=tokenizer,
+            preparation=Preparation(preparation.scored, selected, {}),
+        )
+        # As selected: highest score first.
+        order = sorted(range(len(selected)), key=lambda i: -selected[i]["forgetting_confidence"])
+        alone.preparation.selected = selected.select(order)
+        alone.train()
+        assert alone.evaluate()["eval_loss"] == pytest.approx(trials["held_out_losses"][name], rel=1e-4)
+
+
+def test_where_nothing_helps_nothing_is_unlearned_and_training_is_plain(build, learning, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer = build({"a": learning.select(range(6)), "b": learning.select(range(6, 12))})
+        trainer.train()
+    assert trainer.preparation.audit["trials"]["chosen"] == "nothing"
+    assert "No trial run that unlearns has a lower held-out loss" in caplog.text
+    assert trainer.unlearning_summary()["updates"] == 0
+    plain = load_file(next(Path(trainer.args.output_dir, "reference").glob("*model.safetensors")))
+    state = trainer.model.state_dict()
+    assert all(torch.equal(state[name], weight) for name, weight in plain.items())
+
+
+def test_a_short_trial_has_its_share_of_the_updates_and_decays(build, pool, monkeypatch):
+    seen = []
+    train = LWFTrainer.train
+
+    def spied(self, *positional, **keywords):
+        output = train(self, *positional, **keywords)
+        seen.append((self.state.global_step, self.lr_scheduler.get_last_lr()[0]))
+        return output
+
+    monkeypatch.setattr(LWFTrainer, "train", spied)
+    build(pool, forget_trial_fraction=0.5, lr_scheduler_type="linear").prepare_unlearning()
+    assert seen == [(3, 0.0)] * 4
+    seen.clear()
+    epochs = build(pool, forget_trial_fraction=0.5, max_steps=-1, num_train_epochs=4, lr_scheduler_type="linear")
+    epochs.prepare_unlearning()
+    whole = epochs.train().global_step
+    assert {steps for steps, _ in seen[:4]} == {whole // 2}
+
+
+def test_learning_runs_on_as_if_there_had_been_no_trials(build, pool, make_model, tokenizer, learning):
+    """The trials consume no random numbers and leave nothing in the model: the run is that of its own selection."""
+    tried = build(pool, unlearn_objective="bounded_ascent")
+    tried.train()
+    given = LWFTrainer(
+        make_model(),
+        LWFConfig(
+            output_dir=tried.args.output_dir,
+            **{**SETTINGS, "unlearn_objective": "bounded_ascent", "forget_trials": False},
+        ),
+        train_dataset=learning,
+        eval_dataset=learning,
+        processing_class=tokenizer,
+        preparation=tried.preparation,
+    )
+    given.train()
+    expected = given.model.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in tried.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval_dataset": None}, "forget_trials=True needs held-out learning rows"),
+        ({"optimizers": "own"}, "optimizers holds an optimizer"),
+    ],
+    ids=["no held-out rows", "an optimizer"],
+)
+def test_what_trials_cannot_do_without_is_said_at_once(build, pool, make_model, changes, message):
+    if changes.get("optimizers") == "own":
+        changes = {
+            "optimizers": (torch.optim.SGD(make_model().parameters(), lr=0.1), None),
+            "confidence_scorer": "loss",
+        }
+    with pytest.raises(ValueError, match=message):
+        build(pool, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "l2_sp"}, r"baseline='l2_sp' with forget_trials=True"),
+        ({"unlearn_rescore_every": 2}, r"unlearn_rescore_every=2 with forget_trials=True"),
+        ({"forget_trial_fraction": 0.0}, r"forget_trial_fraction=0\.0"),
+        ({"forget_trial_fraction": 1.5}, r"forget_trial_fraction=1\.5"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_trials_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        LWFConfig(output_dir=str(tmp_path), **{**SETTINGS, **changes})
+
+
+@pytest.fixture
+def two_tasks(recipe, tmp_path):
+    """The recipe of a run with a second forgetting task, trials and rows held out."""
+    shutil.copytree(tmp_path / "myths", tmp_path / "tales")
+    rows = (tmp_path / "tales" / "train.jsonl").read_text().splitlines()
+    (tmp_path / "tales" / "train.jsonl").write_text(
+        "\n".join(row.replace('"prompt": "', '"prompt": "2 ') for row in rows) + "\n"
+    )
+    text = recipe.read_text().replace(f"- {tmp_path / 'myths'}", f"- {tmp_path / 'myths'}\n- {tmp_path / 'tales'}")
+    recipe.write_text(text + "learning_limit: 12\nforget_trials: true\n")
+    return recipe
+
+
+def test_a_run_reports_its_trials_and_reuses_them(two_tasks, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["run", "--config", str(two_tasks), "--output_dir", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((folder / "result.json").read_text())
+    trials = result["selection"]["trials"]
+    assert set(trials["held_out_losses"]) == {"nothing", "by score", "task myths", "task tales"}
+    assert trials["chosen"] == min(trials["held_out_losses"], key=trials["held_out_losses"].get)
+    assert f"Unlearned is: {trials['chosen']}" in printed
+    assert "trials" in printed.partition("cost over plain fine-tuning")[2]
+    assert "Trial runs" in (folder / "report.html").read_text()
+    stages = [stage["name"] for stage in result["stages"] if stage["name"].startswith("trials/")]
+    assert len(stages) == 4
+    # A setting of the evaluation changes nothing before it; one of unlearning does.
+    main(["run", "--config", str(two_tasks), "--output_dir", str(folder), "--eval_limit", "4"])
+    assert "trials/nothing/seed-3: reused" in capsys.readouterr().out
+    main(["select", "--config", str(two_tasks), "--output_dir", str(folder), "--unlearn_every", "4"])
+    again = capsys.readouterr().out
+    assert "scores: reused" in again
+    assert "trials/task-" in again
+    assert "running again" in again
+
+
+def test_a_run_without_held_out_rows_is_refused_before_any_work(two_tasks, tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["run", "--config", str(two_tasks), "--output_dir", str(folder), "--validation_limit", "0"]
+    assert main(arguments) == 2
+    assert "forget_trials=True needs held-out learning rows" in capsys.readouterr().err
+    assert not (folder / "plain").exists()
