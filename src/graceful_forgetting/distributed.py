@@ -6,10 +6,12 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def process_index() -> int:
@@ -72,6 +74,18 @@ def sharded_like(tensor: Tensor, other: Tensor) -> Tensor:
     if not isinstance(other, DTensor):
         return tensor
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def resharded(model: Model) -> Model:
+    """`model`, whose parameters are shards again where FSDP2 shards them.
+
+    After a forward pass without a backward pass those of the outermost module are whole copies, and nothing that is
+    done to a copy reaches the weights.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    return model
 
 
 def _several() -> bool:

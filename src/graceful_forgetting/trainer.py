@@ -328,9 +328,8 @@ class LWFTrainer(UnlearningTrainer):
             # The model has left θ_base, by which its posterior is known.
             preparation = load_preparation(preparation_folder(self.args), None)
         plain = None if preparation is None else preparation.plain_weights()
-        if plain is None or self.is_fsdp_enabled:
-            return
-        self.keep_better(plain)
+        if plain is not None:
+            self.keep_better(plain)
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
         args = self.args

@@ -1,4 +1,4 @@
-"""Two processes under DDP, with half of each batch, have the committed losses: see tests/invariant/trajectories.py."""
+"""Two processes with half of each batch have the committed losses, compiled or not: tests/invariant/trajectories.py."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,31 @@ import pytest
 from graceful_forgetting.launching import find_config
 
 INVARIANT = Path(__file__).parents[1] / "invariant"
+COMPILED = Path(__file__).with_name("compiled_run.py")
+
+
+def launch(config: str) -> tuple[str, ...]:
+    return ("-m", "accelerate.commands.launch", "--config_file", str(find_config(config)))
+
+
+def assert_committed(found: dict[str, Any]) -> None:
+    expected = json.loads((INVARIANT / "trajectories.json").read_text())
+    for name, entries in found.items():
+        assert entries == [pytest.approx(entry, rel=2e-3) for entry in expected[name]]
 
 
 def test_two_processes_have_the_committed_losses(tmp_path: Path, python: Any) -> None:
-    launch = ("-m", "accelerate.commands.launch", "--config_file", str(find_config("ddp")))
-    python(*launch, str(INVARIANT / "trajectories.py"), str(tmp_path))
+    python(*launch("ddp"), str(INVARIANT / "trajectories.py"), str(tmp_path))
     found = json.loads((tmp_path / "trajectories.json").read_text())
-    expected = json.loads((INVARIANT / "trajectories.json").read_text())
-    assert found.keys() == expected.keys()
-    for name, entries in expected.items():
-        assert found[name] == [pytest.approx(entry, rel=2e-3) for entry in entries]
+    assert found.keys() == {"full", "lora"}
+    assert_committed(found)
+
+
+@pytest.mark.parametrize(("config", "topology"), [("ddp", "MULTI_CPU"), ("fsdp2", "FSDP")])
+def test_so_they_have_compiled(tmp_path: Path, python: Any, config: str, topology: str) -> None:
+    """With the graphs of both kinds of update traced; what a backend makes of them is PyTorch's."""
+    python(*launch(config), str(COMPILED), str(tmp_path))
+    found = json.loads((tmp_path / "compiled.json").read_text())
+    assert found["topology"] == topology
+    assert found["graphs"] > 1
+    assert_committed({"full": found["losses"]})

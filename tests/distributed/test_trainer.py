@@ -38,11 +38,15 @@ AT_BASE = {
     "confidence_step_size_rule": "crossover",
 }
 UNIFORM = {"unlearn_objective": "uniform", "unlearn_gradient_accumulation_steps": 2}
+# Ascent on what is learned: with held-out rows of it, the model falls back to the weights of the reference run.
+HARMFUL = {"unlearn_learning_rate": 3e-2, "unlearn_objective": "gradient_ascent", "guard": False}
+# Mostly more of the learning itself, by the retained rows: better than the reference run.
+HELPFUL = {"forget_fraction": 0.1, "unlearn_retain_weight": 10.0, "unlearn_learning_rate": 3e-3, "guard": False}
 
 
 def case(forgetting: str, settings: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    plain = {"forgetting": forgetting, "settings": settings or {}, "model": "model", "lora": False, "resume": False}
-    return plain | changes
+    plain = {"forgetting": forgetting, "settings": settings or {}, "model": "model", "lora": False}
+    return plain | {"resume": False, "held_out": False} | changes
 
 
 CASES = {
@@ -52,8 +56,13 @@ CASES = {
     "tied": case("scored", UNIFORM, model="tied"),
     "joint": case("prompts", JOINT),
     "at base": case("prompts", AT_BASE),
+    "worse": case("learning", HARMFUL, held_out=True),
+    "worse-lora": case("learning", HARMFUL, held_out=True, lora=True),
+    "better": case("learning", HELPFUL, held_out=True),
 }
 DDP_ONLY = {"methods": case("prompts", METHODS)}
+# The only process of a launch of one, and those of a launch of two.
+PROCESSES = ("process-0.json", "process-0.json", "process-1.json")
 WEIGHTS = {True: "adapter_model.safetensors", False: "model.safetensors"}
 
 
@@ -97,6 +106,18 @@ def prepared(run: Path) -> tuple[LearningPosterior, float]:
     return LearningPosterior.from_pretrained(folder / "posterior"), step
 
 
+def assert_same_decision(one: Path, two: Path, weights: str, falls_back: bool) -> None:
+    """On both processes as on one, and what was decided is what is left of the model."""
+    left, *right = (json.loads((run / name).read_text()) for run, name in zip((one, two, two), PROCESSES, strict=True))
+    assert right[0] == right[1]
+    for decided in (left["guard"], right[0]["guard"]):
+        assert decided["fell_back"] == falls_back
+        for name in ("held_out_loss", "plain_held_out_loss"):
+            assert decided[name] == pytest.approx(left["guard"][name], rel=1e-3)
+    saved, reference = (load_file(folder / weights) for folder in (two, two.parent / "reference"))
+    assert all(torch.equal(saved[name], tensor) for name, tensor in reference.items()) == falls_back
+
+
 def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, python):
     every = CASES | DDP_ONLY
     for name, cases in (("one", every), ("ddp", every), ("fsdp2", CASES)):
@@ -107,6 +128,9 @@ def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, python):
             run, weights = folder / kind / name, WEIGHTS[content["lora"]]
             assert record(run / "final")["topology"] == f"DistributedType.{topology}"
             assert_equal_up_to_rounding(folder / "one" / name / "final", run / "final", weights)
+            if content["held_out"]:
+                falls_back = content["settings"] == HARMFUL
+                assert_same_decision(folder / "one" / name / "final", run / "final", weights, falls_back)
             if content["resume"]:
                 expected = load_file(run / "final" / weights)
                 for parameter, tensor in load_file(run / "resumed" / weights).items():

@@ -10,6 +10,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 from graceful_forgetting import LWFConfig, LWFTrainer
+from graceful_forgetting.distributed import whole
 
 # How many rows an update takes, whatever the number of processes.
 BATCH = 8
@@ -24,9 +25,10 @@ def train(folder: Path, output: Path, case: dict, resume: str | None = None) -> 
         max_steps=7,
         per_device_train_batch_size=size,
         per_device_unlearn_batch_size=size // passes,
+        # Held-out losses are means over batches, which are the same for any number of processes only with one row each.
+        per_device_eval_batch_size=1,
         learning_rate=3e-3,
         unlearn_every=2,
-        forget_fraction=0.5,
         elicitation_max_new_tokens=4,
         logging_steps=1,
         save_strategy="steps",
@@ -35,12 +37,15 @@ def train(folder: Path, output: Path, case: dict, resume: str | None = None) -> 
         bf16=False,
         activation_checkpointing=False,
         disable_tqdm=True,
-        **case["settings"],
+        **{"forget_fraction": 0.5, **case["settings"]},
     )
+    learning = Dataset.from_list(rows["learning"])
     trainer = LWFTrainer(
         str(folder / case["model"]),
         args,
-        train_dataset=Dataset.from_list(rows["learning"]),
+        train_dataset=learning,
+        # An odd number of rows, the last of which has to count once.
+        eval_dataset=learning.select(range(23)) if case["held_out"] else None,
         forget_dataset=Dataset.from_list(rows[case["forgetting"]]),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if case["lora"] else None,
@@ -48,6 +53,10 @@ def train(folder: Path, output: Path, case: dict, resume: str | None = None) -> 
     trainer.train(resume_from_checkpoint=resume)
     final = output / ("final" if resume is None else "resumed")
     trainer.save_model(str(final))
+    sums = {name: whole(parameter).double().sum().item() for name, parameter in trainer.model.named_parameters()}
+    own = {"guard": trainer.unlearning_summary()["guard"], "sums": sums}
+    final.mkdir(exist_ok=True)
+    (final / f"process-{trainer.args.process_index}.json").write_text(json.dumps(own))
     if trainer.is_world_process_zero():
         record = {"log": trainer.state.log_history, "topology": str(trainer.accelerator.distributed_type)}
         (final / "record.json").write_text(json.dumps(record))

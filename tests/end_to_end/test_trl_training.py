@@ -234,11 +234,19 @@ def test_tensorboard(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_wandb_offline(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    run(report_to="wandb")
-    assert wandb.run.summary["train/unlearn_updates"] == 2
-    assert wandb.run.summary["train/unlearn_grad_norm"] > 0
-    wandb.finish()
+    # Its folders; all but the first are in the user's home otherwise.
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb"))
+    (tmp_path / "wandb").mkdir()
+    try:
+        run(report_to="wandb")
+        assert wandb.run.summary["train/unlearn_updates"] == 2
+        assert wandb.run.summary["train/unlearn_grad_norm"] > 0
+        assert wandb.run.config["unlearn_every"] == 2
+    finally:
+        # Ends the process that wandb started, too.
+        wandb.teardown()
+    assert list((tmp_path / "wandb").rglob("*.wandb"))
 
 
 def test_trackio(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

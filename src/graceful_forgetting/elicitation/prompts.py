@@ -33,14 +33,18 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
         raise ValueError(
             f"prompts already has columns that elicitation adds: {', '.join(taken)}; remove or rename them"
         )
-    ids = []
-    for index, row in enumerate(prompts.with_format(None)):
-        if not row["prompt"] or not isinstance(row["prompt"], str | list):
+    values = prompts.with_format(None)["prompt"][:]
+    for index, value in enumerate(values):
+        if not value or not isinstance(value, str | list):
             raise ValueError(
-                f"prompts: row {index} has prompt {row['prompt']!r}; it must be a string or a list of "
-                "messages, not empty"
+                f"prompts: row {index} has prompt {value!r}; it must be a string or a list of messages, not empty"
             )
-        ids.append(tokenize_prompt(row, tokenizer))
-        if not ids[-1]:
-            raise ValueError(f"prompts: row {index} has no tokens (prompt {row['prompt']!r}); remove it")
+    if all(isinstance(value, str) for value in values):
+        # All at once: a call for each takes ten times as long.
+        ids = [list(tokens) for tokens in tokenizer(text=values)["input_ids"]]
+    else:
+        ids = [tokenize_prompt(row, tokenizer) for row in prompts.with_format(None)]
+    for index, tokens in enumerate(ids):
+        if not tokens:
+            raise ValueError(f"prompts: row {index} has no tokens (prompt {values[index]!r}); remove it")
     return ids

@@ -78,10 +78,10 @@ def complete(
 ) -> Iterator[tuple[int, Completion]]:
     """Complete `requests`, `config.batch_size` at a time; yields positions and completions as they are ready.
 
-    Requests are started in their order, a quarter of a batch at a time, so neighbours should be of similar length.
-    A row that has ended leaves; once a quarter of the batch is free, the next rows take the places, their keys and
-    values joined to those of the others. Models that keep more than plain keys and values (sliding windows, recurrent
-    states) start whole batches instead, and rows only leave.
+    Requests are started in their order, so neighbours should be of similar length. A row that has ended leaves; once a
+    quarter of the batch is free, the next rows take all free places, their keys and values joined to those of the
+    others. Models that keep more than plain keys and values (sliding windows, recurrent states) start whole batches
+    instead, and rows only leave.
 
     Raises:
         ValueError: a log-probability is not finite (the model's logits are not).
@@ -90,31 +90,36 @@ def complete(
     group = max(1, config.batch_size // 4)
     first = 0
     rows: Rows | None = None
+    others_can_join = True
     while rows or first < len(requests):
-        next_rows = min(group, len(requests) - first)
-        starting = next_rows > 0 and (not rows or (rows.can_be_joined and len(rows) + next_rows <= config.batch_size))
+        left, free = len(requests) - first, config.batch_size - len(rows or ())
+        joining = rows is not None and rows.can_be_joined and 0 < min(group, left) <= free
+        starting = joining or not rows
         if starting:
-            numbers = range(first, first + next_rows)
-            first += next_rows
+            numbers = range(first, first + min(free, left))
+            first, left = numbers.stop, left - len(numbers)
             moving = Rows.start([requests[i] for i in numbers], numbers, pad_token_id, model.device)
-            steps, enough = 1, next_rows
         else:
             assert rows
             moving = rows
-            steps = config.max_new_tokens - max(rows.generated)
-            free = config.batch_size - len(rows)
-            enough = max(1, next_rows - free) if next_rows and rows.can_be_joined else (len(rows) + 1) // 2
+        if joining:
+            # One token, which makes their keys and values.
+            steps, enough = 1, len(moving)
+        else:
+            steps, free = config.max_new_tokens - max(moving.generated), config.batch_size - len(moving)
+            enough = max(1, min(group, left) - free) if left and others_can_join else (len(moving) + 1) // 2
         with generation_mode(model), torch.no_grad():
             ended = _advance(model, moving, steps, enough, config, quantiles, pad_token_id, eos_token_ids)
         for row in (i for i, end in enumerate(ended) if end):
             yield moving.numbers[row], _completion(*moving.answer(row), eos_token_ids)
         moving.keep([i for i, end in enumerate(ended) if not end])
-        if starting and moving and not moving.can_be_joined:
-            group = config.batch_size
-        if starting and rows and moving:
-            rows.join(moving)
-        elif moving or not starting:
+        if starting and moving:
+            others_can_join = moving.can_be_joined
+        if not joining:
             rows = moving
+        elif moving:
+            assert rows
+            rows.join(moving)
 
 
 def _completion(token_ids: list[int], log_probabilities: list[float], eos_token_ids: Sequence[int]) -> Completion:

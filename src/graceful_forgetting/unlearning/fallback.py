@@ -1,12 +1,13 @@
 """Gives back plain fine-tuning where forgetting did not help."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from graceful_forgetting.confidence.measure import exchanged, in_place_of
+from graceful_forgetting.distributed import from_main_process, resharded, sharded_like
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,30 @@ def keep_better(model: nn.Module, plain: Mapping[str, Tensor], held_out_loss: Ca
     """Compare the model with plain fine-tuning, and leave in it the weights that have the lower held-out loss.
 
     Args:
-        model: as it was trained.
-        plain: its trainable weights after plain fine-tuning with the same settings, by name.
-        held_out_loss: measures the model as it is when called.
+        model: as it was trained; sharded by FSDP2 or not.
+        plain: its trainable weights after plain fine-tuning with the same settings, by name, whole.
+        held_out_loss: measures the model as it is when called; on every process, where there are several.
     """
     loss = held_out_loss()
-    weights = in_place_of(model, plain)
-    with exchanged(model, weights):
-        comparison = HeldOutComparison(loss, held_out_loss())
-    if comparison.falls_back:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in weights:
-                    parameter.copy_(weights[name])
+    # Copied, not exchanged: FSDP2 and compiled code hold on to the memory of the parameters.
+    own = {name: parameter.detach().clone() for name, parameter in _trained(model, plain)}
+    _copy(plain, model)
+    comparison: HeldOutComparison | None = None
+    try:
+        # All processes have to end with the same weights, whatever the last digits of their own losses.
+        comparison = from_main_process(HeldOutComparison(loss, held_out_loss()))
+    finally:
+        if comparison is None or not comparison.falls_back:
+            _copy(own, model)
     return comparison
+
+
+def _trained(model: nn.Module, plain: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in resharded(model).named_parameters() if name in plain)
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], model: nn.Module) -> None:
+    for name, parameter in _trained(model, values):
+        value = values[name].to(parameter.device)
+        parameter.copy_(value if isinstance(value, DTensor) else sharded_like(value, parameter))
