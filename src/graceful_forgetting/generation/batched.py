@@ -79,9 +79,9 @@ def complete(
     """Complete `requests`, `config.batch_size` at a time; yields positions and completions as they are ready.
 
     Requests are started in their order, so neighbours should be of similar length. A row that has ended leaves; once a
-    quarter of the batch is free, the next rows take all free places, their keys and values joined to those of the
-    others. Models that keep more than plain keys and values (sliding windows, recurrent states) start whole batches
-    instead, and rows only leave.
+    quarter of the batch is free, as many of the next rows take the places, or more where they are of one length; their
+    keys and values are joined to those of the others. Models that keep more than plain keys and values (sliding
+    windows, recurrent states) start whole batches instead, and rows only leave.
 
     Raises:
         ValueError: a log-probability is not finite (the model's logits are not).
@@ -96,17 +96,18 @@ def complete(
         joining = rows is not None and rows.can_be_joined and 0 < min(group, left) <= free
         starting = joining or not rows
         if starting:
-            numbers = range(first, first + min(free, left))
-            first, left = numbers.stop, left - len(numbers)
+            least = min(group if others_can_join else free, left)
+            numbers = range(first, first + _of_one_length(requests[first : first + free], least))
+            first, left, free = numbers.stop, left - len(numbers), free - len(numbers)
             moving = Rows.start([requests[i] for i in numbers], numbers, pad_token_id, model.device)
         else:
             assert rows
             moving = rows
-        if joining:
+        if joining or (starting and others_can_join and 0 < min(group, left) <= free):
             # One token, which makes their keys and values.
             steps, enough = 1, len(moving)
         else:
-            steps, free = config.max_new_tokens - max(moving.generated), config.batch_size - len(moving)
+            steps = config.max_new_tokens - max(moving.generated)
             enough = max(1, min(group, left) - free) if left and others_can_join else (len(moving) + 1) // 2
         with generation_mode(model), torch.no_grad():
             ended = _advance(model, moving, steps, enough, config, quantiles, pad_token_id, eos_token_ids)
@@ -120,6 +121,17 @@ def complete(
         elif moving:
             assert rows
             rows.join(moving)
+
+
+def _of_one_length(requests: Sequence[Request], least: int) -> int:
+    """How many of `requests` to start together: the first `least`, and on as long as little of it is padding."""
+    widest = tokens = 0
+    for number, request in enumerate(requests):
+        length = len(request.prompt_ids)
+        widest, tokens = max(widest, length), tokens + length
+        if number >= least and (number + 1) * widest > 1.05 * tokens:
+            return number
+    return len(requests)
 
 
 def _completion(token_ids: list[int], log_probabilities: list[float], eos_token_ids: Sequence[int]) -> Completion:
