@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench evidence evidence-rerun docs docs-serve format clean \
+.PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun docs docs-serve format clean \
 	wheel release-check test-wheel test-minimum test-newest
 
 help: ## list the targets
@@ -59,6 +59,14 @@ evidence-rerun: $(STAMP) ## run the grids of benchmarks/grids from nothing, then
 	  name=$$(basename $$grid .yaml); \
 	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/$$name; \
 	  $(BIN)/graceful report --sweep runs/sweeps/$$name --archive docs/results/$$name.jsonl; \
+	done
+	$(MAKE) evidence
+
+confirmation-rerun: $(STAMP) ## run the grids of benchmarks/grids/confirmation from nothing (about 3 hours), then as evidence
+	set -e; for grid in benchmarks/grids/confirmation/*.yaml; do \
+	  name=$$(basename $$grid .yaml); \
+	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/confirmation/$$name; \
+	  $(BIN)/graceful report --sweep runs/sweeps/confirmation/$$name --archive docs/results/confirmation/$$name.jsonl; \
 	done
 	$(MAKE) evidence
 

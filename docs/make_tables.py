@@ -18,7 +18,7 @@ from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
-from graceful_forgetting.experiment.sweep.over_worlds import world_gains, world_shares
+from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, world_gains, world_shares
 from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
@@ -194,10 +194,10 @@ def _of_the_study(name: str) -> str:
 
 
 @cache
-def worlds() -> dict[str, list[Group]]:
-    """The archived sweep of every world, in the order of the tables' columns."""
+def worlds(folder: str = ".") -> dict[str, list[Group]]:
+    """The archived sweep of every world in a folder of the results, in the order of the tables' columns."""
     names = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
-    return {name: groups_of(read_archive(RESULTS / f"{name}.jsonl")) for name in names}
+    return {name: groups_of(read_archive(RESULTS / folder / f"{name}.jsonl")) for name in names}
 
 
 TABLES = {
@@ -214,6 +214,11 @@ TABLES = {
     "world_shares": lambda: world_shares(
         worlds(), ("lwf", "early_retain", "early_retain_guarded"), "early_retain_guarded"
     ),
+    "confirmation_gains": lambda: world_gains(worlds("confirmation")),
+    "confirmation_shares": lambda: world_shares(
+        worlds("confirmation"), ("early_retain_guarded", "by_trial"), "early_retain_guarded"
+    ),
+    "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
     **{name: partial(_of_the_study, name) for name in scoring.TABLES},
 }
 

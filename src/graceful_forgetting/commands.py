@@ -189,7 +189,9 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
         name: list(scored[name])
         for name in ("forgetting_confidence", "confidence_quadratic", "step_size", "step_size_crossover")
     }
-    evidence = gather_evidence(columns, scored[TASK_COLUMN], [i in chosen for i in range(len(scored))], changes)
+    flags = [index in chosen for index in range(len(scored))]
+    scorer, share = pipeline.lwf.confidence_scorer, pipeline.lwf.reference_share
+    evidence = gather_evidence(columns, scored[TASK_COLUMN], flags, changes, scorer, share)
     print(f"\n{advice_text(evidence, advise(evidence))}")
 
 

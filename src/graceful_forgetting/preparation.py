@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset, concatenate_datasets, load_from_disk
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 TASK_COLUMN = "forgetting_task"
 SCORE_COLUMN = "forgetting_confidence"
 POSTERIOR_FOLDER = "posterior"
+PLAIN_FILE = "plain.safetensors"
 _FOLDER = "preparation"
 # Columns that hold, or go with, an answer.
 _ANSWERED = ("completion", "messages", "conversations", "text", "input_ids")
@@ -48,7 +50,7 @@ class Preparation:
         posterior: of the learning task; none when the forgetting set came scored or the scorer needs none.
         reference_log: training log of the reference run; empty when there was none.
         plain: trainable weights of plain fine-tuning by name, for `guard_fallback`; none: those of the posterior, where
-            it covers all that is trained.
+            it covers all that is trained and the reference run was a whole one.
     """
 
     scored: Dataset
@@ -152,6 +154,7 @@ def prepare_unlearning(
     reference_arguments: Mapping[str, Any],
     chat_template: str | None = None,
     trial_loss: Callable[[Preparation], float] | None = None,
+    with_plain: bool = False,
 ) -> Preparation:
     """Elicit, run the reference, estimate the posterior, score and select; whatever `forget_dataset` still needs.
 
@@ -170,6 +173,8 @@ def prepare_unlearning(
         reference_arguments: of the reference run's trainer, beside the settings: `data_collator` and the like.
         chat_template: that learning messages are rendered with, in place of the tokenizer's own.
         trial_loss: with `args.forget_trials`, makes a trial run from θ_base; the held-out loss at its end.
+        with_plain: the result will be compared with plain fine-tuning, so that a run of it is made where the reference
+            run is none, or not a whole one.
     """
     work = Path(args.output_dir) / "work"
     posterior: LearningPosterior | None = None
@@ -213,6 +218,10 @@ def prepare_unlearning(
         scored = scored.remove_columns(SOURCE_INDEX)
     selected, audit = _selected(scored, args, trial_loss)
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
+    # What is plain fine-tuning anyway needs no comparison, and whole trials have made it.
+    tried = args.forget_trials and args.forget_trial_fraction == 1
+    if with_plain and len(selected) > 0 and not tried and preparation.plain_weights() is None:
+        preparation.plain = _plain_weights(model, args, train_dataset, processing_class, reference_arguments)
     if args.process_index == 0:
         save_preparation(preparation, preparation_folder(args))
         for stage in ("self_knowledge", "posterior", "scores", "trial"):
@@ -221,6 +230,27 @@ def prepare_unlearning(
     if len(selected) == 0:
         logger.warning(nothing_selected(audit))
     return preparation
+
+
+def _plain_weights(
+    model: PreTrainedModel | PeftModel,
+    args: LWFConfig,
+    train_dataset: Dataset | IterableDataset,
+    processing_class: PreTrainedTokenizerBase,
+    reference_arguments: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    """Trainable weights after plain fine-tuning, kept in `<output_dir>/plain` too; the model comes back as it was."""
+    logger.info("Plain fine-tuning, to compare with")
+    with restored_weights(model):
+        plain, _ = train_reference(
+            model,
+            reference_args(args, Path(args.output_dir) / "plain"),
+            train_dataset,
+            processing_class,
+            **reference_arguments,
+        )
+        plain.save_model()
+        return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _selected(
@@ -276,7 +306,7 @@ def prepare_posterior(
             reference_args(args, Path(args.output_dir) / "reference"),
             train_dataset,
             processing_class,
-            callbacks=stopping_after(args.reference_fraction),
+            callbacks=stopping_after(args.reference_share),
             **reference_arguments,
         )
         # On every process, since shards are gathered; one writes.
@@ -288,7 +318,7 @@ def prepare_posterior(
             mean = reference_mean(model, config)
     if config.fisher_at == "base":
         posterior = estimated(model, mean)
-    posterior.metadata["reference_fraction"] = args.reference_fraction
+    posterior.metadata["reference_fraction"] = args.reference_share
     return posterior, reference_log
 
 
@@ -341,13 +371,14 @@ def load_preparation(directory: Path, model: nn.Module | None) -> Preparation:
             f"{directory} holds no preparation, which this run reads again when it is resumed: keep output_dir as the "
             "interrupted run left it, or pass preparation="
         )
-    posterior = directory / POSTERIOR_FOLDER
+    posterior, plain = directory / POSTERIOR_FOLDER, directory / PLAIN_FILE
     return Preparation(
         scored=load_from_disk(str(directory / "scored")),
         selected=load_from_disk(str(directory / "selected")),
         audit=read_json(directory / "selection.json"),
         posterior=LearningPosterior.from_pretrained(posterior, model=model) if posterior.is_dir() else None,
         reference_log=read_json(directory / "reference_log.json"),
+        plain=load_file(plain) if plain.is_file() else None,
     )
 
 
@@ -360,3 +391,5 @@ def save_preparation(preparation: Preparation, directory: Path) -> None:
         write_json(partial / "reference_log.json", preparation.reference_log)
         if preparation.posterior is not None:
             preparation.posterior.save_pretrained(partial / POSTERIOR_FOLDER)
+        if preparation.plain is not None:
+            save_file({name: weight.contiguous() for name, weight in preparation.plain.items()}, partial / PLAIN_FILE)

@@ -130,7 +130,7 @@ def select_retained(
     fraction: float,
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
-) -> Dataset:
+) -> Dataset | None:
     """The rows of lowest score, which unlearning should leave as they are; none of them is in `selected`.
 
     Args:
@@ -139,21 +139,13 @@ def select_retained(
         fraction: share of the rows with a score, in (0, 1]; fewer rows where no more are left.
 
     Returns:
-        The rows, lowest score first.
-
-    Raises:
-        ValueError: every row with a score is selected.
+        The rows, lowest score first; None where every row with a score is selected.
     """
     pool = _pool(scored, task_column, score_column)
     taken = set(selected[SOURCE_INDEX])
     lowest = sorted(pool.scores, key=lambda index: pool.scores[index])
     kept = [index for index in lowest if index not in taken][: max(1, round(fraction * len(lowest)))]
-    if not kept:
-        raise ValueError(
-            f"unlearn_retain_weight is set, and all {len(lowest)} rows with a score are unlearned, which leaves none "
-            "to retain: unlearn fewer (forget_fraction), or set unlearn_retain_weight=0"
-        )
-    return scored.select(kept)
+    return scored.select(kept) if kept else None
 
 
 @dataclass(frozen=True)

@@ -270,6 +270,7 @@ class LWFTrainer(UnlearningTrainer):
                 self._reference_arguments,
                 self.chat_template,
                 self._trial_loss,
+                with_plain=self._may_fall_back and not self._is_scored() and self.optimizer is None,
             )
         return self.preparation
 
@@ -319,9 +320,13 @@ class LWFTrainer(UnlearningTrainer):
         self._keep_better(checkpoint)
         return output
 
+    @property
+    def _may_fall_back(self) -> bool:
+        return self.args.guard_fallback and self.unlearning_enabled and self.eval_dataset is not None
+
     def _keep_better(self, checkpoint: Path | None) -> None:
         """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
-        if not (self.args.guard_fallback and self.unlearning_enabled) or self.eval_dataset is None:
+        if not self._may_fall_back:
             return
         preparation = self.preparation
         if preparation is None and checkpoint is not None and has_preparation(preparation_folder(self.args)):

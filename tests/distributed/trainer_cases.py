@@ -14,6 +14,15 @@ from graceful_forgetting.distributed import whole
 
 # How many rows an update takes, whatever the number of processes.
 BATCH = 8
+# As the paper's formula has it; two processes have to agree on a posterior and its scores.
+FORMULA = {
+    "reference_fraction": 1.0,
+    "confidence_scorer": "lwf",
+    "forget_fraction": 0.5,
+    "unlearn_objective": "bounded_ascent",
+    "unlearn_loss_cap": 8.0,
+    "unlearn_retain_weight": 0.0,
+}
 
 
 def train(folder: Path, output: Path, case: dict, resume: str | None = None) -> None:
@@ -37,7 +46,7 @@ def train(folder: Path, output: Path, case: dict, resume: str | None = None) -> 
         bf16=False,
         activation_checkpointing=False,
         disable_tqdm=True,
-        **{"forget_fraction": 0.5, **case["settings"]},
+        **{**FORMULA, **case["settings"]},
     )
     learning = Dataset.from_list(rows["learning"])
     trainer = LWFTrainer(

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from formula import FORMULA
+
 
 @pytest.fixture
 def model_folder(tmp_path, make_model, tokenizer) -> Path:
@@ -27,7 +29,7 @@ def recipe(tmp_path, model_folder, learning, forgetting) -> Path:
     write_jsonl(tmp_path / "arithmetic" / "test.jsonl", learning.select(range(6)))
     write_jsonl(tmp_path / "myths" / "train.jsonl", forgetting.select_columns(["prompt"]))
     write_jsonl(tmp_path / "myths" / "test.jsonl", forgetting.select(range(5)))
-    content = {
+    content = FORMULA | {
         "model_name_or_path": str(model_folder),
         "learning_task": str(tmp_path / "arithmetic"),
         "forgetting_tasks": [str(tmp_path / "myths")],

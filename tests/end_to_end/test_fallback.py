@@ -11,6 +11,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
 from graceful_forgetting.data import tokenize_dataset
@@ -24,7 +25,7 @@ HARMLESS = {"unlearn_learning_rate": 1e-9}
 
 
 def config(folder: Path, **changes) -> LWFConfig:
-    settings = {
+    settings = FORMULA | {
         "max_steps": 6,
         "per_device_train_batch_size": 8,
         "learning_rate": 3e-3,
@@ -125,6 +126,37 @@ def test_an_early_reference_run_ends_early_and_is_no_plain_run(tmp_path, make_mo
     assert losses[1] == losses[0][:3]
     assert whole.plain_weights() is not None
     assert half.plain_weights() is None
+
+
+@pytest.mark.parametrize("changes", [{"reference_fraction": 0.5}, {"confidence_scorer": "loss"}], ids=str)
+def test_without_a_whole_reference_run_a_plain_one_is_made_to_compare_with(
+    tmp_path, make_model, tokenizer, learning, changes
+):
+    whole = trained(tmp_path / "whole", make_model(), tokenizer, learning, **HARMFUL)
+    trainer = trained(tmp_path / "own", make_model(), tokenizer, learning, **HARMFUL, **changes)
+    assert trainer.held_out.falls_back
+    assert trainer.held_out.plain_loss == pytest.approx(whole.held_out.plain_loss, rel=1e-5)
+    plain = load_file(next((tmp_path / "own" / "plain").glob("*model.safetensors")))
+    weights, expected = trainer.model.state_dict(), whole.model.state_dict()
+    for name, weight in plain.items():
+        assert torch.equal(weights[name], weight), name
+        assert torch.equal(expected[name], weight), name
+
+
+def test_a_resumed_run_finds_the_plain_one_again(tmp_path, make_model, tokenizer, learning):
+    changes = {**HARMFUL, "reference_fraction": 0.5, "save_strategy": "steps", "save_steps": 3}
+    whole = trained(tmp_path, make_model(), tokenizer, learning, **changes)
+    again = trained(tmp_path, make_model(), tokenizer, learning, resume=str(tmp_path / "checkpoint-3"), **changes)
+    assert again.held_out == whole.held_out
+    assert again.held_out.falls_back
+
+
+def test_no_plain_run_is_made_for_nothing(tmp_path, make_model, tokenizer, learning):
+    early = {"reference_fraction": 0.5}
+    trained(tmp_path / "rows", make_model(), tokenizer, learning, held_out="none", **early)
+    trained(tmp_path / "guard", make_model(), tokenizer, learning, guard_fallback=False, **early)
+    trained(tmp_path / "empty", make_model(), tokenizer, learning, **early, **NOTHING)
+    assert not list(tmp_path.glob("*/plain"))
 
 
 def test_a_run_falls_back_on_rows_that_the_learning_limit_leaves_over(recipe, tmp_path, learning):

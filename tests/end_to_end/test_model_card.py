@@ -7,13 +7,14 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 
 
 @pytest.fixture
 def build(tmp_path: Path, make_model: Any, tokenizer: Any, learning: Dataset, forgetting: Dataset) -> Any:
     def make(forget_dataset: Any, **settings: Any) -> LWFTrainer:
-        given = {"max_steps": 6, "learning_rate": 3e-3, "per_device_train_batch_size": 4, "unlearn_every": 2}
+        given = FORMULA | {"max_steps": 6, "learning_rate": 3e-3, "per_device_train_batch_size": 4, "unlearn_every": 2}
         given |= {"forget_fraction": 0.5, "bf16": False, "activation_checkpointing": False, "disable_tqdm": True}
         given |= {"logging_steps": 1, "save_steps": 4, "eval_strategy": "steps", "eval_steps": 6}
         args = LWFConfig(str(tmp_path / "colors"), **{**given, **settings})

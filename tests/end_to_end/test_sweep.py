@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from formula import FORMULA
 from graceful_forgetting.artifacts import read_json
 from graceful_forgetting.cli import main
 from graceful_forgetting.experiment.result import RunResult
@@ -23,7 +24,7 @@ from graceful_forgetting.experiment.sweep.cell import CellResult
 from graceful_forgetting.experiment.sweep.run import load_cells
 
 ROOT = Path(__file__).parents[2]
-RECIPE = {
+RECIPE = FORMULA | {
     "max_steps": 4,
     "per_device_train_batch_size": 8,
     "learning_rate": "3e-3",

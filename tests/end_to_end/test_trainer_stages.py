@@ -9,6 +9,7 @@ import torch
 from datasets import load_from_disk
 from peft import LoraConfig
 
+from formula import FORMULA
 from graceful_forgetting import LearningPosterior, LWFConfig, LWFTrainer, score_confidence
 from graceful_forgetting.confidence import oracle_fisher
 from graceful_forgetting.fingerprint import fingerprint_model
@@ -17,7 +18,7 @@ from graceful_forgetting.preparation import score_again
 
 
 def config(folder: Path, **changes) -> LWFConfig:
-    settings = {
+    settings = FORMULA | {
         "max_steps": 6,
         "per_device_train_batch_size": 8,
         "learning_rate": 3e-3,

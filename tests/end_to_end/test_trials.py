@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
 from graceful_forgetting.preparation import Preparation
 
 # Gradient ascent on the learning rows themselves can only harm, on what the model says elsewhere it need not.
-SETTINGS = {
+SETTINGS = FORMULA | {
     "max_steps": 6,
     "per_device_train_batch_size": 8,
     "learning_rate": 3e-3,

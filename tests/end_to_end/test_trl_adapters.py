@@ -12,6 +12,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, PromptTuningConfig, get_p
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.confidence.oracle import oracle_confidence_terms
 from graceful_forgetting.fingerprint import fingerprint_model
@@ -25,7 +26,7 @@ def build(
     tmp_path: Path, make_model: Any, tokenizer: PreTrainedTokenizerFast, learning: Dataset, forgetting: Dataset
 ) -> Callable[..., LWFTrainer]:
     def make(model: nn.Module | None = None, peft_config: Any = None, **settings: Any) -> LWFTrainer:
-        given = {"max_steps": 5, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "unlearn_every": 2}
+        given = FORMULA | {"max_steps": 5, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "unlearn_every": 2}
         given |= {"per_device_unlearn_batch_size": 4, "bf16": False, "activation_checkpointing": False}
         given |= {"disable_tqdm": True, "save_strategy": "no", "report_to": "none"}
         return LWFTrainer(

@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.confidence import oracle_fisher
 from graceful_forgetting.learning_rows import single_examples
@@ -89,7 +90,7 @@ def build(
     ) -> LWFTrainer:
         given = {"max_steps": 4, "learning_rate": 3e-3, "per_device_train_batch_size": 4, "unlearn_every": 2}
         given |= {"per_device_unlearn_batch_size": 4, "forget_fraction": 0.5, "elicitation_max_new_tokens": 4}
-        args = LWFConfig(str(tmp_path / folder), **{**QUIET, **given, **settings})
+        args = LWFConfig(str(tmp_path / folder), **{**FORMULA, **QUIET, **given, **settings})
         return LWFTrainer(
             make_model(),
             args,

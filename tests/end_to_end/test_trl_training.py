@@ -18,6 +18,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 
 NUMBERS = ("loss", "grad_norm", "unlearn_loss", "unlearn_grad_norm")
@@ -30,7 +31,7 @@ def build(
     """A trainer of 6 learning and 2 unlearning updates on answers that are not scored yet."""
 
     def make(folder: str = "run", arguments: dict[str, Any] | None = None, **settings: Any) -> LWFTrainer:
-        given = {"max_steps": 6, "learning_rate": 3e-3, "per_device_train_batch_size": 4, "unlearn_every": 2}
+        given = FORMULA | {"max_steps": 6, "learning_rate": 3e-3, "per_device_train_batch_size": 4, "unlearn_every": 2}
         given |= {"per_device_unlearn_batch_size": 4, "bf16": False, "activation_checkpointing": False}
         given |= {"disable_tqdm": True, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
         return LWFTrainer(
@@ -106,7 +107,7 @@ def test_an_optimizer_by_class_is_that_of_both_runs(run: Any) -> None:
     trainer = run(arguments=arguments, lr_scheduler_type="constant")
     assert isinstance(trainer.optimizer.optimizer, torch.optim.SGD)
     # Unlearning follows the decay, not the size, of a rate that is not in the settings.
-    assert {group["lr"] for group in trainer._updates.optimizer.param_groups} == {trainer.args.learning_rate / 2}
+    assert {group["lr"] for group in trainer._updates.optimizer.param_groups} == {trainer.args.learning_rate}
     adam = run("adam", lr_scheduler_type="constant").preparation.posterior.mean
     assert any(not torch.equal(mean, adam[name]) for name, mean in trainer.preparation.posterior.mean.items())
 

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer, score_confidence
 from graceful_forgetting.fingerprint import fingerprint_model
 from graceful_forgetting.preparation import Preparation
@@ -17,7 +18,7 @@ TOTAL = 9
 
 
 def config(folder: Path, **changes: Any) -> LWFConfig:
-    settings = {
+    settings = FORMULA | {
         "max_steps": TOTAL,
         "per_device_train_batch_size": 4,
         "learning_rate": 3e-3,
@@ -149,7 +150,7 @@ def test_updates_happen_when_the_schedule_says(tmp_path: Path, run: Any) -> None
 
 def test_early_unlearning_is_over_before_learning_whatever_the_warm_up(tmp_path: Path, run: Any) -> None:
     trainer = run(tmp_path, unlearn_schedule="early", warmup_steps=5, max_steps=6)
-    assert {group["lr"] for group in trainer._updates.optimizer.param_groups} == {trainer.args.learning_rate / 2}
+    assert {group["lr"] for group in trainer._updates.optimizer.param_groups} == {trainer.args.learning_rate}
     plain = run(tmp_path / "plain", warmup_steps=5, max_steps=6, arguments={"forget_dataset": None})
     assert trainer.state.log_history[0]["loss"] > plain.state.log_history[0]["loss"]
 
@@ -181,6 +182,7 @@ def test_rescoring_is_at_the_weights_of_the_moment(tmp_path: Path, run: Any, mak
         max_steps=7,
         unlearn_rescore_every=3,
         unlearn_retain_weight=0.1,
+        unlearn_retain_fraction=0.25,
         posterior_num_samples=4,
     )
     before = trainer.preparation

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 
 COMMON: dict[str, Any] = {
@@ -31,7 +32,7 @@ def scored(forgetting: Dataset) -> Dataset:
 
 def lwf_config(folder: Path, **changes: Any) -> LWFConfig:
     settings = {"unlearn_every": 2, "forget_fraction": 0.5, "per_device_unlearn_batch_size": 4}
-    return LWFConfig(output_dir=str(folder), **{**COMMON, **settings, **changes})
+    return LWFConfig(output_dir=str(folder), **{**FORMULA, **COMMON, **settings, **changes})
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:

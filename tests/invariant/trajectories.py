@@ -27,8 +27,20 @@ BATCH = 8
 VOCABULARY = 64
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 RUNS: dict[str, dict[str, Any]] = {
-    "full": {"learning_rate": 3e-3},
-    "lora": {"learning_rate": 1e-2, "unlearn_objective": "npo", "unlearn_retain_weight": 0.5},
+    "full": {
+        "learning_rate": 3e-3,
+        "unlearn_learning_rate": 1.5e-3,
+        "unlearn_objective": "bounded_ascent",
+        "unlearn_loss_cap": 8.0,
+        "unlearn_retain_weight": 0.0,
+    },
+    "lora": {
+        "learning_rate": 1e-2,
+        "unlearn_learning_rate": 5e-3,
+        "unlearn_objective": "npo",
+        "unlearn_retain_weight": 0.5,
+        "unlearn_retain_fraction": 0.25,
+    },
 }
 LOGGED = ("loss", "grad_norm", "unlearn_loss", "unlearn_grad_norm")
 Trajectory = list[dict[str, float]]
@@ -74,12 +86,12 @@ def train(
         LlamaForCausalLM(config),
         LWFConfig(
             str(folder),
+            unlearn_every=2,
             max_steps=8,
             per_device_train_batch_size=per_device,
             gradient_accumulation_steps=passes,
             per_device_unlearn_batch_size=per_device,
             unlearn_gradient_accumulation_steps=passes,
-            unlearn_every=2,
             forget_fraction=0.75,
             logging_steps=1,
             save_strategy="steps",

@@ -167,7 +167,7 @@ def test_world_without_such_a_forgetting_task_names_the_nearest(recipe, capsys):
 def test_non_finite_loss_names_the_step_and_keeps_the_checkpoint(recipe, capsys, tmp_path):
     path = recipe(
         max_steps=12, save_steps=2, learning_rate=1e30, max_grad_norm=0.0, lr_scheduler_type="constant_with_warmup",
-        warmup_steps=4,
+        warmup_steps=4, confidence_scorer="lwf",
     )  # fmt: skip
     assert main(["posterior", "--config", path]) == 1
     message = capsys.readouterr().err

@@ -9,6 +9,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig
 
+from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer, NonFiniteLossError
 from graceful_forgetting.preparation import Preparation
 
@@ -16,7 +17,7 @@ QUIET = {"bf16": False, "activation_checkpointing": False, "disable_tqdm": True,
 
 
 def config(folder, **changes) -> LWFConfig:
-    return LWFConfig(output_dir=str(folder), **{**QUIET, **changes})
+    return LWFConfig(output_dir=str(folder), **{**FORMULA, **QUIET, **changes})
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def build(tmp_path, make_model, tokenizer, learning, forgetting):
         ("forget_fraction", 1.01, r"fraction=1.01 .*\(0, 1\]"),
         ("forget_count", 0, "count=0 .*at least 1"),
         ("forget_strategy", "best", "forget_strategy='best' .*highest, lowest, random, threshold"),
-        ("forget_threshold", 0.5, "needs a threshold, and no other strategy takes one"),
+        ("forget_strategy", "threshold", "needs a threshold, and no other strategy takes one"),
         ("forget_quotas", "{", "not valid JSON"),
         ("unlearn_every", -1, "unlearn_every=-1"),
         (
@@ -131,13 +132,22 @@ def test_a_baseline_is_not_resumed_from_another_base_model(tmp_path, build, make
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
-def test_rescoring_and_retaining_without_the_rows_for_it(tmp_path, build, forgetting):
+def test_rescoring_without_the_rows_for_it(tmp_path, build, forgetting):
     scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
     with pytest.raises(ValueError, match="unlearn_rescore_every=2 needs what scorer 'lwf' reads"):
         build(config(tmp_path, unlearn_rescore_every=2), forget_dataset=scored)
-    trainer = build(config(tmp_path, unlearn_retain_weight=1.0, forget_fraction=1.0), forget_dataset=scored)
-    with pytest.raises(ValueError, match="all 16 rows with a score are unlearned"):
+
+
+def test_where_all_is_unlearned_nothing_is_retained(tmp_path, build, forgetting):
+    scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
+
+    def weights(**changes):
+        trainer = build(config(tmp_path, unlearn_every=2, forget_fraction=1.0, **changes), forget_dataset=scored)
         trainer.train()
+        return trainer.model.state_dict()
+
+    retained, without = weights(unlearn_retain_weight=1.0), weights(unlearn_retain_weight=0.0)
+    assert all(torch.equal(weight, without[name]) for name, weight in retained.items())
 
 
 def test_a_preparation_of_another_type_or_beside_a_forgetting_set(build):

@@ -85,3 +85,32 @@ def test_separation_is_that_of_kruskal_and_wallis_and_needs_two_tasks():
     assert advise(one).verdict == "not known"
     with pytest.raises(ValueError, match="no sample has a score"):
         gather_evidence({**columns, "forgetting_confidence": [None, None]}, ["a", "a"], [True, False], None)
+
+
+def without_steps(scorer="interference", chosen=None, share=0.1):
+    columns = dict.fromkeys(("confidence_quadratic", "step_size", "step_size_crossover"), [None] * 400)
+    columns["forgetting_confidence"] = [0.0] * 200 + [2.0] * 200
+    chosen = [False] * 200 + [True] * 200 if chosen is None else chosen
+    return gather_evidence(columns, ["a"] * 200 + ["b"] * 200, chosen, [0.0] * 200 + [2.0] * 200, scorer, share)
+
+
+def test_a_threshold_that_no_score_reaches_says_that_forgetting_will_not_help():
+    advice = advise(without_steps(chosen=[False] * 400))
+    assert advice.verdict == "not expected to help"
+    assert "nothing would be unlearned" in advice.reasons[0]
+
+
+def test_interference_needs_no_step():
+    assert advise(without_steps(share=1.0)).verdict == "expected to help"
+
+
+def test_the_beginning_of_learning_promises_nothing():
+    advice = advise(without_steps())
+    assert advice.verdict == "not known"
+    assert "in its first 10%" in advice.reasons[0]
+
+
+def test_a_score_that_was_not_measured_against_outcomes_is_named():
+    advice = advise(without_steps(scorer="loss", share=1.0))
+    assert advice.verdict == "not known"
+    assert any("scorer loss was not measured" in reason for reason in advice.reasons)

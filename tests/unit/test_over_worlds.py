@@ -5,7 +5,7 @@ from statistics import fmean
 
 from graceful_forgetting.experiment.result import GuardResult
 from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_worlds import world_gains, world_shares
+from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, world_gains, world_shares
 from sweep_data import cell
 
 METHODS = ("plain", "never_knew", "lwf")
@@ -48,3 +48,19 @@ def test_shares_of_the_gap_and_runs_that_fell_back():
     assert found[1] == f"{100 * gap:+.1f}".replace("-", "−")
     assert found[2].startswith(f"{100 * (means['lwf'] - means['plain']) / gap:.0f} %".replace("-", "−"))
     assert found[3] == "1 of 3"
+
+
+def test_the_best_plain_run_is_that_of_the_lowest_held_out_loss():
+    cells = two_builds("sums")
+    losses = {("default", 0): 0.5, ("default", 1): 0.2, ("other", 5): 0.9}
+    for index, one in enumerate(cells):
+        if one.method == "lwf":
+            loss = losses[one.setting, one.seed]
+            guard = GuardResult(False, None, None, held_out_loss=1.0, plain_held_out_loss=loss)
+            cells[index] = replace(one, selection=replace(one.selection, guard=guard))
+    plain = {(one.setting, one.seed): one.score for one in cells if one.method == "plain"}
+    table = best_plain_runs({"sums": groups_of(cells)})
+    mean = fmean([fmean([plain["default", 0], plain["default", 1]]), plain["other", 5]])
+    best = fmean([plain["default", 1], plain["other", 5]])
+    assert f"| best of a build's plain runs, less plain | {100 * (best - mean):+.1f} |".replace("-", "−") in table
+    assert "sums 1" in table

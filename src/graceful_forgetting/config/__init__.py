@@ -17,6 +17,7 @@ from graceful_forgetting.config.confidence import (
 )
 from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.lwf import ForgetAnswers, LWFConfig
+from graceful_forgetting.config.methods import METHODS, PUBLISHED, MethodName
 from graceful_forgetting.config.posterior import (
     FisherAt,
     FisherEstimator,
@@ -34,6 +35,8 @@ from graceful_forgetting.config.unlearning import (
 
 __all__ = [
     "DEFAULT_FORGET_FRACTION",
+    "METHODS",
+    "PUBLISHED",
     "BaselineName",
     "BaselineSettings",
     "ConfidenceConfig",
@@ -43,6 +46,7 @@ __all__ = [
     "FisherEstimator",
     "ForgetAnswers",
     "LWFConfig",
+    "MethodName",
     "ParameterSpace",
     "PosteriorConfig",
     "PosteriorEstimator",

@@ -15,6 +15,11 @@ def taken_from(config: type, name: str, default: Any = MISSING) -> Any:
     return field(default=source.default if default is MISSING else default, metadata=dict(source.metadata))
 
 
+def help_of(config: type, name: str) -> str:
+    """The help text of a field."""
+    return str(next(f for f in fields(config) if f.name == name).metadata["help"])
+
+
 def require(condition: bool, name: str, value: object, expected: str) -> None:
     """Raise `ValueError` naming the field, its value and what is expected, unless `condition` holds."""
     if not condition:

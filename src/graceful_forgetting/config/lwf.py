@@ -1,7 +1,7 @@
 """`LWFConfig`: the settings of every stage and of TRL's `SFTConfig` in one flat dataclass."""
 
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
@@ -16,10 +16,12 @@ from graceful_forgetting.config.confidence import (
     WeightsPlacement,
 )
 from graceful_forgetting.config.elicitation import ElicitationBackend, ElicitationConfig
-from graceful_forgetting.config.fields import require, require_choice, setting, taken_from
+from graceful_forgetting.config.fields import help_of, require, require_choice, setting, taken_from
+from graceful_forgetting.config.methods import PUBLISHED
 from graceful_forgetting.config.posterior import FisherAt, ParameterSpace, PosteriorConfig, PosteriorEstimator
 from graceful_forgetting.config.selection import (
     DEFAULT_FORGET_FRACTION,
+    DEFAULT_THRESHOLD,
     WITHOUT_NUMBER,
     SelectionConfig,
     SelectionStrategy,
@@ -27,6 +29,8 @@ from graceful_forgetting.config.selection import (
 from graceful_forgetting.config.unlearning import UnlearningSettings
 
 ForgetAnswers = Literal["self_generated", "given"]
+
+DEFAULT_REFERENCE_SHARE = 0.1
 
 
 @dataclass
@@ -61,10 +65,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     elicitation_vllm_gpu_memory_utilization: float = taken_from(ElicitationConfig, "vllm_gpu_memory_utilization")
     elicitation_cache_dir: str | None = taken_from(ElicitationConfig, "cache_dir")
 
-    reference_fraction: float = setting(
-        1.0,
+    reference_fraction: float | None = setting(
+        None,
         "Share of the learning updates after which the reference run ends, in (0, 1]; its learning rate decays as for "
-        "all of them. Early weights show what learning overwrites first, at a fraction of the cost.",
+        "all of them. Early weights show what learning overwrites first, at a fraction of the cost. Unset: 0.1 with "
+        "scorer 'interference' and no baseline, 1 otherwise, since formulas mean the end of learning.",
     )
 
     posterior_estimator: PosteriorEstimator = taken_from(PosteriorConfig, "estimator")
@@ -77,7 +82,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     posterior_last_blocks: int | None = taken_from(PosteriorConfig, "last_blocks")
     posterior_shard_size: int = taken_from(PosteriorConfig, "shard_size")
 
-    confidence_scorer: ScorerName = taken_from(ConfidenceConfig, "scorer")
+    confidence_scorer: ScorerName = taken_from(ConfidenceConfig, "scorer", default="interference")
     confidence_step_size: float = taken_from(ConfidenceConfig, "step_size")
     confidence_step_size_rule: StepSizeRule = taken_from(ConfidenceConfig, "step_size_rule")
     confidence_batch_size: int = taken_from(ConfidenceConfig, "batch_size")
@@ -93,7 +98,13 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         "that the data set carries are ignored) or 'given' (those that it carries); unset: given ones where it carries "
         "any, else the model's own.",
     )
-    forget_strategy: SelectionStrategy = taken_from(SelectionConfig, "strategy")
+    forget_strategy: SelectionStrategy | None = field(
+        default=None,
+        metadata={
+            "help": help_of(SelectionConfig, "strategy") + " Unset: 'threshold' at 0.2 nats per token with scorer "
+            "'interference', where no other field says how many; 'highest' otherwise."
+        },
+    )
     forget_fraction: float | None = field(
         default=None,
         metadata={
@@ -139,11 +150,15 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
 
     def _check_together(self) -> None:
         """What no group of fields can check on its own."""
-        require_choice("forget_strategy", self.forget_strategy, get_args(SelectionStrategy))
+        if self.forget_strategy is not None:
+            require_choice("forget_strategy", self.forget_strategy, get_args(SelectionStrategy))
         if self.forget_answers is not None:
             require_choice("forget_answers", self.forget_answers, get_args(ForgetAnswers))
-        for name in ("reference_fraction", "forget_trial_fraction"):
-            require(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
+        for name, value in (
+            ("reference_fraction", self.reference_share),
+            ("forget_trial_fraction", self.forget_trial_fraction),
+        ):
+            require(0 < value <= 1, name, value, "in (0, 1]")
         for name, unused in (("baseline", None), ("unlearn_rescore_every", 0)):
             if self.forget_trials and getattr(self, name) != unused:
                 raise ValueError(
@@ -163,7 +178,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         self._check_baseline_together()
 
     def _check_baseline_together(self) -> None:
-        if self.baseline is not None and self.reference_fraction < 1:
+        if self.baseline is not None and self.reference_share < 1:
             raise ValueError(
                 f"reference_fraction={self.reference_fraction} with baseline={self.baseline!r}: baselines are "
                 "defined by the weights of a whole reference run; leave it at 1"
@@ -205,6 +220,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
                     "baseline='selective_amnesia' is EWC together with a uniform target on the forgetting set and "
                     f"replay of the rest: set {', '.join(odd)} as well"
                 )
+
+    @classmethod
+    def published(cls, **settings: Any) -> Self:
+        """The method as its paper has it (`config.methods.PUBLISHED`) where `settings` say nothing else."""
+        return cls(**{**PUBLISHED, **settings})
 
     def elicitation_config(self) -> ElicitationConfig:
         return ElicitationConfig(
@@ -252,14 +272,30 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
             seed=self.seed,
         )
 
+    @property
+    def reference_share(self) -> float:
+        """`reference_fraction`, or what it is where that is unset."""
+        if self.reference_fraction is not None:
+            return self.reference_fraction
+        return DEFAULT_REFERENCE_SHARE if self.confidence_scorer == "interference" and self.baseline is None else 1.0
+
     def selection_config(self) -> SelectionConfig:
-        how_many = (self.forget_fraction, self.forget_count, self.forget_threshold, self.forget_quotas)
-        default = self.forget_strategy not in WITHOUT_NUMBER and how_many == (None, None, None, None)
+        strategy, fraction, threshold = self.forget_strategy, self.forget_fraction, self.forget_threshold
+        how_many = (fraction, self.forget_count, threshold, self.forget_quotas)
+        unsaid = how_many == (None, None, None, None)
+        if strategy is None:
+            by_threshold = threshold is not None or (unsaid and self.confidence_scorer == "interference")
+            strategy = "threshold" if by_threshold else "highest"
+        if strategy == "threshold":
+            if unsaid and self.confidence_scorer == "interference":
+                threshold = DEFAULT_THRESHOLD
+        elif unsaid and strategy not in WITHOUT_NUMBER:
+            fraction = DEFAULT_FORGET_FRACTION
         return SelectionConfig(
-            strategy=self.forget_strategy,
-            fraction=DEFAULT_FORGET_FRACTION if default else self.forget_fraction,
+            strategy=strategy,
+            fraction=fraction,
             count=self.forget_count,
-            threshold=self.forget_threshold,
+            threshold=threshold,
             quotas=self.forget_quotas,
             min_fraction=self.forget_min_fraction,
             max_fraction=self.forget_max_fraction,

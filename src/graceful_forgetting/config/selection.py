@@ -9,6 +9,8 @@ from graceful_forgetting.config.fields import require, require_choice, setting
 SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "gap", "weighted"]
 
 DEFAULT_FORGET_FRACTION = 0.25
+# Nats per token by which learning has raised the loss.
+DEFAULT_THRESHOLD = 0.2
 # Strategies that find out themselves how many samples are unlearned.
 WITHOUT_NUMBER = ("gap", "weighted")
 

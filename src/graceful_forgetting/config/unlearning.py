@@ -24,7 +24,7 @@ class UnlearningSettings:
     """What an unlearning update is, when it happens, and what ends unlearning."""
 
     unlearn_every: int = setting(
-        5, "N_u: learning updates from one unlearning update to the next; 0 turns unlearning off."
+        2, "N_u: learning updates from one unlearning update to the next; 0 turns unlearning off."
     )
     unlearn_schedule: UnlearnSchedule = setting(
         "periodic",
@@ -36,7 +36,7 @@ class UnlearningSettings:
         0.1, "Factor on the unlearning gradient with unlearn_schedule 'joint'; the other schedules do not use it."
     )
     unlearn_objective: UnlearnObjective = setting(
-        "bounded_ascent",
+        "bounded_tokens",
         "What an unlearning update minimises: 'bounded_ascent' raises each sample's loss up to unlearn_loss_cap, "
         "'bounded_tokens' that of each token; 'gradient_ascent' raises it without bound, as published; 'npo' and "
         "'simnpo': negative preference optimization, with the base model as reference and without; 'unlikelihood': "
@@ -44,7 +44,7 @@ class UnlearningSettings:
         "'gradient_difference': ascent together with descent on learning rows.",
     )
     unlearn_loss_cap: float = setting(
-        8.0,
+        4.0,
         "Loss from which on it is left alone: that of a sample, in nats per token, with 'bounded_ascent'; that of a "
         "token, in nats, with 'bounded_tokens'. An update is shorter by the share of what is left alone.",
     )
@@ -52,7 +52,7 @@ class UnlearningSettings:
         None, "β of 'npo' (unset: 0.1, on sequences) or 'simnpo' (unset: 2.5, on means over tokens)."
     )
     unlearn_learning_rate: float | None = setting(
-        None, "Learning rate of the unlearning optimizer (AdamW); unset: half of learning_rate. Not used by 'joint'."
+        None, "Learning rate of the unlearning optimizer (AdamW); unset: learning_rate. Not used by 'joint'."
     )
     unlearn_lr_scheduler: UnlearnScheduler = setting(
         "follow",
@@ -65,12 +65,14 @@ class UnlearningSettings:
     per_device_unlearn_batch_size: int = setting(8, "Samples per device and pass of an unlearning update.")
     unlearn_gradient_accumulation_steps: int = setting(1, "Passes that are summed to one unlearning update.")
     unlearn_retain_weight: float = setting(
-        0.0,
+        1.0,
         "w of a term + w · L in every unlearning update, on as many retained samples as are unlearned: the "
-        "self-knowledge of lowest score. 0 = none.",
+        "self-knowledge of lowest score, where any is left. 0 = none.",
     )
     unlearn_retain_fraction: float = setting(
-        0.25, "Share of the self-knowledge, lowest scores first, that unlearn_retain_weight retains, in (0, 1]."
+        1.0,
+        "Share of the self-knowledge, lowest scores first, that unlearn_retain_weight retains, in (0, 1]; what is "
+        "unlearned is never retained.",
     )
     unlearn_rescore_every: int = setting(
         0,
@@ -89,9 +91,9 @@ class UnlearningSettings:
 
     guard_fallback: bool = setting(
         True,
-        "After training, keep the weights of plain fine-tuning (the reference run) if they have the lower loss on "
-        "eval_dataset. Nothing is compared without an eval_dataset, or without a whole reference run: scorers that "
-        "read no posterior make none.",
+        "After training, keep the weights of plain fine-tuning if they have the lower loss on eval_dataset; without "
+        "one nothing is compared. Where no whole reference run is made, a run of plain fine-tuning is, unless what is "
+        "to be unlearned comes scored.",
     )
 
     def check_unlearning(self) -> None:

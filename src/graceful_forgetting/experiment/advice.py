@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from graceful_forgetting.config import ScorerName
+
 Verdict = Literal["expected to help", "not expected to help", "not known"]
 
 # Thresholds, each with its source. They are measurements on small worlds, not laws: `docs/log.md` has the numbers.
@@ -48,6 +50,7 @@ class Evidence:
         crossovers: median α/α×. beyond_crossover: share of the samples with α above α×.
         disturbed: share of the samples whose loss learning raises, L(x; θ*_L) > L(x; θ_base).
         chosen_interference: mean of L(x; θ*_L) − L(x; θ_base) over the chosen samples, in nats per token.
+        scorer: what ranked the samples. reference_share: of the learning updates, that θ*_L is the end of.
     """
 
     samples: int
@@ -58,6 +61,8 @@ class Evidence:
     beyond_crossover: float | None
     disturbed: float | None
     chosen_interference: float | None
+    scorer: ScorerName = "lwf"
+    reference_share: float = 1.0
 
 
 def gather_evidence(
@@ -65,6 +70,8 @@ def gather_evidence(
     tasks: Sequence[str],
     chosen: Sequence[bool],
     interference: Sequence[float | None] | None,
+    scorer: ScorerName = "lwf",
+    reference_share: float = 1.0,
 ) -> Evidence:
     """Evidence from scored samples.
 
@@ -72,6 +79,7 @@ def gather_evidence(
         columns: as `score_confidence` adds them: `forgetting_confidence`, `confidence_quadratic`, `step_size`,
             `step_size_crossover`. tasks, chosen: by sample.
         interference: L(x; θ*_L) − L(x; θ_base) by sample; none where it was not measured.
+        scorer, reference_share: of the run.
 
     Raises:
         ValueError: no sample has a score.
@@ -100,6 +108,8 @@ def gather_evidence(
         beyond_crossover=fmean(ratio > 1 for ratio in ratios) if ratios else None,
         disturbed=fmean(value > 0 for value in raised) if raised else None,
         chosen_interference=_mean(_values(interference, [index for index in usable if chosen[index]])),
+        scorer=scorer,
+        reference_share=reference_share,
     )
 
 
@@ -149,12 +159,23 @@ class Advice:
 def advise(evidence: Evidence) -> Advice:
     """What the evidence allows to expect; "not known" wherever it is thin."""
     thin = _why_thin(evidence)
+    if evidence.samples >= MIN_SAMPLES and not any(task.chosen for task in evidence.tasks):
+        return Advice("not expected to help", ["no score reaches forget_threshold, so that nothing would be unlearned"])
     if thin:
         return Advice("not known", thin)
     assert evidence.chosen_interference is not None
     change = (
         f"learning changes the loss of what would be unlearned by {evidence.chosen_interference:+.3g} nats per token"
     )
+    if evidence.reference_share < 1:
+        return Advice(
+            "not known",
+            [
+                f"{change} in its first {evidence.reference_share:.0%}",
+                "in the worlds, forgetting what learning overwrites first helped in some and did nothing in others "
+                "(docs/when-it-helps.md): try it with held-out rows, on which a run falls back to plain fine-tuning",
+            ],
+        )
     if evidence.chosen_interference < HARMLESS:
         return Advice("not expected to help", [f"{change} (below {HARMLESS:g}): nothing of it seems to be in the way"])
     if evidence.chosen_interference < CONFLICT:
@@ -172,10 +193,18 @@ def _why_thin(evidence: Evidence) -> list[str]:
     reasons = []
     if evidence.samples < MIN_SAMPLES:
         reasons.append(f"{evidence.samples} scored samples are few (below {MIN_SAMPLES}): give more forgetting prompts")
-    if evidence.crossovers is None:
-        reasons.append("the scorer took no gradient step: use confidence_scorer lwf")
+    steps = evidence.scorer in ("lwf", "linear", "overlap")
+    if not steps and evidence.scorer != "interference":
+        reasons.append(f"scorer {evidence.scorer} was not measured against outcomes: use interference or lwf")
+    elif steps and evidence.crossovers is None:
+        reasons.append("no sample has a crossover α×: F or Δ is 0")
     # A step at the median crossover can come out below 1 by rounding.
-    elif evidence.crossovers < MIN_CROSSOVERS and not math.isclose(evidence.crossovers, MIN_CROSSOVERS):
+    elif (
+        steps
+        and evidence.crossovers is not None
+        and evidence.crossovers < MIN_CROSSOVERS
+        and not math.isclose(evidence.crossovers, MIN_CROSSOVERS)
+    ):
         reasons.append(
             f"α is {evidence.crossovers:.2g} of the crossover α× of the median sample: the linear term ranks the "
             "samples, which is unreliable; raise confidence_step_size"

@@ -1,8 +1,10 @@
 """What a run is about: model, learning task, forgetting tasks. Settings of the method itself are in `LWFConfig`."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from graceful_forgetting.config import MethodName
+from graceful_forgetting.config.fields import require_choice
 from graceful_forgetting.worlds import WORLDS, Difficulty
 
 
@@ -46,6 +48,11 @@ class RunArguments:
             "its forgetting tasks, unset for all."
         },
     )
+    method: MethodName | None = _setting(
+        None,
+        "Settings to start from, which all others beat: 'published' is the method as its paper has it; unset: the "
+        "defaults.",
+    )
     data_source: str = _setting(
         "hub",
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
@@ -84,6 +91,8 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         difficulty = self.world_difficulty()
+        if self.method is not None:
+            require_choice("method", self.method, get_args(MethodName))
         if self.world is None:
             for name in ("learning_task", "forgetting_tasks"):
                 if not getattr(self, name):

@@ -128,7 +128,7 @@ class Pipeline:
 
     def reference(self) -> Stage:
         """Where the learning task's posterior is estimated: the first plain run, or a part of it run on its own."""
-        seed, fraction = self.seeds[0], self.lwf.reference_fraction
+        seed, fraction = self.seeds[0], self.lwf.reference_share
         if fraction == 1:
             return self.plain(seed)
         settings = {**self._plain_settings(self.inputs.base_fingerprint, seed), "fraction": fraction}
@@ -210,7 +210,7 @@ class Pipeline:
                 self.inputs.tokenizer,
                 resume_dir=self.directory.work_folder("posterior", key),
             )
-            posterior.metadata["reference_fraction"] = self.lwf.reference_fraction
+            posterior.metadata["reference_fraction"] = self.lwf.reference_share
             if process_index() == 0:
                 posterior.save_pretrained(folder / "posterior")
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
@@ -384,7 +384,7 @@ class Pipeline:
 
     def _callbacks(self, name: str) -> list[TrainerCallback]:
         """What a training stage needs beside its settings."""
-        return stopping_after(self.lwf.reference_fraction) if name.startswith("reference/") else []
+        return stopping_after(self.lwf.reference_share) if name.startswith("reference/") else []
 
     def _run_training(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from trl import TrlParser
 
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import METHODS, LWFConfig
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.models import ModelArguments
 
@@ -46,8 +46,11 @@ def parse_fields(classes: tuple[type, ...], config: str | None, flags: Sequence[
             name = name.removeprefix("no_") if name not in known else name
             check_name(name, known, "the command line", "field", "`graceful fields` lists all.")
     arguments = [*(["--config", config] if config is not None else []), *flags]
+    parser = TrlParser(classes, allow_abbrev=False)
+    if "method" in known:
+        _start_from(parser, _method(config, flags))
     try:
-        return TrlParser(classes, allow_abbrev=False).parse_args_and_config(arguments)
+        return parser.parse_args_and_config(arguments)
     except SystemExit as error:
         raise ValueError("the fields above are not valid; `graceful fields` lists them") from error
 
@@ -61,6 +64,7 @@ def recipe_from_fields(fields: Mapping[str, Any], where: str) -> Recipe:
     for name in fields:
         check_name(name, recipe_fields(), where, "field", "`graceful fields` lists all.")
     parser = TrlParser(RECIPE_CLASSES, allow_abbrev=False)
+    _start_from(parser, fields.get("method"))
     parser.set_defaults_with_config(**fields)
     try:
         return parser.parse_args_into_dataclasses(args=[])
@@ -68,6 +72,23 @@ def recipe_from_fields(fields: Mapping[str, Any], where: str) -> Recipe:
         raise ValueError(f"{where}: the fields above are not valid; `graceful fields` lists them") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _method(config: str | None, flags: Sequence[str]) -> str | None:
+    """What the flags, or else the file, say of `method`; the parser itself sees whether that is valid."""
+    for place, flag in enumerate(flags):
+        if flag == "--method" and place + 1 < len(flags):
+            return flags[place + 1]
+        if flag.startswith("--method="):
+            return flag.removeprefix("--method=")
+    return None if config is None else read_yaml(config).get("method")
+
+
+def _start_from(parser: TrlParser, method: str | None) -> None:
+    """Make the settings of a method the parser's defaults, which everything else beats."""
+    for name, settings in METHODS.items():
+        if name == method:
+            parser.set_defaults(**settings)
 
 
 def read_yaml(config: str | Path) -> dict[str, Any]:

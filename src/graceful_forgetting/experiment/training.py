@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
-from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.artifacts import read_json, write_json
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.distributed import from_main_process
 from graceful_forgetting.preparation import Preparation
@@ -127,7 +127,7 @@ def run_training(
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose writing was finished; newer, unfinished ones are removed.
 
-    The Trainer writes `trainer_state.json` last, so that a checkpoint without it was interrupted.
+    The Trainer writes `trainer_state.json` last: a checkpoint without it, or with a part of it, was interrupted.
     """
     checkpoints = sorted(
         (entry for entry in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if entry.is_dir()),
@@ -135,7 +135,14 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
         reverse=True,
     )
     for checkpoint in checkpoints:
-        if (checkpoint / "trainer_state.json").is_file():
+        if _is_complete(checkpoint / "trainer_state.json"):
             return checkpoint
         shutil.rmtree(checkpoint)
     return None
+
+
+def _is_complete(state: Path) -> bool:
+    try:
+        return isinstance(read_json(state), dict)
+    except (FileNotFoundError, ValueError):
+        return False

@@ -101,7 +101,7 @@ class UnlearningUpdates:
         self.count = 0
         self.guard = Guard(margin=args.guard_margin, enabled=args.guard)
         self.log = UnlearningLog()
-        self.peak_learning_rate = args.unlearn_learning_rate or args.learning_rate / 2
+        self.peak_learning_rate = args.unlearn_learning_rate or args.learning_rate
         self._give_parameters = parameters
         self.learning = learning if Need.LEARNING in self.objective.needs else None
         self.replace_samples(samples, retained)

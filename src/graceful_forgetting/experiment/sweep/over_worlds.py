@@ -62,6 +62,42 @@ def world_gains(worlds: Worlds) -> str:
     return "\n".join([*rows, "", f"Runs (seeds of training, over all builds): {counted}."])
 
 
+def best_plain_runs(worlds: Worlds) -> str:
+    """What choosing among runs is worth by itself: of each build's plain runs the one with the lowest held-out loss.
+
+    A method that keeps the best of several runs has to be held against this. The held-out losses are those that guarded
+    methods compared with. No intervals: all seeds of a build share one best run.
+    """
+    heads = " | ".join(f"`{world}`" for world in worlds)
+    rows = [f"|  | {heads} |", "|---" * (len(worlds) + 1) + "|"]
+    mean, best, spread, numbers = [], [], [], []
+    for groups in worlds.values():
+        scores = [{seed: cell.score for seed, cell in group.methods["plain"].items()} for group in groups]
+        chosen = []
+        for group, known in zip(groups, scores, strict=True):
+            losses = _plain_held_out_losses(group)
+            chosen.append(known[min(known, key=lambda seed: losses[seed])])
+        mean.append(fmean(fmean(known.values()) for known in scores))
+        best.append(fmean(chosen) - mean[-1])
+        spread.append(fmean(max(known.values()) - min(known.values()) for known in scores))
+        numbers.append(min(len(known) for known in scores))
+    rows.append(f"| plain, accuracy | {' | '.join(f'{100 * value:.1f}' for value in mean)} |")
+    rows.append(f"| highest less lowest of a build's plain runs | {' | '.join(_signed(value) for value in spread)} |")
+    rows.append(f"| best of a build's plain runs, less plain | {' | '.join(_signed(value) for value in best)} |")
+    counted = ", ".join(f"{world} {number}" for world, number in zip(worlds, numbers, strict=True))
+    return "\n".join([*rows, "", f"Plain runs a build: {counted}."])
+
+
+def _plain_held_out_losses(group: Group) -> dict[int, float]:
+    """Of plain fine-tuning by seed, as any method of the group has measured it. Raises `KeyError` where none has."""
+    losses: dict[int, float] = {}
+    for cells in group.methods.values():
+        for seed, cell in cells.items():
+            if cell.selection is not None and cell.selection.guard.plain_held_out_loss is not None:
+                losses[seed] = cell.selection.guard.plain_held_out_loss
+    return losses
+
+
 def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
     """The share of the gap to the never-knew model that methods recover, and how often `guarded` fell back."""
     names = " | ".join(f"`{method}`" for method in methods)
