@@ -203,11 +203,11 @@ def test_a_run_reports_its_trials_and_reuses_them(two_tasks, tmp_path, capsys):
     assert len(stages) == 4
     # A setting of the evaluation changes nothing before it; one of unlearning does.
     main(["run", "--config", str(two_tasks), "--output_dir", str(folder), "--eval_limit", "4"])
-    assert "trials/nothing/seed-3: reused" in capsys.readouterr().out
+    assert "trials/0-nothing/seed-3: reused" in capsys.readouterr().out
     main(["select", "--config", str(two_tasks), "--output_dir", str(folder), "--unlearn_every", "4"])
     again = capsys.readouterr().out
     assert "scores: reused" in again
-    assert "trials/task-" in again
+    assert "trials/2-task-" in again
     assert "running again" in again
 
 

@@ -280,12 +280,15 @@ class Pipeline:
     def _by_trial(self, seed: int, settings: dict[str, Any]) -> Stage:
         """The samples to unlearn, as trial runs with this seed show."""
         tried = candidates_stage(self.directory, self.scores(), settings)
-        trials = {name: self._trial(name, candidate, seed) for name, candidate in tried.items()}
+        # Numbered, since two names may differ in what a folder cannot be called alone.
+        trials = {
+            name: self._trial(f"trials/{number}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}/seed-{seed}", candidate, seed)
+            for number, (name, candidate) in enumerate(tried.items())
+        }
         return choice_stage(self.directory, tried, trials, self.lwf.forget_trial_fraction, self.announce)
 
-    def _trial(self, name: str, candidate: Stage, seed: int) -> Stage:
-        """A short run that unlearns a candidate; it records the held-out loss at its end."""
-        stage_name = f"trials/{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}/seed-{seed}"
+    def _trial(self, stage_name: str, candidate: Stage, seed: int) -> Stage:
+        """A run that unlearns a candidate; it records the held-out loss at its end."""
         preparation = self.preparation_stages(candidate)
         settings = {
             **self._unlearning_settings(seed),
