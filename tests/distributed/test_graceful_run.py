@@ -49,7 +49,8 @@ def test_two_processes_come_to_the_result_of_one(recipe, tmp_path, python, confi
     assert main(["run", *flags(recipe, "one", 8), *adapter]) == 0
     command = ["run", "--accelerate_config", config, "--num_processes", "2", *flags(recipe, "two", 4), *adapter]
     lines = python("-m", "graceful_forgetting.cli", *command).splitlines()
-    assert ("FSDP on the CPU" in lines) == (config == "fsdp2")
+    # Within a line: two processes that say so at once may share one.
+    assert any("FSDP on the CPU" in line for line in lines) == (config == "fsdp2")
 
     one, two = (RunResult.load(tmp_path / name / "result.json") for name in ("one", "two"))
     for stage in two.stages:
