@@ -93,7 +93,7 @@ def descend(model: nn.Module, rows: Dataset, loss: Loss) -> list[float]:
     return added
 
 
-def check(trainer: LWFTrainer, start: nn.Module, rows: Dataset, loss: Loss) -> None:
+def assert_trains_as(trainer: LWFTrainer, start: nn.Module, rows: Dataset, loss: Loss) -> None:
     """The trainer ends where SGD by hand ends, from `start`, and not where plain fine-tuning of its model does."""
     plain = copy.deepcopy(trainer.model)
     vars(plain).pop("forward", None)  # the trainer's, which holds on to its own model
@@ -126,14 +126,16 @@ def test_l2_sp(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, 
     trainer = build(baseline="l2_sp", baseline_weight=2.0, **size)
     anchor = weights_of(start)
     rows = tokenize_dataset(learning, tokenizer)
-    check(trainer, start, rows, lambda model, forward, _: forward.loss + 2.0 / 2 * distance(model, anchor))
+    assert_trains_as(trainer, start, rows, lambda model, forward, _: forward.loss + 2.0 / 2 * distance(model, anchor))
 
 
 def test_ewc(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, forgetting: Dataset) -> None:
     trainer = build(forgetting, baseline="ewc", baseline_weight=5.0, confidence_scorer="random")
     anchor, fisher = weights_of(start), oracle_fisher(start, tokenize_dataset(forgetting, tokenizer))
     rows = tokenize_dataset(learning, tokenizer)
-    check(trainer, start, rows, lambda model, forward, _: forward.loss + 5.0 / 2 * distance(model, anchor, fisher))
+    assert_trains_as(
+        trainer, start, rows, lambda model, forward, _: forward.loss + 5.0 / 2 * distance(model, anchor, fisher)
+    )
     assert trainer.unlearning_summary()["updates"] == 0
 
 
@@ -143,7 +145,9 @@ def test_afec(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, t
     reference = copy.deepcopy(start)
     descend(reference, rows, lambda _, forward, __: forward.loss)
     anchor, fisher = weights_of(reference), oracle_fisher(reference, rows)
-    check(trainer, start, rows, lambda model, forward, _: forward.loss + 3.0 / 2 * distance(model, anchor, fisher))
+    assert_trains_as(
+        trainer, start, rows, lambda model, forward, _: forward.loss + 3.0 / 2 * distance(model, anchor, fisher)
+    )
     saved = LearningPosterior.from_pretrained(tmp_path / "1" / "preparation" / "posterior")
     torch.testing.assert_close(saved.mean["model.norm.weight"], anchor["model.norm.weight"], rtol=1e-4, atol=1e-6)
 
@@ -157,7 +161,7 @@ def test_bss(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset) ->
         # The squared singular values are the eigenvalues, ascending, of the matrix times its transpose.
         return forward.loss + 0.2 * torch.linalg.eigvalsh(features.T @ features)[:2].sum()
 
-    check(trainer, start, rows, loss)
+    assert_trains_as(trainer, start, rows, loss)
 
 
 @pytest.mark.parametrize("passes", [1, 3])
@@ -176,7 +180,7 @@ def test_token_forgetting(build: Any, start: nn.Module, tokenizer: Any, learning
         nll = torch.cat(forward.nll)
         return nll[positive].mean() - 0.5 * step / STEPS * nll[~positive].mean()
 
-    check(trainer, start, rows, loss)
+    assert_trains_as(trainer, start, rows, loss)
 
 
 def test_shrink_perturb(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, make_model: Any) -> None:
@@ -185,7 +189,7 @@ def test_shrink_perturb(build: Any, start: nn.Module, tokenizer: Any, learning: 
     with torch.no_grad():
         for parameter, new in zip(start.parameters(), fresh.parameters(), strict=True):
             parameter.copy_(0.7 * parameter + 0.2 * new)
-    check(trainer, start, tokenize_dataset(learning, tokenizer), lambda _, forward, __: forward.loss)
+    assert_trains_as(trainer, start, tokenize_dataset(learning, tokenizer), lambda _, forward, __: forward.loss)
 
 
 def test_f_learning(
@@ -206,7 +210,7 @@ def test_f_learning(
     with torch.no_grad():
         for parameter, after in zip(start.parameters(), tuned.parameters(), strict=True):
             parameter.copy_(1.4 * parameter - 0.4 * after)
-    check(trainer, start, tokenize_dataset(learning, tokenizer), lambda _, forward, __: forward.loss)
+    assert_trains_as(trainer, start, tokenize_dataset(learning, tokenizer), lambda _, forward, __: forward.loss)
 
 
 def test_selective_amnesia_is_ewc_with_its_other_terms(build: Any, forgetting: Dataset) -> None:

@@ -119,7 +119,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     forget_max_fraction: float = taken_from(SelectionConfig, "max_fraction")
     forget_trials: bool = setting(
         False,
-        "Before training, try what unlearning does to the loss on held-out learning rows: a short run that unlearns "
+        "Before training, try what unlearning does to the loss on held-out learning rows: a run that unlearns "
         "nothing, one that unlearns what forget_strategy selects, and one a forgetting task that unlearns all of it. "
         "What had the lowest loss is then unlearned. Needs eval_dataset.",
     )
