@@ -1,15 +1,18 @@
 """Stage 4, by trial: of several selections, the one that is seen to help the learning task; or none."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from graceful_forgetting.config import LWFConfig, SelectionConfig
-from graceful_forgetting.reference import reference_args
+from graceful_forgetting.distributed import process_count
+from graceful_forgetting.reference import NonFiniteLossError, reference_args
 from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 
 NOTHING = "nothing"
@@ -58,19 +61,36 @@ def _nothing_chosen(audit: Mapping[str, Any]) -> dict[str, Any]:
     return {**audit, "chosen": 0, "tasks": tasks, "cut_score": None, "rows": []}
 
 
-def chosen_by_trial(tried: Mapping[str, Candidate], losses: Mapping[str, float], fraction: float) -> Candidate:
+def loss_unless_diverged(name: str, held_out_loss: Callable[[], float]) -> float | None:
+    """Make the trial run of candidate `name`; its held-out loss, None where unlearning it makes training diverge.
+
+    Raises:
+        NonFiniteLossError: training diverges with nothing unlearned, so that no candidate is to blame; or one of
+            several processes diverges, which the others cannot see and would wait for.
+    """
+    try:
+        loss = held_out_loss()
+    except NonFiniteLossError:
+        if name == NOTHING or process_count() > 1:
+            raise
+        return None
+    return loss if math.isfinite(loss) else None
+
+
+def chosen_by_trial(tried: Mapping[str, Candidate], losses: Mapping[str, float | None], fraction: float) -> Candidate:
     """The candidate with the lowest held-out loss; the first of equal ones, so that nothing is before anything.
 
     Args:
         tried: candidates by name, nothing first.
-        losses: held-out loss after the trial run of each, in nats per token; one that is not a number loses.
+        losses: held-out loss after the trial run of each, in nats per token; None loses: it diverged.
         fraction: share of the learning updates that a trial has; for the record.
 
     Returns:
         the candidate, with the record of the trials in its audit under `trials`.
     """
-    # A comparison with a number that is none is false: so the key of such a loss is infinity.
-    best = min(tried, key=lambda name: losses[name] if losses[name] == losses[name] else float("inf"))
+    # NaN compares as false with everything, so that it could win where it comes first.
+    known = {name: math.inf if loss is None or math.isnan(loss) else loss for name, loss in losses.items()}
+    best = min(tried, key=lambda name: known[name])
     record = {"chosen": best, "fraction": fraction, "held_out_losses": {name: losses[name] for name in tried}}
     return Candidate(tried[best].selected, {**tried[best].audit, "trials": record})
 
@@ -103,12 +123,16 @@ def select_by_trial(scored: Dataset, args: LWFConfig, held_out_loss: Callable[[s
         held_out_loss: makes the trial run of a candidate, given with its name; the loss at its end.
     """
     tried = candidates(scored, args.selection_config())
-    losses = {name: held_out_loss(name, candidate) for name, candidate in tried.items()}
+    losses = {
+        name: loss_unless_diverged(name, partial(held_out_loss, name, candidate)) for name, candidate in tried.items()
+    }
     return chosen_by_trial(tried, losses, args.forget_trial_fraction)
 
 
 def describe(audit: Mapping[str, Any]) -> str:
     """What the trials said, in one line; `audit` is that of `chosen_by_trial`."""
     trials = audit["trials"]
-    losses = ", ".join(f"{name} {loss:.4g}" for name, loss in trials["held_out_losses"].items())
+    losses = ", ".join(
+        f"{name} {'diverged' if loss is None else f'{loss:.4g}'}" for name, loss in trials["held_out_losses"].items()
+    )
     return f"Held-out loss in nats per token when trying to unlearn: {losses}. Unlearned is: {trials['chosen']}"

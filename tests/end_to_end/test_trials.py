@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def test_where_nothing_helps_nothing_is_unlearned_and_training_is_plain(build, l
     plain = load_file(next(Path(trainer.args.output_dir, "reference").glob("*model.safetensors")))
     state = trainer.model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in plain.items())
+
+
+def test_a_candidate_that_diverges_loses(build, pool):
+    trainer = build(pool, unlearn_learning_rate=1e30)
+    before = weights(trainer)
+    preparation = trainer.prepare_unlearning()
+    trials = preparation.audit["trials"]
+    assert trials["chosen"] == "nothing"
+    assert math.isfinite(trials["held_out_losses"]["nothing"])
+    assert {trials["held_out_losses"][name] for name in ("by score", "task lesson", "task myths")} == {None}
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
 
 
 def test_a_short_trial_has_its_share_of_the_updates_and_decays(build, pool, monkeypatch):
@@ -209,6 +221,17 @@ def test_a_run_reports_its_trials_and_reuses_them(two_tasks, tmp_path, capsys):
     assert "scores: reused" in again
     assert "trials/2-task-" in again
     assert "running again" in again
+
+
+def test_a_run_goes_on_without_the_candidates_that_diverge(two_tasks, tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["--unlearn_learning_rate", "1e30", "--unlearn_objective", "gradient_ascent", "--guard", "false"]
+    assert main(["run", "--config", str(two_tasks), "--output_dir", str(folder), *arguments]) == 0
+    assert "task myths diverged" in capsys.readouterr().out
+    trials = json.loads((folder / "result.json").read_text())["selection"]["trials"]
+    assert trials["chosen"] == "nothing"
+    assert trials["held_out_losses"]["task myths"] is None
+    assert "diverged" in (folder / "report.html").read_text()
 
 
 def test_a_run_without_held_out_rows_is_refused_before_any_work(two_tasks, tmp_path, capsys):

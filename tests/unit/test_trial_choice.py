@@ -6,7 +6,8 @@ import pytest
 from datasets import Dataset
 
 from graceful_forgetting.config import SelectionConfig
-from graceful_forgetting.trials import NOTHING, Candidate, candidates, chosen_by_trial
+from graceful_forgetting.reference import NonFiniteLossError
+from graceful_forgetting.trials import NOTHING, Candidate, candidates, chosen_by_trial, describe, loss_unless_diverged
 
 TASKS = ["a", "a", "b", "b", "b", "c"]
 SCORES = [5.0, 4.0, 3.0, 2.0, None, 1.0]
@@ -58,6 +59,7 @@ def test_the_record_of_nothing_counts_nothing():
         ({"nothing": 1.0, "x": 1.0, "y": 1.0}, "nothing"),
         ({"nothing": math.nan, "x": 4.0, "y": 5.0}, "x"),
         ({"nothing": math.inf, "x": math.nan, "y": 5.0}, "y"),
+        ({"nothing": 6.0, "x": None, "y": 5.0}, "y"),
         ({"nothing": math.nan, "x": math.nan, "y": math.nan}, "nothing"),
     ],
     ids=str,
@@ -69,3 +71,21 @@ def test_the_lowest_held_out_loss_is_chosen(losses, best):
     assert chosen.audit["trials"]["chosen"] == best
     assert chosen.audit["trials"]["fraction"] == 0.5
     assert list(chosen.audit["trials"]["held_out_losses"]) == list(losses)
+
+
+def diverges() -> float:
+    raise NonFiniteLossError("the learning loss is nan")
+
+
+def test_a_candidate_that_diverges_loses_and_the_record_says_so():
+    assert loss_unless_diverged("task a", diverges) is None
+    assert loss_unless_diverged("task a", lambda: math.nan) is None
+    assert loss_unless_diverged("task a", lambda: 2.0) == 2.0
+    tried = {name: Candidate(scored(), {}) for name in ("nothing", "task a")}
+    chosen = chosen_by_trial(tried, {"nothing": 2.0, "task a": None}, 1.0)
+    assert "nothing 2, task a diverged" in describe(chosen.audit)
+
+
+def test_learning_that_diverges_by_itself_is_an_error():
+    with pytest.raises(NonFiniteLossError, match="learning loss is nan"):
+        loss_unless_diverged(NOTHING, diverges)

@@ -1,7 +1,6 @@
 """The whole method as stages of a run directory; each stage asks for those that it reads."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import cached_property, partial
@@ -27,6 +26,7 @@ from graceful_forgetting.experiment.general_ability import GeneralAbility
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.models import ModelArguments
 from graceful_forgetting.experiment.provenance import public_settings
+from graceful_forgetting.experiment.recipe_checks import check_inputs, check_recipe
 from graceful_forgetting.experiment.stage_settings import (
     UNLEARNING_PREFIXES,
     learning_settings,
@@ -35,14 +35,18 @@ from graceful_forgetting.experiment.stage_settings import (
 from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.experiment.stored_preparation import stored_preparation
 from graceful_forgetting.experiment.training import arm_args, run_training
-from graceful_forgetting.experiment.trial_stages import candidates_stage, choice_stage, write_selection
+from graceful_forgetting.experiment.trial_stages import (
+    candidates_stage,
+    choice_stage,
+    trial_detail,
+    trial_stage_name,
+    write_selection,
+)
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import nothing_selected
 from graceful_forgetting.reference import stopping_after
 from graceful_forgetting.selection import select_with_audit
-from graceful_forgetting.tasks import require_metric
-from graceful_forgetting.topology import check_topology, requested_topology
 from graceful_forgetting.trials import trial_args
 
 logger = logging.getLogger(__name__)
@@ -76,35 +80,10 @@ class Pipeline:
         self.lwf = lwf
         self.model = model
         self.announce = announce
-        if lwf.packing and lwf.packing_strategy == "wrapped":
-            raise ValueError(
-                "packing_strategy='wrapped' cannot be used with `graceful run`: it cuts across learning examples, and "
-                "the Fisher information is a mean over single ones. Use packing_strategy='bfd'"
-            )
-        if lwf.completion_only_loss is False:
-            raise ValueError(
-                "completion_only_loss=False cannot be used with `graceful run`, which learns and measures completions: "
-                "leave it unset, or write a script with LWFTrainer"
-            )
-        if lwf.unlearn_every == 0 and lwf.baseline is None:
-            raise ValueError(
-                "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0, or name a "
-                "baseline"
-            )
-        check_topology(lwf, *requested_topology(lwf))
+        check_recipe(lwf)
         self.general_ability = GeneralAbility(run)
         self.inputs = inputs or RunInputs(run, lwf, model)
-        for _, _, task in self.inputs.test_sets.values():
-            if task is not None and run.eval_generate:
-                require_metric(task)
-        if lwf.forget_trials and not self._holds_out:
-            raise ValueError(
-                "forget_trials=True needs held-out learning rows to judge trial runs by, and this run has none: leave "
-                "training rows over (learning_limit below their number, with validation_limit above 0), keep "
-                "world_split=test, or set forget_trials=False"
-            )
-        if lwf.forget_answers == "given":
-            _ = self.inputs.forgetting_answers  # refuses data without answers
+        check_inputs(run, lwf, self.inputs, self._holds_out)
         self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
@@ -280,15 +259,14 @@ class Pipeline:
     def _by_trial(self, seed: int, settings: dict[str, Any]) -> Stage:
         """The samples to unlearn, as trial runs with this seed show."""
         tried = candidates_stage(self.directory, self.scores(), settings)
-        # Numbered, since two names may differ in what a folder cannot be called alone.
         trials = {
-            name: self._trial(f"trials/{number}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}/seed-{seed}", candidate, seed)
+            name: self._trial(name, trial_stage_name(number, name, seed), candidate, seed)
             for number, (name, candidate) in enumerate(tried.items())
         }
         return choice_stage(self.directory, tried, trials, self.lwf.forget_trial_fraction, self.announce)
 
-    def _trial(self, stage_name: str, candidate: Stage, seed: int) -> Stage:
-        """A run that unlearns a candidate; it records the held-out loss at its end."""
+    def _trial(self, name: str, stage_name: str, candidate: Stage, seed: int) -> Stage:
+        """A run that unlearns candidate `name`; it records the held-out loss at its end."""
         preparation = self.preparation_stages(candidate)
         settings = {
             **self._unlearning_settings(seed),
@@ -298,18 +276,22 @@ class Pipeline:
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             args = arm_args(self.lwf, self.directory.work_folder(stage_name, key), seed)
-            return run_training(
-                folder,
-                self.inputs.loader.trainable(self.inputs.sources.model, seed),
-                trial_args(args, args.output_dir),
-                self.inputs.learning_rows,
-                self.inputs.held_out_rows,
-                self.inputs.tokenizer,
-                plain=False,
-                preparation=stored_preparation(preparation),
-                keep_model=False,
-                measure_held_out=True,
-            )
+
+            def train() -> dict[str, Any]:
+                return run_training(
+                    folder,
+                    self.inputs.loader.trainable(self.inputs.sources.model, seed),
+                    trial_args(args, args.output_dir),
+                    self.inputs.learning_rows,
+                    self.inputs.held_out_rows,
+                    self.inputs.tokenizer,
+                    plain=False,
+                    preparation=stored_preparation(preparation),
+                    keep_model=False,
+                    measure_held_out=True,
+                )
+
+            return trial_detail(name, train)
 
         return self.directory.stage(stage_name, settings, list(preparation.values()), build)
 

@@ -1,5 +1,6 @@
 """The stages of trial runs: what is tried, and what is chosen by it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from graceful_forgetting.experiment.stages import RunDirectory, Stage
 from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.preparation import nothing_selected
 from graceful_forgetting.selection import save_selected
-from graceful_forgetting.trials import Candidate, candidates, chosen_by_trial, describe
+from graceful_forgetting.trials import Candidate, candidates, chosen_by_trial, describe, loss_unless_diverged
 
 
 def write_selection(folder: Path, selected: Dataset, audit: Mapping[str, Any]) -> None:
@@ -47,6 +48,23 @@ def candidates_stage(directory: RunDirectory, scores: Stage, settings: Mapping[s
         name: replace(stage, path=stage.path / str(number), key=fingerprint_json([stage.key, name]))
         for number, name in enumerate(names)
     }
+
+
+def trial_stage_name(number: int, name: str, seed: int) -> str:
+    """Of candidate `name`: numbered, since two names may differ in what no folder can be called."""
+    return f"trials/{number}-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}/seed-{seed}"
+
+
+def trial_detail(name: str, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the stage of a trial records: the counts that `train` returns; a loss of None if training diverged."""
+    detail: dict[str, Any] = {}
+
+    def held_out_loss() -> float:
+        detail.update(train())
+        return detail["held_out_loss"]
+
+    loss = loss_unless_diverged(name, held_out_loss)
+    return {**detail, "held_out_loss": loss}
 
 
 def choice_stage(
