@@ -195,7 +195,8 @@ class LWFTrainer(UnlearningTrainer):
                 "optimizer_cls_and_kwargs, which both runs make theirs from, or a forget_dataset that is already "
                 f"scored (column {SCORE_COLUMN})"
             )
-        if self.args.forget_trials and self.unlearning_enabled:
+        # A preparation has what trials chose already.
+        if self.args.forget_trials and self.unlearning_enabled and self.preparation is None:
             self._check_trials()
         if self.args.unlearn_rescore_every and self.unlearning_enabled and not self._can_score():
             raise ValueError(
@@ -208,11 +209,6 @@ class LWFTrainer(UnlearningTrainer):
         if self.eval_dataset is None:
             raise ValueError(
                 "forget_trials=True needs held-out learning rows to judge trial runs by: pass eval_dataset, or set "
-                "forget_trials=False"
-            )
-        if self.is_fsdp_enabled:
-            raise ValueError(
-                "forget_trials=True cannot be used with FSDP, whose trainers cannot share a model: use DDP, or set "
                 "forget_trials=False"
             )
         if self.optimizer is not None:

@@ -60,7 +60,10 @@ CASES = {
     "worse-lora": case("learning", HARMFUL, held_out=True, lora=True),
     "better": case("learning", HELPFUL, held_out=True),
 }
-DDP_ONLY = {"methods": case("prompts", METHODS)}
+DDP_ONLY = {
+    "methods": case("prompts", METHODS),
+    "trials": case("learning", HELPFUL | {"forget_trials": True}, held_out=True),
+}
 # The only process of a launch of one, and those of a launch of two.
 PROCESSES = ("process-0.json", "process-0.json", "process-1.json")
 WEIGHTS = {True: "adapter_model.safetensors", False: "model.safetensors"}
@@ -96,7 +99,9 @@ def assert_equal_up_to_rounding(one: Path, two: Path, weights: str) -> None:
     # transformers saves a tied head once, and what FSDP gathered of it twice.
     assert right.keys() - left.keys() <= {"lm_head.weight"}
     for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-4)
+        # AdamW divides by the size of a gradient, and so makes much of the rounding of one that is nearly 0: seven
+        # updates at a rate of 3e-3 move a weight by up to 2e-2.
+        torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=5e-4)
 
 
 def prepared(run: Path) -> tuple[LearningPosterior, float]:
@@ -104,6 +109,11 @@ def prepared(run: Path) -> tuple[LearningPosterior, float]:
     folder = run / "preparation"
     (step,) = set(load_from_disk(str(folder / "scored"))["step_size"])
     return LearningPosterior.from_pretrained(folder / "posterior"), step
+
+
+def trials(run: Path) -> dict[str, Any]:
+    """What the trial runs of a run said."""
+    return json.loads((run / "preparation" / "selection.json").read_text())["trials"]
 
 
 def assert_same_decision(one: Path, two: Path, weights: str, falls_back: bool) -> None:
@@ -135,6 +145,9 @@ def test_two_processes_equal_one_and_resumed_is_uninterrupted(folder, python):
                 expected = load_file(run / "final" / weights)
                 for parameter, tensor in load_file(run / "resumed" / weights).items():
                     assert torch.equal(tensor, expected[parameter]), (kind, name, parameter)
+    alone, shared = (trials(folder / kind / "trials") for kind in ("one", "ddp"))
+    assert shared["chosen"] == alone["chosen"] == "by score"
+    assert shared["held_out_losses"] == pytest.approx(alone["held_out_losses"], rel=1e-3)
     one, *several = (prepared(folder / kind / "at base") for kind in ("one", "ddp", "fsdp2"))
     for posterior, step in several:
         # The reference runs differ by rounding, the Fisher information at θ_base hardly.

@@ -234,6 +234,12 @@ def test_a_run_goes_on_without_the_candidates_that_diverge(two_tasks, tmp_path, 
     assert "diverged" in (folder / "report.html").read_text()
 
 
+def test_a_run_with_trials_needs_no_fallback(two_tasks, tmp_path):
+    folder = tmp_path / "run"
+    assert main(["train", "--config", str(two_tasks), "--output_dir", str(folder), "--guard_fallback", "false"]) == 0
+    assert json.loads((folder / "lwf" / "seed-3" / "unlearning.json").read_text())["guard"]["held_out_loss"] is None
+
+
 def test_a_run_without_held_out_rows_is_refused_before_any_work(two_tasks, tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = ["run", "--config", str(two_tasks), "--output_dir", str(folder), "--validation_limit", "0"]
