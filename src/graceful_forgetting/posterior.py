@@ -35,7 +35,8 @@ class LearningPosterior:
 
     Args:
         mean, precision: float32 CPU tensors by `named_parameters()` name, of the parameters covered; a tied
-            weight stands once, under that name. Read from a file they are memory-mapped.
+            weight stands once, under that name. Read from a file they are memory-mapped. `precision` may be empty,
+            for what reads the mean alone.
         metadata: JSON-able; its entry `model` is the fingerprint of the *base* model that the posterior is
             for, `parameters` (`space`, `pattern`, `last_blocks`) says which parameters are covered; without it
             all trainable ones are; `fisher_at` ('reference' or 'base') at which weights the precision was estimated.
@@ -55,7 +56,7 @@ class LearningPosterior:
 
     def check_values(self) -> None:
         """Raise `ValueError` where mean and precision do not fit together or hold impossible values."""
-        if set(self.mean) != set(self.precision):
+        if self.has_fisher and set(self.mean) != set(self.precision):
             odd = sorted(set(self.mean) ^ set(self.precision))
             raise ValueError(f"mean and precision must name the same parameters; only one has {', '.join(odd)}")
         for name, precision in self.precision.items():
@@ -69,6 +70,11 @@ class LearningPosterior:
                 raise ValueError(f"precision of {name} has negative entries; a mean of squares cannot")
             if not bool(self.mean[name].isfinite().all()):
                 raise ValueError(f"mean of {name} is not finite; the reference run diverged")
+
+    @property
+    def has_fisher(self) -> bool:
+        """Whether there is a precision."""
+        return bool(self.precision)
 
     @property
     def coverage(self) -> dict[str, Any]:
@@ -95,7 +101,7 @@ class LearningPosterior:
         coverage = {"space": self.coverage["space"], "pattern": pattern, "last_blocks": last_blocks}
         return type(self)(
             {name: self.mean[name] for name in names},
-            {name: self.precision[name] for name in names},
+            {name: self.precision[name] for name in names if self.has_fisher},
             self.metadata | {"parameters": coverage},
         )
 
@@ -189,6 +195,7 @@ def estimate_posterior(
     config: PosteriorConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     resume_dir: str | Path | None = None,
+    with_fisher: bool = True,
 ) -> LearningPosterior:
     """The posterior of the learning task: mean θ*_L, the reference model's weights; precision F_L.
 
@@ -207,6 +214,7 @@ def estimate_posterior(
         config: estimator, number of samples, parameters, batch size, seed; default `PosteriorConfig()`.
         processing_class: tokenizer; may be None where the data are tokenised.
         resume_dir: see `estimate_fisher`, which also says what holds under several processes.
+        with_fisher: False for the mean alone, without a backward pass: all that scorer 'interference' reads.
 
     Returns:
         the posterior; its metadata have the fingerprints of the base model and the data, the estimator with its
@@ -218,7 +226,7 @@ def estimate_posterior(
         FloatingPointError: a gradient that is not finite.
     """
     config = config or PosteriorConfig()
-    measured = _measured(model, reference_model, config)
+    measured = _measured(model, reference_model, config) if with_fisher else None
     mean = reference_mean(reference_model, config) if isinstance(reference_model, nn.Module) else dict(reference_model)
     if isinstance(model, nn.Module):
         partial = config.parameter_pattern is not None or config.last_blocks is not None
@@ -228,7 +236,6 @@ def estimate_posterior(
             _check_covered(model, mean, config)
         model = fingerprint_model(model)
     rows = tokenised_rows(learning, processing_class, argument="learning")
-    fisher = fisher_estimate(measured, rows, config, resume_dir)
     metadata = {
         "model": dict(model),
         "data": fingerprint_rows(rows),
@@ -237,14 +244,19 @@ def estimate_posterior(
             "pattern": config.parameter_pattern,
             "last_blocks": config.last_blocks,
         },
+        "seed": config.seed,
+        "versions": _versions(),
+    }
+    if measured is None:
+        return LearningPosterior(mean, {}, metadata | {"estimator": None})
+    fisher = fisher_estimate(measured, rows, config, resume_dir)
+    metadata |= {
         "estimator": config.estimator,
         "fisher_at": config.fisher_at,
         "draws": config.draws,
         "num_samples": fisher.num_samples,
         "trace": fisher.trace,
         "trace_standard_error": fisher.trace_standard_error,
-        "seed": config.seed,
-        "versions": _versions(),
     }
     return LearningPosterior(mean, fisher.diagonal, metadata)
 

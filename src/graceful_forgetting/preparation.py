@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.confidence import score_confidence
-from graceful_forgetting.confidence.scorer import Need
+from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ForgetAnswers, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
@@ -203,7 +203,12 @@ def prepare_unlearning(
             )
         if Need.POSTERIOR in needs:
             posterior, reference_log = prepare_posterior(
-                model, args, train_dataset, processing_class, reference_arguments
+                model,
+                args,
+                train_dataset,
+                processing_class,
+                reference_arguments,
+                with_fisher=reads_fisher(needs) or args.baseline is not None,
             )
         scored = score_confidence(
             model,
@@ -275,10 +280,11 @@ def prepare_posterior(
     train_dataset: Dataset | IterableDataset,
     processing_class: PreTrainedTokenizerBase,
     reference_arguments: Mapping[str, Any],
+    with_fisher: bool = True,
 ) -> tuple[LearningPosterior, list[dict[str, float]]]:
     """Run the plain reference, keep it in `<output_dir>/reference`, and estimate the posterior.
 
-    Arguments as in `prepare_unlearning`; the model comes back with the weights that it came with.
+    Arguments as in `prepare_unlearning` and `estimate_posterior`; the model comes back as it was.
 
     Returns:
         the posterior and the training log of the reference run.
@@ -296,6 +302,7 @@ def prepare_posterior(
             config,
             processing_class,
             resume_dir=Path(args.output_dir) / "work" / "posterior",
+            with_fisher=with_fisher,
         )
 
     base_fingerprint = fingerprint_model(model)
@@ -312,11 +319,12 @@ def prepare_posterior(
         # On every process, since shards are gathered; one writes.
         reference.save_model()
         # One module is at θ_base or at θ*_L: of the other, what was kept of it stands in.
-        if config.fisher_at == "reference":
-            posterior = estimated(base_fingerprint, model)
-        else:
+        at_base = with_fisher and config.fisher_at == "base"
+        if at_base:
             mean = reference_mean(model, config)
-    if config.fisher_at == "base":
+        else:
+            posterior = estimated(base_fingerprint, model)
+    if at_base:
         posterior = estimated(model, mean)
     posterior.metadata["reference_fraction"] = args.reference_share
     return posterior, reference_log

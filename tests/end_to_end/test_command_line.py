@@ -176,6 +176,26 @@ def test_other_scorers_reach_the_report(recipe, tmp_path, capsys, flags):
     assert "<html" in (run / "report.html").read_text()
 
 
+def test_what_reads_no_fisher_information_has_none_estimated(recipe, tmp_path, capsys):
+    """Another scorer has it estimated at the same reference run."""
+    run = tmp_path / "run"
+    flags = ["--confidence_scorer", "interference"]
+    assert main(["run", "--config", str(recipe), *flags]) == 0
+    assert "estimator none" in capsys.readouterr().out
+    assert not LearningPosterior.from_pretrained(run / "posterior" / "posterior").has_fisher
+    assert RunResult.load(run / "result.json").provenance.posterior_fingerprint is not None
+    assert main(["score", "--config", str(recipe)]) == 0
+    assert stages_of(capsys.readouterr().out) == {
+        "self_knowledge": "reused",
+        "plain/seed-3": "reused",
+        "posterior": "done",
+        "scores": "done",
+    }
+    assert LearningPosterior.from_pretrained(run / "posterior" / "posterior").has_fisher
+    for command in ("score", "advise"):
+        assert main([command, "--config", str(recipe), *flags]) == 0
+
+
 def test_the_settings_of_the_scoring_study_in_a_recipe(recipe, tmp_path, capsys, make_model):
     """F empirical at θ_base, α at the median crossover; changed on their own they redo what depends on them."""
     recipe.write_text(recipe.read_text() + "posterior_estimator: empirical\nposterior_fisher_at: base\n")

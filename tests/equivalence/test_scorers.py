@@ -186,6 +186,9 @@ def test_interference_and_loss_are_losses_of_the_two_models(
         assert plain["forgetting_confidence"][index] == plain["loss"][index] == pytest.approx(base, rel=1e-5)
     for column in ("confidence_constant", "confidence_linear", "step_size", "reference_loss"):
         assert plain[column][:] == [None] * len(rows)
+    mean_alone = LearningPosterior(posterior.mean, {}, posterior.metadata)
+    again = score_confidence(model, rows, mean_alone, ConfidenceConfig(scorer="interference", batch_size=2))
+    assert again["forgetting_confidence"][:] == scored["forgetting_confidence"][:]
 
 
 @pytest.mark.parametrize("engine", ["batched", "oracle"])

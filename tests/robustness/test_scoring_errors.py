@@ -284,6 +284,11 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
     part = posterior_of(model).subset(last_blocks=1)
     with pytest.raises(ValueError, match="'interference' needs θ\\*_L whole"):
         score_confidence(model, rows, part, ConfidenceConfig(scorer="interference"))
+    whole = posterior_of(model)
+    alone = LearningPosterior(whole.mean, {}, whole.metadata)
+    for scorer in ("lwf", "linear", "overlap"):
+        with pytest.raises(ValueError, match=f"scorer '{scorer}' needs the Fisher information.*with_fisher=True"):
+            score_confidence(model, rows, alone, ConfidenceConfig(scorer=scorer))
 
 
 @pytest.mark.parametrize(

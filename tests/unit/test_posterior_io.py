@@ -232,6 +232,24 @@ def test_the_weights_of_the_reference_stand_for_a_model_that_was_set_back() -> N
         assert torch.equal(found.precision[name], expected.precision[name])
 
 
+def test_a_mean_alone_is_that_of_the_whole_posterior_and_survives_the_file(tmp_path: Path) -> None:
+    whole = estimate_posterior(tiny_llama(), tiny_llama(seed=1), ROWS)
+    # Where F would be estimated does not matter: the base model stands for itself as its fingerprint.
+    base = fingerprint_model(tiny_llama())
+    for config in (PosteriorConfig(), PosteriorConfig(fisher_at="base")):
+        alone = estimate_posterior(base, tiny_llama(seed=1), ROWS, config, with_fisher=False)
+        assert not alone.has_fisher
+        assert alone.metadata["estimator"] is None
+        assert alone.metadata["data"] == whole.metadata["data"]
+    alone.save_pretrained(tmp_path)
+    read = LearningPosterior.from_pretrained(tmp_path, tiny_llama())
+    assert not read.has_fisher
+    assert read.mean.keys() == whole.mean.keys()
+    assert all(torch.equal(tensor, whole.mean[name]) for name, tensor in read.mean.items())
+    part = read.subset("lm_head")
+    assert (list(part.mean), part.precision) == (["lm_head.weight"], {})
+
+
 def test_where_fisher_is_estimated_survives_the_file(tmp_path: Path) -> None:
     estimate_posterior(tiny_llama(), tiny_llama(seed=1), ROWS, AT_BASE).save_pretrained(tmp_path)
     assert LearningPosterior.from_pretrained(tmp_path, model=tiny_llama()).metadata["fisher_at"] == "base"

@@ -71,6 +71,11 @@ def crossover(product: Tensor, square: Tensor) -> Tensor:
     return torch.where(square > 0, 2 * product.abs() / square, torch.nan)
 
 
+def reads_fisher(needs: frozenset[Need]) -> bool:
+    """Whether a scorer with these needs reads the Fisher information; of the posterior it may need the mean alone."""
+    return {Need.POSTERIOR, Need.GRADIENTS} <= needs
+
+
 class Scorer(Protocol):
     """One way to rank self-knowledge: the higher the score, the sooner a sample is unlearned."""
 

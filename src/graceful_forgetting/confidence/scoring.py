@@ -19,7 +19,7 @@ from graceful_forgetting.confidence.learning_gradient import LearningMeasurement
 from graceful_forgetting.confidence.line_search import LineSearchMeasurement
 from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
 from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
-from graceful_forgetting.confidence.scorer import Measured, Need, crossover
+from graceful_forgetting.confidence.scorer import Measured, Need, crossover, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.confidence.shards import Plan, ShardStore, measure_rows
 from graceful_forgetting.confidence.weights import DTYPES, ConfidenceWeights
@@ -167,6 +167,11 @@ def _check_posterior(model: PreTrainedModel, posterior: "LearningPosterior", con
         raise ValueError(
             f"scorer 'interference' needs θ*_L whole, and the posterior covers a part of it ({posterior.coverage}); "
             "estimate one without parameter_pattern and last_blocks"
+        )
+    if reads_fisher(SCORERS[config.scorer].needs) and not posterior.has_fisher:
+        raise ValueError(
+            f"scorer {config.scorer!r} needs the Fisher information, and the posterior is a mean alone, as scorer "
+            "'interference' needs it; estimate one with estimate_posterior(..., with_fisher=True)"
         )
 
 

@@ -15,7 +15,7 @@ from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.baselines import BASELINES
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
-from graceful_forgetting.confidence.scorer import Need
+from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.distributed import process_index
@@ -175,8 +175,10 @@ class Pipeline:
         return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
 
     def posterior(self) -> Stage:
-        """θ*_L from the first plain run and the diagonal Fisher information, there or at θ_base."""
+        """θ*_L from the first plain run and, if anything reads it, the diagonal Fisher information."""
         reference = self.reference()
+        needs = frozenset() if self.lwf.baseline is None else BASELINES[self.lwf.baseline].needs
+        with_fisher = reads_fisher(SCORERS[self.lwf.confidence_scorer].needs) or BaselineNeed.POSTERIOR in needs
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             base = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
@@ -188,13 +190,16 @@ class Pipeline:
                 self.lwf.posterior_config(),
                 self.inputs.tokenizer,
                 resume_dir=self.directory.work_folder("posterior", key),
+                with_fisher=with_fisher,
             )
             posterior.metadata["reference_fraction"] = self.lwf.reference_share
             if process_index() == 0:
                 posterior.save_pretrained(folder / "posterior")
+            if not with_fisher:
+                return {"estimator": "none"}
             return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
 
-        settings = {**self._settings("posterior_"), "seed": self.lwf.seed}
+        settings = {**self._settings("posterior_"), "seed": self.lwf.seed, "with_fisher": with_fisher}
         return self._once("posterior", lambda: self.directory.stage("posterior", settings, [reference], build))
 
     def scores(self) -> Stage:

@@ -1,0 +1,63 @@
+"""Tables over tasks of real text: what is learned against what may be forgotten."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from graceful_forgetting.experiment.statistics import paired_interval
+from graceful_forgetting.experiment.sweep.cell import CellResult
+from graceful_forgetting.experiment.sweep.comparison import Group
+
+Value = Callable[[CellResult], float | None]
+NONE = "–"
+
+
+def bits_saved(cell: CellResult) -> float | None:
+    """Minus the bits per byte of the learning task's answers: higher is better."""
+    bits = cell.metrics[cell.learning_task].bits_per_byte
+    return None if bits is None else -bits
+
+
+def choice_accuracy(cell: CellResult) -> float | None:
+    """Chance-adjusted accuracy by likelihood; None for a task without options."""
+    choice = cell.metrics[cell.learning_task].choice
+    return None if choice is None else choice.adjusted
+
+
+def task_matrix(groups: Sequence[Group], method: str, value: Value, digits: int) -> str:
+    """Gain of a method over plain fine-tuning for every learning task (rows) and forgetting set (columns).
+
+    Seeds are paired; intervals are Student's t, 95 %. The last row is the mean over all pairs of tasks, one number a
+    seed, so that its interval is over seeds of training and not over tasks.
+    """
+    learned = list(dict.fromkeys(group.learning for group in groups))
+    forgotten = list(dict.fromkeys(group.forgetting for group in groups))
+    rows = [f"| learned | plain | {' | '.join(forgotten)} |", "|---" * (len(forgotten) + 2) + "|"]
+    by_seed: dict[int, list[float]] = {}
+    for task in learned:
+        cells, plain_values = {}, []
+        for group in groups:
+            ours, plain = group.paired(method, "plain")
+            pairs = [(value(a), value(b)) for a, b in zip(ours, plain, strict=True)]
+            known = [(a, b) for a, b in pairs if a is not None and b is not None]
+            if group.learning != task or not known:
+                continue
+            found = paired_interval([a for a, _ in known], [b for _, b in known])
+            cells[group.forgetting] = _signed(found.difference, digits) + _interval(found.low, found.high, digits)
+            plain_values += [b for _, b in known]
+            for cell, (a, b) in zip(ours, known, strict=True):
+                by_seed.setdefault(cell.seed, []).append(a - b)
+        if cells:
+            shown = [cells.get(name, NONE) for name in forgotten]
+            rows.append(f"| {task} | {abs(fmean(plain_values)):.{digits}f} | {' | '.join(shown)} |")
+    means = [fmean(values) for values in by_seed.values()]
+    over_all = paired_interval(means, [0.0] * len(means))
+    mean = _signed(over_all.difference, digits) + _interval(over_all.low, over_all.high, digits)
+    return "\n".join([*rows, "", f"Mean over all pairs: {mean}; {len(means)} seeds."])
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _interval(low: float | None, high: float | None, digits: int) -> str:
+    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "−")
