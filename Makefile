@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun docs docs-serve format clean \
+.PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
+	methods-rerun text-rerun sensitivity-rerun docs docs-serve format clean \
 	wheel release-check test-wheel test-minimum test-newest
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -62,11 +63,11 @@ evidence-rerun: $(STAMP) ## run the grids of benchmarks/grids from nothing, then
 	done
 	$(MAKE) evidence
 
-confirmation-rerun: $(STAMP) ## run the grids of benchmarks/grids/confirmation from nothing (about 3 hours), then as evidence
-	set -e; for grid in benchmarks/grids/confirmation/*.yaml; do \
+confirmation-rerun ways-rerun methods-rerun text-rerun sensitivity-rerun: $(STAMP) ## the same for the grids in that folder of benchmarks/grids
+	set -e; folder=$(@:-rerun=); mkdir -p docs/results/$$folder; for grid in benchmarks/grids/$$folder/*.yaml; do \
 	  name=$$(basename $$grid .yaml); \
-	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/confirmation/$$name; \
-	  $(BIN)/graceful report --sweep runs/sweeps/confirmation/$$name --archive docs/results/confirmation/$$name.jsonl; \
+	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/$$folder/$$name; \
+	  $(BIN)/graceful report --sweep runs/sweeps/$$folder/$$name --archive docs/results/$$folder/$$name.jsonl; \
 	done
 	$(MAKE) evidence
 

@@ -18,11 +18,12 @@ from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
-from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, world_gains, world_shares
+from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, one_world, world_gains, world_shares
 from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
+WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
 PAGES = ("log.md", "tasks.md", "index.md", "scoring-study.md", "cost.md", "when-it-helps.md")
 FILES = (DOCS.parent / "README.md", *(DOCS / page for page in PAGES))
 # Result file -> what differs from the demo's recipe.
@@ -194,9 +195,8 @@ def _of_the_study(name: str) -> str:
 
 
 @cache
-def worlds(folder: str = ".") -> dict[str, list[Group]]:
+def worlds(folder: str = ".", names: tuple[str, ...] = WORLDS) -> dict[str, list[Group]]:
     """The archived sweep of every world in a folder of the results, in the order of the tables' columns."""
-    names = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
     return {name: groups_of(read_archive(RESULTS / folder / f"{name}.jsonl")) for name in names}
 
 
@@ -219,6 +219,13 @@ TABLES = {
         worlds("confirmation"), ("early_retain_guarded", "by_trial"), "early_retain_guarded"
     ),
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
+    "ways": lambda: world_gains(
+        worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))
+    ),
+    "override_first": lambda: one_world(groups_of(read_archive(RESULTS / "confirmation" / "override-first.jsonl"))),
+    "best_plain_run_first": lambda: best_plain_runs(
+        {"override": groups_of(read_archive(RESULTS / "confirmation" / "override-first.jsonl"))}
+    ),
     **{name: partial(_of_the_study, name) for name in scoring.TABLES},
 }
 

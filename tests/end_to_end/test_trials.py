@@ -61,8 +61,11 @@ def weights(trainer) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
 
 
-def test_each_loss_is_that_of_a_run_of_its_own(build, pool, make_model, tokenizer, learning, caplog):
-    trainer = build(pool)
+@pytest.mark.parametrize(
+    "changes", [{}, {"unlearn_schedule": "early", "unlearn_objective": "uniform"}], ids=["during", "first"]
+)
+def test_each_loss_is_that_of_a_run_of_its_own(build, pool, make_model, tokenizer, learning, caplog, changes):
+    trainer = build(pool, **changes)
     before = weights(trainer)
     with caplog.at_level(logging.INFO):
         preparation = trainer.prepare_unlearning()
@@ -78,7 +81,8 @@ def test_each_loss_is_that_of_a_run_of_its_own(build, pool, make_model, tokenize
         alone = LWFTrainer(
             make_model(),
             LWFConfig(
-                output_dir=trainer.args.output_dir, **{**SETTINGS, "forget_trials": False, "guard_fallback": False}
+                output_dir=trainer.args.output_dir,
+                **{**SETTINGS, **changes, "forget_trials": False, "guard_fallback": False},
             ),
             train_dataset=learning,
             eval_dataset=learning,

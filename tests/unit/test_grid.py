@@ -120,5 +120,5 @@ def test_what_is_wrong_is_named(grid, changes, message):
 
 
 def test_committed_grids_are_valid():
-    for path in (ROOT / "benchmarks" / "grids").glob("*.yaml"):
+    for path in (ROOT / "benchmarks" / "grids").rglob("*.yaml"):
         assert load_grid(str(path)).cells({})

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from graceful_forgetting.experiment.result import GuardResult
 from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, world_gains, world_shares
+from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, one_world, world_gains, world_shares
 from sweep_data import cell
 
 METHODS = ("plain", "never_knew", "lwf")
@@ -64,3 +64,17 @@ def test_the_best_plain_run_is_that_of_the_lowest_held_out_loss():
     best = fmean([plain["default", 1], plain["other", 5]])
     assert f"| best of a build's plain runs, less plain | {100 * (best - mean):+.1f} |".replace("-", "−") in table
     assert "sums 1" in table
+
+
+def test_one_world_has_gain_share_and_worst_run_of_every_method():
+    cells = two_builds("sums")
+    table = one_world(groups_of(cells))
+    scores = {method: [one.score for one in cells if one.method == method] for method in METHODS}
+    means = {method: fmean(found) for method, found in scores.items()}
+    plain, ours = row(table, "plain"), row(table, "lwf")
+    assert plain[1:] == [f"{100 * means['plain']:.1f}", f"{100 * min(scores['plain']):.1f}", "", ""]
+    assert ours[3].startswith(f"{100 * (means['lwf'] - means['plain']):+.1f} [".replace("-", "−"))
+    share = (means["lwf"] - means["plain"]) / (means["never_knew"] - means["plain"])
+    assert ours[4].startswith(f"{100 * share:.0f} % [".replace("-", "−"))
+    assert row(table, "never_knew")[4] == ""
+    assert "3 runs a method, on 2 builds" in table

@@ -62,6 +62,27 @@ def world_gains(worlds: Worlds) -> str:
     return "\n".join([*rows, "", f"Runs (seeds of training, over all builds): {counted}."])
 
 
+def one_world(groups: Sequence[Group]) -> str:
+    """Every method in one world: accuracy, its gain over plain fine-tuning, the share of the gap, and its worst run.
+
+    Seeds are paired within a build and pooled over builds; intervals are Student's t of gains, bootstrap of shares.
+    """
+    rows = ["| method | accuracy | worst run | gain over plain, points | share of the gap |", "|---|---|---|---|---|"]
+    for method in groups[0].methods:
+        own, base = (_scores(cells) for cells in _pairs(groups, method, "plain"))
+        gain = share = ""
+        if method != "plain":
+            difference = paired_interval(own, base)
+            gain = _signed(difference.difference) + _interval(difference.low, difference.high)
+        if method not in ("plain", "never_knew"):
+            recovered = gap_recovered(*(_scores(c) for c in _pairs(groups, "plain", method, "never_knew")))
+            if recovered.fraction is not None and recovered.low is not None:
+                percent = f"{100 * recovered.fraction:.0f} %".replace("-", "−")
+                share = percent + _interval(recovered.low, recovered.high)
+        rows.append(f"| `{method}` | {100 * fmean(own):.1f} | {100 * min(own):.1f} | {gain} | {share} |")
+    return "\n".join([*rows, "", f"{len(own)} runs a method, on {len(groups)} builds."])
+
+
 def best_plain_runs(worlds: Worlds) -> str:
     """What choosing among runs is worth by itself: of each build's plain runs the one with the lowest held-out loss.
 

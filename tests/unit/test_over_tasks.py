@@ -1,0 +1,42 @@
+"""Tables over tasks of real text."""
+
+from dataclasses import replace
+from statistics import fmean
+
+from graceful_forgetting.experiment.result import ChoiceMetrics
+from graceful_forgetting.experiment.sweep.comparison import groups_of
+from graceful_forgetting.experiment.sweep.over_tasks import bits_saved, choice_accuracy, task_matrix
+from sweep_data import cell
+
+
+def matrix():
+    """Two tasks, each learned while the other may be forgotten; bits by task, method and seed."""
+    cells = []
+    for learned, forgotten, base in (("sums", "tales", 2.0), ("tales", "sums", 3.0)):
+        for method, less in (("plain", 0.0), ("lwf", 0.1)):
+            for seed in (0, 1):
+                one = cell(method, seed, learned)
+                metrics = replace(one.metrics[one.learning_task], bits_per_byte=base - less * (1 + seed))
+                metrics.choice = ChoiceMetrics(0.5, 0.5, 0.25, 0.3 + less, 0.3) if learned == "sums" else None
+                own = {**one.metrics, one.learning_task: metrics}
+                cells.append(replace(one, forgetting=forgotten, metrics=own))
+    return groups_of(cells)
+
+
+def line(table: str, name: str) -> list[str]:
+    (found,) = [row for row in table.splitlines() if row.startswith(f"| {name} |")]
+    return [part.strip() for part in found.strip("|").split("|")]
+
+
+def test_fewer_bits_are_a_gain_of_the_pair():
+    table = task_matrix(matrix(), "lwf", bits_saved, 3)
+    assert line(table, "learned") == ["learned", "plain", "tales", "sums"]
+    assert line(table, "sums")[1:] == ["2.000", f"+{fmean([0.1, 0.2]):.3f} [−0.485, 0.785]", "–"]
+    assert line(table, "tales")[3].startswith("+0.150 [")
+    assert "Mean over all pairs: +0.150 [−0.485, 0.785]; 2 seeds." in table
+
+
+def test_a_task_without_options_has_no_row_of_accuracies():
+    table = task_matrix(matrix(), "lwf", choice_accuracy, 2)
+    assert line(table, "sums")[2].startswith("+0.10")
+    assert "| tales |" not in table.split("\n", 2)[2]
