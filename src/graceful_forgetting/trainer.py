@@ -41,7 +41,7 @@ from graceful_forgetting.reference import reference_args, restored_weights, trai
 from graceful_forgetting.rng import preserved_rng
 from graceful_forgetting.selection import select_retained
 from graceful_forgetting.topology import check_topology
-from graceful_forgetting.trials import trial_args
+from graceful_forgetting.trials import SETTINGS, trial_args
 from graceful_forgetting.unlearning.base_losses import with_base_losses
 from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
@@ -308,6 +308,7 @@ class LWFTrainer(UnlearningTrainer):
                 self._check_base_weights(checkpoint)
                 self.baseline = self._make_baseline(checkpoint)
             if self.unlearning_enabled:
+                self._take_over_settings(checkpoint)
                 self._updates = self._make_updates(checkpoint)
             # The last thing to happen at θ_base.
             if self.baseline is not None and checkpoint is None:
@@ -315,6 +316,12 @@ class LWFTrainer(UnlearningTrainer):
         output = super().train(resume_from_checkpoint, *positional, **keywords)
         self._keep_better(checkpoint)
         return output
+
+    def _take_over_settings(self, checkpoint: Path | None) -> None:
+        """Unlearn in the way that trial runs have chosen, if they have."""
+        if self.args.forget_trial_first:
+            for name, value in self._prepared(checkpoint).audit.get(SETTINGS, {}).items():
+                setattr(self.args, name, value)
 
     @property
     def _may_fall_back(self) -> bool:

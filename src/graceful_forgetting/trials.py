@@ -17,6 +17,11 @@ from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 
 NOTHING = "nothing"
 BY_SCORE = "by score"
+# Ends the name of a candidate that is unlearned before learning.
+FIRST = ", first"
+# In the record of a choice: settings of unlearning that belong to it, in place of those of the run.
+SETTINGS = "unlearning"
+FORGET_FIRST = {"unlearn_schedule": "early", "unlearn_objective": "uniform"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Candidate:
     audit: dict[str, Any]
 
 
-def candidates(scored: Dataset, config: SelectionConfig) -> dict[str, Candidate]:
+def candidates(scored: Dataset, config: SelectionConfig, first: bool = False) -> dict[str, Candidate]:
     """The selections that are tried, by name: nothing; what `config` selects; and each forgetting task as a whole.
 
     A task is left out where it is all that there is to forget, and so is one that is what `config` selects.
@@ -35,6 +40,7 @@ def candidates(scored: Dataset, config: SelectionConfig) -> dict[str, Candidate]
     Args:
         scored: rows with a score and a column `forgetting_task`.
         config: how samples are selected by their scores.
+        first: try all but nothing a second time, unlearned before learning (`forget_trial_first`).
 
     Raises:
         ValueError: as `select_for_unlearning`.
@@ -53,7 +59,18 @@ def candidates(scored: Dataset, config: SelectionConfig) -> dict[str, Candidate]
         if rows not in known:
             known.add(rows)
             found[f"task {task}"] = whole
+    if first:
+        found |= {
+            name + FIRST: Candidate(candidate.selected, {**candidate.audit, SETTINGS: FORGET_FIRST})
+            for name, candidate in found.items()
+            if name != NOTHING
+        }
     return found
+
+
+def is_by_score(name: str) -> bool:
+    """Whether this candidate is what the scores select."""
+    return name.removesuffix(FIRST) == BY_SCORE
 
 
 def _nothing_chosen(audit: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +139,7 @@ def select_by_trial(scored: Dataset, args: LWFConfig, held_out_loss: Callable[[s
         args: settings of the run.
         held_out_loss: makes the trial run of a candidate, given with its name; the loss at its end.
     """
-    tried = candidates(scored, args.selection_config())
+    tried = candidates(scored, args.selection_config(), args.forget_trial_first)
     losses = {
         name: loss_unless_diverged(name, partial(held_out_loss, name, candidate)) for name, candidate in tried.items()
     }

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
-from graceful_forgetting.preparation import Preparation
+from graceful_forgetting.preparation import Preparation, save_preparation
+from graceful_forgetting.trials import candidates
 
 # Gradient ascent on the learning rows themselves can only harm, on what the model says elsewhere it need not.
 SETTINGS = FORMULA | {
@@ -94,6 +95,41 @@ def test_each_loss_is_that_of_a_run_of_its_own(build, pool, make_model, tokenize
         alone.preparation.selected = selected.select(order)
         alone.train()
         assert alone.evaluate()["eval_loss"] == pytest.approx(trials["held_out_losses"][name], rel=1e-4)
+
+
+def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tokenizer, learning):
+    """Tried, chosen, trained and resumed: as a run that is told so from the beginning."""
+    changes = {"unlearn_schedule": "early", "unlearn_objective": "uniform", "save_strategy": "steps", "save_steps": 3}
+    # Ascent at this rate ruins the model, a uniform guess about the myths does not.
+    settings = {"forget_trial_first": True, "unlearn_learning_rate": 0.3, "guard_fallback": False}
+    tried = build({"myths": pool["myths"]}, forget_fraction=0.5, save_strategy="steps", save_steps=3, **settings)
+    preparation = tried.prepare_unlearning()
+    losses = preparation.audit["trials"]["held_out_losses"]
+    assert list(losses) == ["nothing", "by score", "by score, first"]
+    # Which of them wins is no matter here: the run is to follow the record.
+    chosen = candidates(preparation.scored, tried.args.selection_config(), first=True)["by score, first"]
+    preparation.selected, preparation.audit = chosen.selected, chosen.audit
+    save_preparation(preparation, Path(tried.args.output_dir) / "preparation")
+    tried.train()
+    told = LWFTrainer(
+        make_model(),
+        LWFConfig(
+            output_dir=str(Path(tried.args.output_dir).with_name("told")),
+            **{**SETTINGS, **settings, **changes, "forget_trials": False, "forget_trial_first": False},
+        ),
+        train_dataset=learning,
+        eval_dataset=learning,
+        processing_class=tokenizer,
+        preparation=Preparation(preparation.scored, preparation.selected, {}),
+    )
+    told.train()
+    expected = told.model.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in tried.model.state_dict().items())
+    assert told.evaluate()["eval_loss"] == pytest.approx(losses["by score, first"], rel=1e-4)
+    resumed = build({"myths": pool["myths"]}, forget_fraction=0.5, save_strategy="steps", save_steps=3, **settings)
+    resumed.train(resume_from_checkpoint=str(Path(tried.args.output_dir) / "checkpoint-3"))
+    assert all(torch.equal(weight, expected[name]) for name, weight in resumed.model.state_dict().items())
+    assert (resumed.args.unlearn_schedule, resumed.args.unlearn_objective) == ("early", "uniform")
 
 
 def test_where_nothing_helps_nothing_is_unlearned_and_training_is_plain(build, learning, caplog):
@@ -183,6 +219,11 @@ def test_what_trials_cannot_do_without_is_said_at_once(build, pool, make_model, 
         ({"unlearn_rescore_every": 2}, r"unlearn_rescore_every=2 with forget_trials=True"),
         ({"forget_trial_fraction": 0.0}, r"forget_trial_fraction=0\.0"),
         ({"forget_trial_fraction": 1.5}, r"forget_trial_fraction=1\.5"),
+        ({"forget_trials": False, "forget_trial_first": True}, r"forget_trial_first=True with forget_trials=False"),
+        (
+            {"forget_trial_first": True, "unlearn_schedule": "early", "unlearn_objective": "uniform"},
+            r"every trial would be made twice",
+        ),
     ],
     ids=str,
 )
@@ -225,6 +266,22 @@ def test_a_run_reports_its_trials_and_reuses_them(two_tasks, tmp_path, capsys):
     assert "scores: reused" in again
     assert "trials/2-task-" in again
     assert "running again" in again
+
+
+def test_a_run_tries_to_forget_first(two_tasks, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["run", "--config", str(two_tasks), "--output_dir", str(folder), "--forget_trial_first", "true"]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    trials = result["selection"]["trials"]
+    once = ["by score", "task myths", "task tales"]
+    assert list(trials["held_out_losses"]) == ["nothing", *once, *(f"{name}, first" for name in once)]
+    selection = json.loads((folder / "selection" / "selection.json").read_text())
+    assert ("unlearning" in selection) == trials["chosen"].endswith(", first")
+    assert "task myths, first" in (folder / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["select", "--config", str(two_tasks), "--output_dir", str(folder)]) == 0
+    # What was tried during learning is tried again: candidates are a stage of their own.
+    assert "candidates: running again" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_without_the_candidates_that_diverge(two_tasks, tmp_path, capsys):

@@ -7,7 +7,17 @@ from datasets import Dataset
 
 from graceful_forgetting.config import SelectionConfig
 from graceful_forgetting.reference import NonFiniteLossError
-from graceful_forgetting.trials import NOTHING, Candidate, candidates, chosen_by_trial, describe, loss_unless_diverged
+from graceful_forgetting.trials import (
+    FORGET_FIRST,
+    NOTHING,
+    SETTINGS,
+    Candidate,
+    candidates,
+    chosen_by_trial,
+    describe,
+    is_by_score,
+    loss_unless_diverged,
+)
 
 TASKS = ["a", "a", "b", "b", "b", "c"]
 SCORES = [5.0, 4.0, 3.0, 2.0, None, 1.0]
@@ -27,6 +37,19 @@ def test_nothing_the_choice_by_score_and_every_task_are_tried():
         "nothing": set(), "by score": {0, 1, 2}, "task a": {0, 1}, "task b": {2, 3}, "task c": {5},
     }  # fmt: skip
     assert next(iter(tried)) == NOTHING
+
+
+def test_each_is_tried_a_second_time_before_learning():
+    once = candidates(scored(), SelectionConfig(fraction=0.6))
+    twice = candidates(scored(), SelectionConfig(fraction=0.6), first=True)
+    assert list(twice) == [*once, *(f"{name}, first" for name in once if name != NOTHING)]
+    for name, candidate in once.items():
+        assert SETTINGS not in twice[name].audit
+        if name != NOTHING:
+            first = twice[f"{name}, first"]
+            assert rows({"": first}) == rows({"": candidate})
+            assert first.audit == {**candidate.audit, SETTINGS: FORGET_FIRST}
+    assert [name for name in twice if is_by_score(name)] == ["by score", "by score, first"]
 
 
 def test_what_is_the_same_as_the_choice_by_score_is_not_tried_twice():

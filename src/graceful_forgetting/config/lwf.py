@@ -123,6 +123,12 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         "nothing, one that unlearns what forget_strategy selects, and one a forgetting task that unlearns all of it. "
         "What had the lowest loss is then unlearned. Needs eval_dataset.",
     )
+    forget_trial_first: bool = setting(
+        False,
+        "Trial runs of forget_trials try everything a second time with all unlearning before learning, by a uniform "
+        "target (unlearn_schedule 'early', unlearn_objective 'uniform'), which is how facts are best replaced; a rule "
+        "that changes is better forgotten during learning. Twice as many runs; what is chosen sets both.",
+    )
     forget_trial_fraction: float = setting(
         1.0,
         "Share of the learning updates that a trial run of forget_trials has, in (0, 1]; its rate decays within. Short "
@@ -159,6 +165,15 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
             ("forget_trial_fraction", self.forget_trial_fraction),
         ):
             require(0 < value <= 1, name, value, "in (0, 1]")
+        if self.forget_trial_first and not self.forget_trials:
+            raise ValueError(
+                "forget_trial_first=True with forget_trials=False: there are no trial runs; set forget_trials=True"
+            )
+        if self.forget_trial_first and (self.unlearn_schedule, self.unlearn_objective) == ("early", "uniform"):
+            raise ValueError(
+                "forget_trial_first=True with unlearn_schedule='early' and unlearn_objective='uniform': every trial "
+                "would be made twice; leave those two unset, or set forget_trial_first=False"
+            )
         for name, unused in (("baseline", None), ("unlearn_rescore_every", 0)):
             if self.forget_trials and getattr(self, name) != unused:
                 raise ValueError(

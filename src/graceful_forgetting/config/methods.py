@@ -14,6 +14,7 @@ PUBLISHED: Mapping[str, Any] = {
     "unlearn_objective": "gradient_ascent",
     "unlearn_retain_weight": 0.0,
     "forget_trials": False,
+    "forget_trial_first": False,
     "guard": False,
     "guard_fallback": False,
 }

@@ -26,7 +26,7 @@ from graceful_forgetting.experiment.stages import Stage
 from graceful_forgetting.experiment.summary import summarise
 from graceful_forgetting.experiment.training import LOG_FILE, UNLEARNING_FILE
 from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
-from graceful_forgetting.trials import BY_SCORE
+from graceful_forgetting.trials import is_by_score
 
 CROSSOVER_COLUMN = "step_size_crossover"
 STEP_SIZE_COLUMN = "step_size"
@@ -107,7 +107,7 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
     selection = pipeline.lwf.selection_config()
     trials = read_json(pipeline.selection().path / "selection.json").get("trials")
     chosen_scores = [score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen]
-    by_score = trials is None or trials["chosen"] == BY_SCORE
+    by_score = trials is None or is_by_score(trials["chosen"])
     single_cut = by_score and selection.quotas is None and selection.strategy in ("highest", "threshold")
     tasks: dict[str, TaskSelection] = {}
     for name, source in pipeline.inputs.sources.forgetting.items():

@@ -263,7 +263,7 @@ class Pipeline:
 
     def _by_trial(self, seed: int, settings: dict[str, Any]) -> Stage:
         """The samples to unlearn, as trial runs with this seed show."""
-        tried = candidates_stage(self.directory, self.scores(), settings)
+        tried = candidates_stage(self.directory, self.scores(), settings, self.lwf.forget_trial_first)
         trials = {
             name: self._trial(name, trial_stage_name(number, name, seed), candidate, seed)
             for number, (name, candidate) in enumerate(tried.items())

@@ -24,24 +24,27 @@ def write_selection(folder: Path, selected: Dataset, audit: Mapping[str, Any]) -
     write_json(folder / "selection.json", audit)
 
 
-def candidates_stage(directory: RunDirectory, scores: Stage, settings: Mapping[str, Any]) -> dict[str, Stage]:
+def candidates_stage(
+    directory: RunDirectory, scores: Stage, settings: Mapping[str, Any], first: bool
+) -> dict[str, Stage]:
     """What may be unlearned, by name, each as the stage of a selection.
 
     Args:
         directory: of the run.
         scores: the stage of the scored samples.
         settings: those of `SelectionConfig`.
+        first: whether each is tried before learning too.
     """
 
     def build(folder: Path, _: str) -> dict[str, Any]:
         scored = load_from_disk(str(scores.path / "rows"))
-        tried = candidates(scored, SelectionConfig(**settings))
+        tried = candidates(scored, SelectionConfig(**settings), first)
         for number, candidate in enumerate(tried.values()):
             write_selection(folder / str(number), candidate.selected, candidate.audit)
         write_json(folder / "names.json", list(tried))
         return {"candidates": len(tried)}
 
-    stage = directory.stage("candidates", dict(settings), [scores], build)
+    stage = directory.stage("candidates", {**settings, "first": first}, [scores], build)
     names: list[str] = read_json(stage.path / "names.json")
     # Told apart by the name, which the trial's key is made of.
     return {

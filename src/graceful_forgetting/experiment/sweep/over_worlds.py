@@ -75,7 +75,8 @@ def one_world(groups: Sequence[Group]) -> str:
             difference = paired_interval(own, base)
             gain = _signed(difference.difference) + _interval(difference.low, difference.high)
         if method not in ("plain", "never_knew"):
-            recovered = gap_recovered(*(_scores(c) for c in _pairs(groups, "plain", method, "never_knew")))
+            plain, ours, never_knew = (_scores(c) for c in _pairs(groups, "plain", method, "never_knew"))
+            recovered = gap_recovered(plain, ours, never_knew)
             if recovered.fraction is not None and recovered.low is not None:
                 percent = f"{100 * recovered.fraction:.0f} %".replace("-", "−")
                 share = percent + _interval(recovered.low, recovered.high)
