@@ -1,6 +1,7 @@
-"""What the whole method costs over plain fine-tuning, by stage, on the demo and on the recipe of real rows.
+"""What the whole method costs over plain fine-tuning, by stage: the demo, which follows the paper's formula; the same
+world with the default settings; and the recipe of real rows, by the formula.
 
-    python benchmarks/method_cost.py [--case demo gsm8k_forget_dental] [--seeds 3] [--output method-cost.json]
+    python benchmarks/method_cost.py [--case demo defaults gsm8k_forget_dental] [--seeds 3] [--output method-cost.json]
 
 As `graceful run` prints it at its end, with two differences: a stage's time is CPU seconds of the process, so that
 other programs disturb it little, and nothing is evaluated.
@@ -26,6 +27,7 @@ from graceful_forgetting.experiment.recipe import parse_recipe
 
 RECIPES = {
     "demo": DEMO_RECIPE,
+    "defaults": Path(__file__).with_name("method_cost_defaults.yaml"),
     "gsm8k_forget_dental": Path(__file__).parents[1] / "recipes" / "gsm8k_forget_dental.yaml",
 }
 

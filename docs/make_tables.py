@@ -148,9 +148,13 @@ def method_cost() -> str:
     path = DOCS.parent / "benchmarks" / "method-cost-1-thread.json"
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     lines = [f"| stage | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
-    for stage in next(iter(cases.values()))["preparation"]:
-        shares = [case["preparation"][stage] / case["plain"] for case in cases.values()]
-        lines.append(f"| {stage.replace('_', '-')} | {' | '.join(f'{share:.2f}' for share in shares)} |")
+    for stage in dict.fromkeys(stage for case in cases.values() for stage in case["preparation"]):
+        known = [case["preparation"].get(stage) for case in cases.values()]
+        shown = [
+            "–" if seconds is None else f"{seconds / case['plain']:.2f}"
+            for seconds, case in zip(known, cases.values(), strict=True)
+        ]
+        lines.append(f"| {stage.replace('_', '-')} | {' | '.join(shown)} |")
     rows = {
         "fine-tuning with unlearning": [case["unlearning"] / case["plain"] for case in cases.values()],
         "**together, reference run at hand**": [case["with_reference_at_hand"] for case in cases.values()],
