@@ -18,7 +18,15 @@ from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
-from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, one_world, world_gains, world_shares
+from graceful_forgetting.experiment.sweep.over_worlds import (
+    Outcome,
+    best_plain_runs,
+    one_world,
+    outcomes,
+    outcomes_by_share,
+    world_gains,
+    world_shares,
+)
 from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
@@ -204,6 +212,12 @@ def worlds(folder: str = ".", names: tuple[str, ...] = WORLDS) -> dict[str, list
     return {name: groups_of(read_archive(RESULTS / folder / f"{name}.jsonl")) for name in names}
 
 
+def early_outcomes() -> list[Outcome]:
+    """Of the default settings, on all builds: what `graceful advise` rests on after an early reference run."""
+    method = "early_retain_guarded"
+    return [one for folder in (".", "confirmation") for one in outcomes(worlds(folder), method)]
+
+
 TABLES = {
     "elicitation_speed": elicitation_speed,
     "expectation": expectation,
@@ -223,6 +237,7 @@ TABLES = {
         worlds("confirmation"), ("early_retain_guarded", "by_trial"), "early_retain_guarded"
     ),
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
+    "early_outcomes": lambda: outcomes_by_share(early_outcomes()),
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))
     ),

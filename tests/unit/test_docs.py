@@ -4,12 +4,14 @@ import dataclasses
 import re
 import runpy
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from trl import SFTConfig
 
 import graceful_forgetting
 from graceful_forgetting import config
+from graceful_forgetting.experiment import advice
 from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.models import ModelArguments
 
@@ -74,3 +76,11 @@ def test_what_the_page_on_trl_names_as_tested_is_a_test():
     named = set(re.findall(r"`(test_[a-z_]+)`", page))
     assert len(named) > 8
     assert named <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def test_advice_after_an_early_reference_run_is_that_of_the_archives():
+    outcomes = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))["early_outcomes"]()
+    some = [one for one in outcomes if one.share > 0]
+    assert len(some) == advice.EARLY_RUNS
+    assert round(fmean(one.kept for one in some), 2) == advice.EARLY_KEPT
+    assert round(100 * fmean(one.gain for one in some), 1) == advice.EARLY_GAIN

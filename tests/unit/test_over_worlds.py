@@ -5,7 +5,14 @@ from statistics import fmean
 
 from graceful_forgetting.experiment.result import GuardResult
 from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_worlds import best_plain_runs, one_world, world_gains, world_shares
+from graceful_forgetting.experiment.sweep.over_worlds import (
+    best_plain_runs,
+    one_world,
+    outcomes,
+    outcomes_by_share,
+    world_gains,
+    world_shares,
+)
 from sweep_data import cell
 
 METHODS = ("plain", "never_knew", "lwf")
@@ -78,3 +85,22 @@ def test_one_world_has_gain_share_and_worst_run_of_every_method():
     assert ours[4].startswith(f"{100 * share:.0f} % [".replace("-", "−"))
     assert row(table, "never_knew")[4] == ""
     assert "3 runs a method, on 2 builds" in table
+
+
+def test_outcomes_are_counted_by_the_share_that_was_chosen():
+    cells = two_builds("sums")
+    shares = iter([0, 1, 3])
+    for index, one in enumerate(cells):
+        if one.method == "lwf":
+            cells[index] = replace(one, selection=replace(one.selection, scored=10, chosen=next(shares)))
+    found = outcomes({"sums": groups_of(cells)}, "lwf")
+    by_run = {(one.method, one.setting, one.seed): one.score for one in cells}
+    runs = [("default", 0), ("default", 1), ("other", 5)]
+    assert [one.share for one in found] == [0.0, 0.1, 0.3]
+    assert [one.kept for one in found] == [False, True, True]
+    assert [one.gain for one in found] == [by_run["lwf", *run] - by_run["plain", *run] for run in runs]
+    table = outcomes_by_share(found)
+    gains = [f"{100 * one.gain:+.1f}".replace("-", "−") for one in found]
+    for name, kept, gain in zip(("none", "0 to 20 %", "20 to 40 %"), (0, 100, 100), gains, strict=True):
+        assert f"| {name} | 1 | {kept} % | {gain} |" in table
+    assert "2 runs" in table

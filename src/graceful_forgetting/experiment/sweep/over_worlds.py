@@ -1,7 +1,11 @@
 """Tables over several worlds: what each method gains in each of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
+
+from scipy.stats import spearmanr
 
 from graceful_forgetting.experiment.measures import mean_ranks
 from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
@@ -118,6 +122,46 @@ def _plain_held_out_losses(group: Group) -> dict[int, float]:
             if cell.selection is not None and cell.selection.guard.plain_held_out_loss is not None:
                 losses[seed] = cell.selection.guard.plain_held_out_loss
     return losses
+
+
+SHARE_BOUNDS = (0.0, 0.2, 0.4, 1.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run against plain fine-tuning: share of the pool that was chosen, its gain, whether its weights were kept."""
+
+    share: float
+    gain: float
+    kept: bool
+
+
+def outcomes(worlds: Worlds, method: str) -> list[Outcome]:
+    """Of every run of a guarded method, over all worlds, builds and seeds."""
+    found = []
+    for groups in worlds.values():
+        for ours, plain in zip(*_pairs(groups, method, "plain"), strict=True):
+            assert ours.selection is not None
+            share = ours.selection.chosen / ours.selection.scored
+            found.append(Outcome(share, ours.score - plain.score, not ours.selection.guard.fell_back))
+    return found
+
+
+def outcomes_by_share(found: Sequence[Outcome]) -> str:
+    """What came of runs, by the share of the pool that was chosen; means are over runs, whatever their world."""
+    rows = ["| share of the pool chosen | runs | kept | mean gain, points |", "|---|---|---|---|"]
+    parts = [("none", [one for one in found if one.share == 0])]
+    for low, high in pairwise(SHARE_BOUNDS):
+        parts.append((f"{100 * low:.0f} to {100 * high:.0f} %", [one for one in found if low < one.share <= high]))
+    for name, runs in parts:
+        if runs:
+            kept = f"{100 * fmean(one.kept for one in runs):.0f} %"
+            rows.append(f"| {name} | {len(runs)} | {kept} | {_signed(fmean(one.gain for one in runs))} |")
+    some = [one for one in found if one.share > 0]
+    correlation = spearmanr([one.share for one in some], [one.gain for one in some])
+    text = f"{correlation.statistic:.2f}".replace("-", "−")
+    note = f"Rank correlation of share and gain where any was chosen: {text}, {len(some)} runs."
+    return "\n".join([*rows, "", note])
 
 
 def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
