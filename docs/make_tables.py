@@ -18,6 +18,7 @@ from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
+from graceful_forgetting.experiment.sweep.over_tasks import bits_saved, choice_accuracy, task_matrix
 from graceful_forgetting.experiment.sweep.over_worlds import (
     Outcome,
     best_plain_runs,
@@ -32,7 +33,16 @@ from graceful_forgetting.tasks.catalogue import task_table
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
-PAGES = ("log.md", "tasks.md", "index.md", "scoring-study.md", "cost.md", "when-it-helps.md")
+PAGES = (
+    "log.md",
+    "methods.md",
+    "base-model.md",
+    "tasks.md",
+    "index.md",
+    "scoring-study.md",
+    "cost.md",
+    "when-it-helps.md",
+)
 FILES = (DOCS.parent / "README.md", *(DOCS / page for page in PAGES))
 # Result file -> what differs from the demo's recipe.
 VARIANTS = {
@@ -218,6 +228,26 @@ def early_outcomes() -> list[Outcome]:
     return [one for folder in (".", "confirmation") for one in outcomes(worlds(folder), method)]
 
 
+def methods(world: str) -> str:
+    """Every method in one world, and the setting that was chosen for it."""
+    record = json.loads((RESULTS / "methods" / f"{world}.tuning.json").read_text(encoding="utf-8"))["choices"]["all"]
+    rows = one_world(groups_of(read_archive(RESULTS / "methods" / f"{world}.jsonl"))).split("\n")
+    head, line, *rest = rows
+    lines = [f"{head} chosen |", f"{line}---|"]
+    for row in rest:
+        if not row.startswith("|"):
+            lines.append(row)
+            continue
+        chosen = record.get(row.split("`")[1], {"chosen": {}})["chosen"]
+        lines.append(f"{row} {', '.join(f'`{field}` {value:g}' for field, value in chosen.items())} |")
+    return "\n".join(lines)
+
+
+def text_cells() -> list[Group]:
+    """Real text: what is learned against what may be forgotten."""
+    return groups_of(read_archive(RESULTS / "text" / "matrix.jsonl"))
+
+
 TABLES = {
     "elicitation_speed": elicitation_speed,
     "expectation": expectation,
@@ -238,6 +268,10 @@ TABLES = {
     ),
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
     "early_outcomes": lambda: outcomes_by_share(early_outcomes()),
+    "methods_shortcut": lambda: methods("shortcut"),
+    "sensitivity_shortcut": lambda: one_world(groups_of(read_archive(RESULTS / "sensitivity" / "shortcut.jsonl"))),
+    "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
+    "text_choice": lambda: task_matrix(text_cells(), "default", choice_accuracy, 3),
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))
     ),

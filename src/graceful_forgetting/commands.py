@@ -147,9 +147,9 @@ def sweep(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report_sweep(folder: Path, archive: str | None) -> None:
-    from graceful_forgetting.artifacts import write_text
+    from graceful_forgetting.artifacts import read_json, write_json, write_text
     from graceful_forgetting.experiment.sweep.archive import read_archive, write_archive
-    from graceful_forgetting.experiment.sweep.run import load_cells
+    from graceful_forgetting.experiment.sweep.run import TUNING_FILE, load_cells
     from graceful_forgetting.experiment.sweep.tables import markdown_document, sweep_tables
     from graceful_forgetting.report import render_sweep
 
@@ -158,6 +158,10 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
     if archive is not None:
         write_archive(cells, archive)
         print(f"archive: {Path(archive).resolve()}")
+        if (place / TUNING_FILE).is_file():
+            tuning = Path(archive).with_suffix(f".{TUNING_FILE}")
+            write_json(tuning, read_json(place / TUNING_FILE))
+            print(f"what was tried and chosen: {tuning.resolve()}")
     tables = place / "tables.md"
     write_text(tables, markdown_document(cells[0].sweep, cells))
     report = render_sweep(cells, place / "report.html")

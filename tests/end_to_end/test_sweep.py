@@ -212,6 +212,10 @@ def test_tuning_chooses_on_its_own_seeds(grid, tmp_path, capsys):
     cells = load_cells(tmp_path / "sweep")
     assert {cell.config["learning_rate"] for cell in cells} == {found["chosen"]["learning_rate"]}
     assert {(cell.seed, cell.split) for cell in cells} == {(0, "final")}
+    archive = tmp_path / "tuned.jsonl"
+    assert main(["report", "--sweep", str(tmp_path / "sweep"), "--archive", str(archive)]) == 0
+    assert read_json(archive.with_name("tuned.tuning.json")) == record
+    capsys.readouterr()
     assert main(["sweep", "--config", config]) == 0
     assert "2 trials, 2 finished before" in capsys.readouterr().out
 
