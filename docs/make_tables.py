@@ -269,7 +269,6 @@ TABLES = {
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
     "early_outcomes": lambda: outcomes_by_share(early_outcomes()),
     "methods_shortcut": lambda: methods("shortcut"),
-    "sensitivity_shortcut": lambda: one_world(groups_of(read_archive(RESULTS / "sensitivity" / "shortcut.jsonl"))),
     "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
     "text_choice": lambda: task_matrix(text_cells(), "default", choice_accuracy, 3),
     "ways": lambda: world_gains(

@@ -195,6 +195,17 @@ def test_a_killed_worker_changes_nothing(grid, tmp_path, capsys):
     assert not list((tmp_path / "killed").rglob("*.partial-*"))
 
 
+def test_mixed_precision_of_training_does_not_reach_the_measurement(grid, tmp_path):
+    """What unlearns nothing is plain fine-tuning, measured as that is."""
+    nothing = {"confidence_scorer": "interference", "forget_strategy": "threshold", "forget_threshold": 99.0}
+    base = {**RECIPE, "model_name_or_path": str(tmp_path / "model"), "bf16": True, "use_cpu": True}
+    methods = {"plain": {"arm": "plain"}, "lwf": {**nothing, "guard_fallback": False}}
+    assert main(["sweep", "--config", grid(base=base, methods=methods, seeds=[0])]) == 0
+    plain, ours = load_cells(tmp_path / "sweep")
+    assert ours.selection.chosen == 0
+    assert ours.metrics == plain.metrics
+
+
 def test_tuning_chooses_on_its_own_seeds(grid, tmp_path, capsys):
     config = grid(
         methods={"plain": {"arm": "plain"}, "twin": {"arm": "never_knew"}},

@@ -28,7 +28,7 @@ def differentiating(model: nn.Module, names: Collection[str]) -> Iterator[None]:
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in names)
     try:
-        with _own_precision(model):
+        with own_precision(model):
             yield
     finally:
         for module, training in modes.items():
@@ -38,7 +38,7 @@ def differentiating(model: nn.Module, names: Collection[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _own_precision(model: nn.Module) -> Iterator[None]:
+def own_precision(model: nn.Module) -> Iterator[None]:
     """Without the autocast that accelerate puts around the forward of a model that it prepares, and leaves there."""
     forward = vars(model).get("forward")
     if forward is None or not isinstance(getattr(forward, "__wrapped__", None), ConvertOutputsToFp32):

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import load_from_disk
 
 from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.confidence.undisturbed import own_precision
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.pipeline import Pipeline
@@ -176,7 +177,9 @@ class CellPipeline(Pipeline):
         detail["training_seconds"] = round(time.perf_counter() - start, 2)
         write_json(folder / CURVE_FILE, curve.points)
         if not self._kept(name):
-            self._measure(folder, model)
+            # As a model that is read from its folder is measured.
+            with own_precision(model):
+                self._measure(folder, model)
         return detail
 
     def _measure(self, folder: Path, model: Any) -> None:
