@@ -231,16 +231,16 @@ def early_outcomes() -> list[Outcome]:
 def methods(world: str) -> str:
     """Every method in one world, and the setting that was chosen for it."""
     record = json.loads((RESULTS / "methods" / f"{world}.tuning.json").read_text(encoding="utf-8"))["choices"]["all"]
-    rows = one_world(groups_of(read_archive(RESULTS / "methods" / f"{world}.jsonl"))).split("\n")
-    head, line, *rest = rows
-    lines = [f"{head} chosen |", f"{line}---|"]
-    for row in rest:
-        if not row.startswith("|"):
-            lines.append(row)
-            continue
-        chosen = record.get(row.split("`")[1], {"chosen": {}})["chosen"]
-        lines.append(f"{row} {', '.join(f'`{field}` {value:g}' for field, value in chosen.items())} |")
-    return "\n".join(lines)
+    chosen = {
+        method: ", ".join(f"`{field}` {value:g}" for field, value in tuned["chosen"].items())
+        for method, tuned in record.items()
+    }
+    return one_world(groups_of(read_archive(RESULTS / "methods" / f"{world}.jsonl")), chosen)
+
+
+def override_first() -> list[Group]:
+    """Forgetting before learning, in the world `override`."""
+    return worlds("confirmation", ("override-first",))["override-first"]
 
 
 def text_cells() -> list[Group]:
@@ -274,10 +274,8 @@ TABLES = {
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))
     ),
-    "override_first": lambda: one_world(groups_of(read_archive(RESULTS / "confirmation" / "override-first.jsonl"))),
-    "best_plain_run_first": lambda: best_plain_runs(
-        {"override": groups_of(read_archive(RESULTS / "confirmation" / "override-first.jsonl"))}
-    ),
+    "override_first": lambda: one_world(override_first()),
+    "best_plain_run_first": lambda: best_plain_runs({"override": override_first()}),
     **{name: partial(_of_the_study, name) for name in scoring.TABLES},
 }
 

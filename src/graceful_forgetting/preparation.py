@@ -15,12 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.confidence import score_confidence
-from graceful_forgetting.confidence.scorer import Need, reads_fisher
+from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ForgetAnswers, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
 from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.fisher_readers import needs_fisher
 from graceful_forgetting.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior, reference_mean
 from graceful_forgetting.reference import reference_args, restored_weights, stopping_after, train_reference
@@ -208,7 +209,7 @@ def prepare_unlearning(
                 train_dataset,
                 processing_class,
                 reference_arguments,
-                with_fisher=reads_fisher(needs) or args.baseline is not None,
+                with_fisher=needs_fisher(args),
             )
         scored = score_confidence(
             model,

@@ -1,5 +1,6 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting. Orchestration, and every touch of TRL's internals."""
 
+import copy
 import logging
 import shutil
 import textwrap
@@ -95,6 +96,7 @@ class LWFTrainer(UnlearningTrainer):
         NonFiniteLossError: during training; names the step.
     """
 
+    args: LWFConfig
     _tag_names = ["trl", "sft", "graceful-forgetting", "learning-with-forgetting"]  # noqa: RUF012 (TRL's convention)
     _name = "LWF (Learning With Forgetting)"
     _paper = {  # noqa: RUF012 (TRL's convention)
@@ -318,10 +320,15 @@ class LWFTrainer(UnlearningTrainer):
         return output
 
     def _take_over_settings(self, checkpoint: Path | None) -> None:
-        """Unlearn in the way that trial runs have chosen, if they have."""
-        if self.args.forget_trial_first:
-            for name, value in self._prepared(checkpoint).audit.get(SETTINGS, {}).items():
-                setattr(self.args, name, value)
+        """Unlearn in the way that trial runs have chosen, if they have; the caller's settings stay as they are."""
+        if self.preparation is None and not self.args.forget_trial_first:
+            return
+        chosen = self._prepared(checkpoint).audit.get(SETTINGS, {})
+        if chosen:
+            own: LWFConfig = copy.copy(self.args)
+            for name, value in chosen.items():
+                setattr(own, name, value)
+            self.args = own
 
     @property
     def _may_fall_back(self) -> bool:

@@ -17,8 +17,8 @@ from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 
 NOTHING = "nothing"
 BY_SCORE = "by score"
-# Ends the name of a candidate that is unlearned before learning.
-FIRST = ", first"
+# Begins the name of a candidate that is unlearned before learning: where no forgetting task's name can stand.
+FIRST = "first: "
 # In the record of a choice: settings of unlearning that belong to it, in place of those of the run.
 SETTINGS = "unlearning"
 FORGET_FIRST = {"unlearn_schedule": "early", "unlearn_objective": "uniform"}
@@ -61,7 +61,7 @@ def candidates(scored: Dataset, config: SelectionConfig, first: bool = False) ->
             found[f"task {task}"] = whole
     if first:
         found |= {
-            name + FIRST: Candidate(candidate.selected, {**candidate.audit, SETTINGS: FORGET_FIRST})
+            FIRST + name: Candidate(candidate.selected, {**candidate.audit, SETTINGS: FORGET_FIRST})
             for name, candidate in found.items()
             if name != NOTHING
         }
@@ -70,7 +70,7 @@ def candidates(scored: Dataset, config: SelectionConfig, first: bool = False) ->
 
 def is_by_score(name: str) -> bool:
     """Whether this candidate is what the scores select."""
-    return name.removesuffix(FIRST) == BY_SCORE
+    return name.removeprefix(FIRST) == BY_SCORE
 
 
 def _nothing_chosen(audit: Mapping[str, Any]) -> dict[str, Any]:

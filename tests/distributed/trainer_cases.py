@@ -37,6 +37,8 @@ def train(folder: Path, output: Path, case: dict, resume: str | None = None) -> 
         # Held-out losses are means over batches, which are the same for any number of processes only with one row each.
         per_device_eval_batch_size=1,
         learning_rate=3e-3,
+        # AdamW divides by the size of a gradient, and makes much of the rounding of one that is nearly 0 otherwise.
+        adam_epsilon=1e-6,
         unlearn_every=2,
         elicitation_max_new_tokens=4,
         logging_steps=1,

@@ -105,9 +105,9 @@ def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tok
     tried = build({"myths": pool["myths"]}, forget_fraction=0.5, save_strategy="steps", save_steps=3, **settings)
     preparation = tried.prepare_unlearning()
     losses = preparation.audit["trials"]["held_out_losses"]
-    assert list(losses) == ["nothing", "by score", "by score, first"]
+    assert list(losses) == ["nothing", "by score", "first: by score"]
     # Which of them wins is no matter here: the run is to follow the record.
-    chosen = candidates(preparation.scored, tried.args.selection_config(), first=True)["by score, first"]
+    chosen = candidates(preparation.scored, tried.args.selection_config(), first=True)["first: by score"]
     preparation.selected, preparation.audit = chosen.selected, chosen.audit
     save_preparation(preparation, Path(tried.args.output_dir) / "preparation")
     tried.train()
@@ -125,11 +125,27 @@ def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tok
     told.train()
     expected = told.model.state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in tried.model.state_dict().items())
-    assert told.evaluate()["eval_loss"] == pytest.approx(losses["by score, first"], rel=1e-4)
+    assert told.evaluate()["eval_loss"] == pytest.approx(losses["first: by score"], rel=1e-4)
     resumed = build({"myths": pool["myths"]}, forget_fraction=0.5, save_strategy="steps", save_steps=3, **settings)
     resumed.train(resume_from_checkpoint=str(Path(tried.args.output_dir) / "checkpoint-3"))
     assert all(torch.equal(weight, expected[name]) for name, weight in resumed.model.state_dict().items())
     assert (resumed.args.unlearn_schedule, resumed.args.unlearn_objective) == ("early", "uniform")
+    # What is prepared for is how it is unlearned, whoever tried it.
+    given = LWFTrainer(
+        make_model(),
+        given_args := LWFConfig(
+            output_dir=str(Path(tried.args.output_dir).with_name("given")),
+            **{**SETTINGS, **settings, "forget_trials": False, "forget_trial_first": False},
+        ),
+        train_dataset=learning,
+        eval_dataset=learning,
+        processing_class=tokenizer,
+        preparation=preparation,
+    )
+    given.train()
+    assert all(torch.equal(weight, expected[name]) for name, weight in given.model.state_dict().items())
+    # The caller's settings are not touched: another trainer tries both ways again.
+    assert (given_args.unlearn_schedule, given_args.unlearn_objective) == ("periodic", "gradient_ascent")
 
 
 def test_where_nothing_helps_nothing_is_unlearned_and_training_is_plain(build, learning, caplog):
@@ -274,10 +290,10 @@ def test_a_run_tries_to_forget_first(two_tasks, tmp_path, capsys):
     result = json.loads((folder / "result.json").read_text())
     trials = result["selection"]["trials"]
     once = ["by score", "task myths", "task tales"]
-    assert list(trials["held_out_losses"]) == ["nothing", *once, *(f"{name}, first" for name in once)]
+    assert list(trials["held_out_losses"]) == ["nothing", *once, *(f"first: {name}" for name in once)]
     selection = json.loads((folder / "selection" / "selection.json").read_text())
-    assert ("unlearning" in selection) == trials["chosen"].endswith(", first")
-    assert "task myths, first" in (folder / "report.html").read_text()
+    assert ("unlearning" in selection) == trials["chosen"].startswith("first: ")
+    assert "first: task myths" in (folder / "report.html").read_text()
     capsys.readouterr()
     assert main(["select", "--config", str(two_tasks), "--output_dir", str(folder)]) == 0
     # What was tried during learning is tried again: candidates are a stage of their own.

@@ -85,6 +85,8 @@ def test_one_world_has_gain_share_and_worst_run_of_every_method():
     assert ours[4].startswith(f"{100 * share:.0f} % [".replace("-", "−"))
     assert row(table, "never_knew")[4] == ""
     assert "3 runs a method, on 2 builds" in table
+    tuned = one_world(groups_of(cells), {"lwf": "`unlearn_every` 5"})
+    assert [row(tuned, method)[4] for method in METHODS] == ["", "", "`unlearn_every` 5"]
 
 
 def test_outcomes_are_counted_by_the_share_that_was_chosen():

@@ -42,14 +42,14 @@ def test_nothing_the_choice_by_score_and_every_task_are_tried():
 def test_each_is_tried_a_second_time_before_learning():
     once = candidates(scored(), SelectionConfig(fraction=0.6))
     twice = candidates(scored(), SelectionConfig(fraction=0.6), first=True)
-    assert list(twice) == [*once, *(f"{name}, first" for name in once if name != NOTHING)]
+    assert list(twice) == [*once, *(f"first: {name}" for name in once if name != NOTHING)]
     for name, candidate in once.items():
         assert SETTINGS not in twice[name].audit
         if name != NOTHING:
-            first = twice[f"{name}, first"]
+            first = twice[f"first: {name}"]
             assert rows({"": first}) == rows({"": candidate})
             assert first.audit == {**candidate.audit, SETTINGS: FORGET_FIRST}
-    assert [name for name in twice if is_by_score(name)] == ["by score", "by score, first"]
+    assert [name for name in twice if is_by_score(name)] == ["by score", "first: by score"]
 
 
 def test_what_is_the_same_as_the_choice_by_score_is_not_tried_twice():

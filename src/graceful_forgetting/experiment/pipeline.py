@@ -15,7 +15,7 @@ from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.baselines import BASELINES
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
-from graceful_forgetting.confidence.scorer import Need, reads_fisher
+from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.distributed import process_index
@@ -43,6 +43,7 @@ from graceful_forgetting.experiment.trial_stages import (
     write_selection,
 )
 from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.fisher_readers import needs_fisher
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.preparation import nothing_selected
 from graceful_forgetting.reference import stopping_after
@@ -177,8 +178,7 @@ class Pipeline:
     def posterior(self) -> Stage:
         """θ*_L from the first plain run and, if anything reads it, the diagonal Fisher information."""
         reference = self.reference()
-        needs = frozenset() if self.lwf.baseline is None else BASELINES[self.lwf.baseline].needs
-        with_fisher = reads_fisher(SCORERS[self.lwf.confidence_scorer].needs) or BaselineNeed.POSTERIOR in needs
+        with_fisher = needs_fisher(self.lwf)
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             base = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])

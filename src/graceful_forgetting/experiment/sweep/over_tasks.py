@@ -6,6 +6,7 @@ from statistics import fmean
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.cell import CellResult
 from graceful_forgetting.experiment.sweep.comparison import Group
+from graceful_forgetting.experiment.sweep.differences import interval, signed
 
 Value = Callable[[CellResult], float | None]
 NONE = "–"
@@ -42,7 +43,7 @@ def task_matrix(groups: Sequence[Group], method: str, value: Value, digits: int)
             if group.learning != task or not known:
                 continue
             found = paired_interval([a for a, _ in known], [b for _, b in known])
-            cells[group.forgetting] = _signed(found.difference, digits) + _interval(found.low, found.high, digits)
+            cells[group.forgetting] = signed(found.difference, digits) + interval(found.low, found.high, digits)
             plain_values += [b for _, b in known]
             for cell, (a, b) in zip(ours, known, strict=True):
                 by_seed.setdefault(cell.seed, []).append(a - b)
@@ -51,13 +52,5 @@ def task_matrix(groups: Sequence[Group], method: str, value: Value, digits: int)
             rows.append(f"| {task} | {abs(fmean(plain_values)):.{digits}f} | {' | '.join(shown)} |")
     means = [fmean(values) for values in by_seed.values()]
     over_all = paired_interval(means, [0.0] * len(means))
-    mean = _signed(over_all.difference, digits) + _interval(over_all.low, over_all.high, digits)
+    mean = signed(over_all.difference, digits) + interval(over_all.low, over_all.high, digits)
     return "\n".join([*rows, "", f"Mean over all pairs: {mean}; {len(means)} seeds."])
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _interval(low: float | None, high: float | None, digits: int) -> str:
-    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "−")

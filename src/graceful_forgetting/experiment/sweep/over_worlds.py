@@ -11,6 +11,7 @@ from graceful_forgetting.experiment.measures import mean_ranks
 from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
 from graceful_forgetting.experiment.sweep.cell import CellResult
 from graceful_forgetting.experiment.sweep.comparison import Group
+from graceful_forgetting.experiment.sweep.differences import interval, signed
 
 Worlds = Mapping[str, Sequence[Group]]
 """World -> its groups, one a build; every group with the methods `plain` and `never_knew`."""
@@ -29,12 +30,22 @@ def _scores(cells: list[CellResult]) -> list[float]:
     return [cell.score for cell in cells]
 
 
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
+def _signed(share: float) -> str:
+    return signed(100 * share)
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−")
+    return "" if low is None or high is None else interval(100 * low, 100 * high)
+
+
+def _recovered(base: list[CellResult], ours: list[CellResult], never_knew: list[CellResult]) -> tuple[float, str]:
+    """The gap to the never-knew model, and the share of it that a method recovers as text."""
+    recovered = gap_recovered(_scores(base), _scores(ours), _scores(never_knew))
+    # Without bounds the gap may be none, and a share of it says nothing.
+    if recovered.fraction is None or recovered.low is None:
+        return recovered.gap, "–"
+    share = f"{100 * recovered.fraction:.0f} %".replace("-", "−")
+    return recovered.gap, share + _interval(recovered.low, recovered.high)
 
 
 def world_gains(worlds: Worlds) -> str:
@@ -66,24 +77,25 @@ def world_gains(worlds: Worlds) -> str:
     return "\n".join([*rows, "", f"Runs (seeds of training, over all builds): {counted}."])
 
 
-def one_world(groups: Sequence[Group]) -> str:
+def one_world(groups: Sequence[Group], chosen: Mapping[str, str] | None = None) -> str:
     """Every method in one world: accuracy, its gain over plain fine-tuning, the share of the gap, and its worst run.
 
     Seeds are paired within a build and pooled over builds; intervals are Student's t of gains, bootstrap of shares.
+
+    Args:
+        chosen: method -> the settings that tuning has chosen, as text, in place of the share of the gap.
     """
-    rows = ["| method | accuracy | worst run | gain over plain, points | share of the gap |", "|---|---|---|---|---|"]
+    last = "share of the gap" if chosen is None else "chosen"
+    rows = [f"| method | accuracy | worst run | gain over plain, points | {last} |", "|---|---|---|---|---|"]
     for method in groups[0].methods:
         own, base = (_scores(cells) for cells in _pairs(groups, method, "plain"))
-        gain = share = ""
+        gain = ""
+        share = "" if chosen is None else chosen.get(method, "")
         if method != "plain":
             difference = paired_interval(own, base)
             gain = _signed(difference.difference) + _interval(difference.low, difference.high)
-        if method not in ("plain", "never_knew"):
-            plain, ours, never_knew = (_scores(c) for c in _pairs(groups, "plain", method, "never_knew"))
-            recovered = gap_recovered(plain, ours, never_knew)
-            if recovered.fraction is not None and recovered.low is not None:
-                percent = f"{100 * recovered.fraction:.0f} %".replace("-", "−")
-                share = percent + _interval(recovered.low, recovered.high)
+        if chosen is None and method not in ("plain", "never_knew"):
+            share = _recovered(*_pairs(groups, "plain", method, "never_knew"))[1]
         rows.append(f"| `{method}` | {100 * fmean(own):.1f} | {100 * min(own):.1f} | {gain} | {share} |")
     return "\n".join([*rows, "", f"{len(own)} runs a method, on {len(groups)} builds."])
 
@@ -171,15 +183,8 @@ def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
     for world, groups in worlds.items():
         shares, gap = [], 0.0
         for method in methods:
-            base, ours, never_knew = _pairs(groups, "plain", method, "never_knew")
-            recovered = gap_recovered(_scores(base), _scores(ours), _scores(never_knew))
-            gap = recovered.gap
-            # Without bounds the gap may be none, and a share of it says nothing.
-            if recovered.fraction is None or recovered.low is None:
-                shares.append("–")
-                continue
-            share = f"{100 * recovered.fraction:.0f} %".replace("-", "−")
-            shares.append(share + _interval(recovered.low, recovered.high))
+            gap, share = _recovered(*_pairs(groups, "plain", method, "never_knew"))
+            shares.append(share)
         cells = _pairs(groups, guarded)[0]
         back = sum(cell.selection is not None and cell.selection.guard.fell_back for cell in cells)
         rows.append(f"| `{world}` | {_signed(gap)} | {' | '.join(shares)} | {back} of {len(cells)} |")
