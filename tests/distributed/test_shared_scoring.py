@@ -52,11 +52,13 @@ else:
 for name, settings in (
     ("lwf", {}),
     ("interference", {"scorer": "interference"}),
+    ("pairwise", {"scorer": "pairwise_conflict"}),
     # In shards of its own: those of 'lwf' would do.
     ("crossover", {"step_size_rule": "crossover", "weights_dtype": "bfloat16"}),
 ):
     config = ConfidenceConfig(batch_size=4, shard_size=4, **settings)
-    scored = score_confidence(base, rows, posterior, config, resume_dir=folder / f"scores-{state.num_processes}")
+    shards = folder / f"scores-{state.num_processes}"
+    scored = score_confidence(base, rows, posterior, config, learning=rows, resume_dir=shards)
     results[name] = scored.remove_columns(["input_ids", "labels"]).to_dict()
 write_json(folder / f"result-{state.num_processes}-{state.process_index}.json", results)
 try:
@@ -96,16 +98,17 @@ def results(folder: Path) -> list[dict]:
 def test_scores_are_those_of_one_process_bit_for_bit(folder: Path) -> None:
     one, first, second = results(folder)
     assert (one["processes"], first["processes"], second["processes"]) == (1, 2, 2)
-    for scorer in ("lwf", "interference", "crossover"):
+    for scorer in ("lwf", "interference", "pairwise", "crossover"):
         assert one[scorer] == first[scorer] == second[scorer]
-        assert len(set(one[scorer]["forgetting_confidence"])) == 23
+        # Two rows that oppose each other most have one pairwise score.
+        assert len(set(one[scorer]["forgetting_confidence"])) >= (12 if scorer == "pairwise" else 23)
     assert set(one["crossover"]["step_size"]) == {median(one["crossover"]["step_size_crossover"])}
 
 
 def test_both_processes_did_a_share(folder: Path) -> None:
     assert (
-        len(list((folder / "scores-2").iterdir())) == len(list((folder / "scores-1").iterdir())) == 18
-    )  # 6 shards for each of three measurements
+        len(list((folder / "scores-2").iterdir())) == len(list((folder / "scores-1").iterdir())) == 24
+    )  # 6 shards for each of four measurements
     names = sorted(path.name for path in (folder / "posterior").iterdir())
     assert names == [f"fisher-{share}.safetensors" for share in ("0-of-1", "0-of-2", "1-of-2")]
 

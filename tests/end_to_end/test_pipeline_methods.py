@@ -55,6 +55,7 @@ def test_a_baseline_alone_runs_the_stages_that_it_reads(train, flags, stages):
         ["--unlearn_rescore_every", "2"],
         ["--unlearn_objective", "npo"],
         ["--confidence_scorer", "gradient_conflict"],
+        ["--confidence_scorer", "pairwise_conflict"],
     ],
     ids=lambda flags: flags[0].removeprefix("--"),
 )

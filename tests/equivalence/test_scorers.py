@@ -220,6 +220,36 @@ def test_gradient_cosine_opposes_the_mean_learning_gradient(
         score_confidence(model, knowledge, None, config)
 
 
+@pytest.mark.parametrize("engine", ["batched", "oracle"])
+def test_pairwise_conflict_is_the_worst_of_single_learning_examples(
+    model: PreTrainedModel, rows: Dataset, engine: str, tmp_path: Path
+) -> None:
+    head = model.get_output_embeddings().weight
+    before_output = [parameter for parameter in model.parameters() if parameter is not head]
+
+    def gradient(row: dict[str, list[int]]) -> Tensor:
+        found = torch.autograd.grad(loss_of(model, row), before_output)
+        return torch.cat([g.flatten() for g in found]).double()
+
+    learning, knowledge = rows.select([0, 3]), rows.select([0, 1, 2, 4])
+    config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=3, engine=engine)
+    scored = score_confidence(model, knowledge, None, config, learning=learning, resume_dir=tmp_path)
+    expected = [
+        max(-torch.cosine_similarity(gradient(row), gradient(example), dim=0).item() for example in learning)
+        for row in knowledge
+    ]
+    assert scored["forgetting_confidence"][:] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert scored["loss"][:] == pytest.approx([loss_of(model, row).item() for row in knowledge], rel=1e-5)
+    for column in ("confidence_constant", "confidence_linear", "confidence_quadratic", "step_size", "reference_loss"):
+        assert scored[column][:] == [None] * len(knowledge)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    # Other learning examples are other work, whatever an earlier run left: a single one agrees with itself wholly.
+    other = score_confidence(model, knowledge, None, config, learning=rows.select([2]), resume_dir=tmp_path)
+    assert other["forgetting_confidence"][2] == pytest.approx(-1.0, rel=1e-5)
+    with pytest.raises(ValueError, match="needs the learning rows: pass learning="):
+        score_confidence(model, knowledge, None, config)
+
+
 def test_random_scores_follow_the_seed_and_nothing_else(make_model: MakeModel, rows: Dataset) -> None:
     model = make_model()
     silent = Dataset.from_list([*rows, {"input_ids": [4, 5], "labels": [-100, -100]}])

@@ -149,6 +149,34 @@ def test_non_finite_gradient_names_the_row(model: LlamaForCausalLM, engine: str)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_pairwise_conflict_names_a_learning_row_that_is_not_finite(model: LlamaForCausalLM) -> None:
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = 3e38
+    config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=4)
+    bad = Dataset.from_list([*GOOD, row(8, 9, 10)])
+    with pytest.raises(FloatingPointError, match="learning: the gradient of row 2 is not finite"):
+        score_confidence(model, Dataset.from_list(GOOD), None, config, learning=bad)
+    with pytest.raises(FloatingPointError, match="self_knowledge: row 2"):
+        score_confidence(model, bad, None, config, learning=Dataset.from_list(GOOD))
+
+
+def test_pairwise_conflict_needs_more_than_the_output_layer(model: LlamaForCausalLM) -> None:
+    model.requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    rows, config = Dataset.from_list(GOOD), ConfidenceConfig(scorer="pairwise_conflict")
+    with pytest.raises(ValueError, match="none of them requires a gradient; train more of the model"):
+        score_confidence(model, rows, None, config, learning=rows)
+
+
+def test_pairwise_conflict_refuses_what_does_not_fit(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Dataset.from_list(GOOD)
+    for engine in ("batched", "oracle"):
+        config = ConfidenceConfig(scorer="pairwise_conflict", engine=engine)
+        monkeypatch.setattr("graceful_forgetting.confidence.estimate.available_bytes", lambda _: 10_000)
+        with pytest.raises(ValueError, match="scoring does not fit"):
+            score_confidence(model, rows, None, config, learning=rows)
+
+
 def test_non_finite_fisher_names_the_row(model: LlamaForCausalLM) -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight[9] = float("nan")

@@ -124,11 +124,12 @@ def test_a_tiny_run_is_resumed_and_complete(tmp_path):
     assert {r.seed for r in rows} == {0, 1}
     first = [r.setting for r in rows if r.seed == 0]
     # Two places of each Fisher information, the second without the line search, and the scorers that read none.
-    assert len(first) == len(set(first)) == 2 * 12 + 2 * 11 + 5
+    assert len(first) == len(set(first)) == 2 * 12 + 2 * 11 + 6
     assert {r.setting.step for r in rows if r.seed == 1} == {*(f"{m:g}x" for m in MULTIPLES), "1", "polyak", None}
     by_setting = {(r.seed, r.setting): r.detection for r in rows}
     # What reads the base model alone is the same with every reference run.
-    assert by_setting[(0, Setting("gradient_conflict"))] == by_setting[(1, Setting("gradient_conflict"))]
+    for scorer in ("gradient_conflict", "pairwise_conflict"):
+        assert by_setting[(0, Setting(scorer))] == by_setting[(1, Setting(scorer))]
     # Far beyond the crossover, and far below it, one of the terms ranks alone.
     small, large = (Setting("lwf", "sampled", "reference", step) for step in ("0.01x", "30x"))
     assert by_setting[(0, small)].auroc == pytest.approx(

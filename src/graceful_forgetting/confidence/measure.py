@@ -21,8 +21,8 @@ from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.parameters import ParameterValues
 
 # Columns of what a measurement returns; those that it does not measure are NaN.
-LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS, LEARNING_PRODUCT, COSINE = range(7)
-WIDTH = 7
+LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS, LEARNING_PRODUCT, COSINE, LEAST_COSINE = range(8)
+WIDTH = 8
 
 
 class Measurement(ABC):

@@ -1,6 +1,6 @@
 """The reference of every faster path: one ordinary backward pass a sample, nothing clever."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -50,6 +50,37 @@ def oracle_confidence_terms(
             quadratic = sum((quadratic_weights[name].double() * g**2).sum() for name, g in gradients.items())
             values[index] = torch.tensor([float(loss), float(linear), float(quadratic)], dtype=torch.float64)
     return ConfidenceValues(*values.unbind(dim=1))
+
+
+def oracle_least_cosines(
+    model: nn.Module, dataset: Dataset, learning: Dataset, names: Collection[str]
+) -> tuple[Tensor, Tensor]:
+    """L(x) and the least cosine of ∇L(x) and ∇L(r) over the rows r of `learning`, one backward pass a row.
+
+    Args:
+        model: causal language model; left as it was.
+        dataset, learning: columns `input_ids` and `labels`; in every row a token must count.
+        names: the parameters that gradients are taken of.
+
+    Returns:
+        (rows,) float64 each; the cosine is 0 where either gradient is.
+    """
+    with differentiating(model, names):
+        parameters = {name: p for name, p in model.named_parameters() if name in names}
+
+        def gradients(rows: Dataset) -> tuple[Tensor, Tensor]:
+            losses, found = [], []
+            for row in rows:
+                loss, parts = _gradients(model, parameters, collate([row], 0, _device(model)))
+                losses.append(loss.double().cpu())
+                found.append(torch.cat([parts[name].flatten() for name in parameters if name in parts]))
+            return torch.stack(losses), torch.stack(found)
+
+        losses, own = gradients(dataset)
+        others = gradients(learning)[1]
+    products = own @ others.mT
+    norms = own.norm(dim=1)[:, None] * others.norm(dim=1)[None]
+    return losses, torch.where(norms == 0, 0.0, products / norms).amin(dim=1)
 
 
 def oracle_fisher(

@@ -13,13 +13,14 @@ class Need(Enum):
 
     `POSTERIOR`: the learning task's posterior. `GRADIENTS`: ∇L(x), reduced against it. `FORWARD`: losses from
     forward passes, at θ_base and, together with `POSTERIOR`, at θ*_L. `LEARNING`: learning rows, whose mean gradient
-    ∇L(x) is measured against.
+    ∇L(x) is measured against; together with `PAIRS`, it is measured against the gradient of each of them.
     """
 
     POSTERIOR = "posterior"
     GRADIENTS = "gradients"
     FORWARD = "forward"
     LEARNING = "learning"
+    PAIRS = "pairs"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Measured:
         reference_loss: L(x) at θ*_L.
         learning_product: ⟨∇L(x), ḡ⟩, ḡ the mean gradient of the learning rows, both at θ_base.
         learning_cosine: cosine of ∇L(x) and the mean gradient of the learning rows, both at θ_base.
+        least_cosine: least cosine of ∇L(x) and the gradient of any single learning row, both at θ_base and of the
+            parameters before the output layer.
         seed: for scorers that draw.
     """
 
@@ -48,6 +51,7 @@ class Measured:
     reference_loss: Tensor
     learning_product: Tensor
     learning_cosine: Tensor
+    least_cosine: Tensor
     seed: int
 
     @property

@@ -7,6 +7,7 @@ from graceful_forgetting.confidence.linear import LinearScorer
 from graceful_forgetting.confidence.loss import LossScorer
 from graceful_forgetting.confidence.lwf import LWFScorer
 from graceful_forgetting.confidence.overlap import OverlapScorer
+from graceful_forgetting.confidence.pairwise_conflict import PairwiseConflictScorer
 from graceful_forgetting.confidence.random import RandomScorer
 from graceful_forgetting.confidence.scorer import Scorer
 from graceful_forgetting.config import ScorerName
@@ -19,5 +20,6 @@ SCORERS: dict[ScorerName, Scorer] = {
     "loss": LossScorer(),
     "gradient_conflict": GradientConflictScorer(),
     "gradient_cosine": GradientCosineScorer(),
+    "pairwise_conflict": PairwiseConflictScorer(),
     "random": RandomScorer(),
 }

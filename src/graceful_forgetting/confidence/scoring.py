@@ -18,6 +18,13 @@ from graceful_forgetting.confidence.diagnosis import not_finite
 from graceful_forgetting.confidence.learning_gradient import LearningMeasurement, mean_gradient
 from graceful_forgetting.confidence.line_search import LineSearchMeasurement
 from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
+from graceful_forgetting.confidence.pairwise import (
+    LearningDirections,
+    PairwiseMeasurement,
+    PairwiseOracle,
+    feature_width,
+    parameters_before_output,
+)
 from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
 from graceful_forgetting.confidence.scorer import Measured, Need, crossover, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
@@ -78,7 +85,8 @@ def score_confidence(
         posterior: of the learning task, for this model; may be None for a scorer that does not need it.
         config: scorer, step size, batch size, engine; default `ConfidenceConfig()`.
         processing_class: tokenizer; may be None where the data are tokenised.
-        learning: tokenised rows (`input_ids`, `labels`) of the learning task; read by scorer 'gradient_cosine' alone.
+        learning: tokenised rows (`input_ids`, `labels`) of the learning task; read by the scorers 'gradient_conflict',
+            'gradient_cosine' and 'pairwise_conflict'.
         resume_dir: folder for finished shards of `config.shard_size` samples; a second call with the same
             arguments goes on from there. The caller removes it.
         announce: receives the estimates of memory and time, before the work starts.
@@ -108,12 +116,24 @@ def score_confidence(
     if scorer.needs:
         plan = Plan.of(lengths, config.batch_size, config.shard_size)
         row = load_batch(rows, plan.batches[0][:1], model.device)
-        memory = _memory(model, row, posterior, config, scorer.needs, min(config.batch_size, len(plan.batches[0])))
+        together = min(config.batch_size, len(plan.batches[0]))
+        memory = _memory(
+            model, row, posterior, config, scorer.needs, together, 0 if learning is None else len(learning)
+        )
         announce(f"Scoring {len(lengths)} samples in {len(plan.batches)} batches: {memory}")
         memory.require_fit(config)
         measurement: Measurement
         names = list(posterior.mean) if posterior is not None else []
-        if Need.LEARNING in scorer.needs:
+        if Need.PAIRS in scorer.needs:
+            assert learning is not None
+            examples = tokenised_rows(learning, None, argument="learning")
+            names = list(parameters_before_output(model))
+            if config.engine == "oracle":
+                measurement = PairwiseOracle(model, rows, examples)
+            else:
+                directions = LearningDirections(model, examples, config.batch_size, strict=config.strict)
+                measurement = PairwiseMeasurement(model, rows, directions, config.strict)
+        elif Need.LEARNING in scorer.needs:
             assert learning is not None
             gradient = mean_gradient(model, tokenised_rows(learning, None, argument="learning"), config.batch_size)
             names = list(gradient)
@@ -155,6 +175,7 @@ def score_confidence(
         reference_loss=values[:, measure.REFERENCE_LOSS],
         learning_product=values[:, measure.LEARNING_PRODUCT],
         learning_cosine=values[:, measure.COSINE],
+        least_cosine=values[:, measure.LEAST_COSINE],
         seed=config.seed,
     )
     return _with_columns(self_knowledge, measured, scorer.score(measured))
@@ -188,11 +209,23 @@ def _memory(
     config: ConfidenceConfig,
     needs: frozenset[Need],
     batch_size: int,
+    learning_rows: int,
 ) -> estimate.MemoryEstimate:
     """What scoring needs, from the longest row."""
     weights = copies = 0
     covered = {} if posterior is None else {n: p for n, p in model.named_parameters() if n in posterior.mean}
-    if Need.LEARNING in needs:
+    if Need.PAIRS in needs:
+        compared = parameters_before_output(model)
+        oracle = config.engine == "oracle"
+        activations = estimate.backward_bytes(model, row, 1 if oracle else batch_size, list(compared))
+        if oracle:
+            # Gradients of all learning examples and of a batch, in float64.
+            size = sum(parameter.numel() for parameter in compared.values())
+            copies = 8 * size * (learning_rows + batch_size)
+        else:
+            # Directions of all learning examples; of a batch, the gradients as they come and at length 1.
+            copies = 4 * feature_width(compared, learning_rows, batch_size) * (learning_rows + 2 * batch_size)
+    elif Need.LEARNING in needs:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         activations = estimate.backward_bytes(model, row, batch_size, list(trained))
         # The mean gradient, and that of one batch while it is formed.
@@ -231,6 +264,7 @@ def _key(
             "rows": fingerprint_rows(rows),
             "posterior": None if posterior is None else posterior.fingerprint(),
             "learning": None if learning is None else fingerprint_rows(learning),
+            "columns": measure.WIDTH,
             "needs": sorted(need.value for need in SCORERS[config.scorer].needs),
             "settings": settings,
         }
@@ -239,7 +273,9 @@ def _key(
 
 def _not_finite_rows(values: Tensor, indices: Sequence[int], needs: frozenset[Need]) -> list[int]:
     columns = [measure.LOSS]
-    if Need.LEARNING in needs:
+    if Need.PAIRS in needs:
+        columns += [measure.LEAST_COSINE]
+    elif Need.LEARNING in needs:
         columns += [measure.COSINE]
     elif Need.GRADIENTS in needs:
         columns += [measure.PRODUCT, measure.SQUARE]

@@ -8,7 +8,15 @@ from graceful_forgetting.config.fields import require, require_choice, setting
 
 ConfidenceEngine = Literal["batched", "oracle"]
 ScorerName = Literal[
-    "lwf", "linear", "overlap", "interference", "loss", "gradient_conflict", "gradient_cosine", "random"
+    "lwf",
+    "linear",
+    "overlap",
+    "interference",
+    "loss",
+    "gradient_conflict",
+    "gradient_cosine",
+    "pairwise_conflict",
+    "random",
 ]
 StepSizeRule = Literal["fixed", "crossover", "polyak", "line_search"]
 WeightsPlacement = Literal["resident", "streamed"]
@@ -24,7 +32,8 @@ class ConfidenceConfig:
         "What ranks the samples: 'lwf' (forgetting confidence), 'linear' or 'overlap' (its linear or quadratic term "
         "alone), 'interference' (what learning did to the loss), 'loss' (of the base model), "
         "'gradient_conflict' or 'gradient_cosine' (how much its gradient opposes that of the learning task, with or "
-        "without its length; no reference run), or 'random'.",
+        "without its length; no reference run), 'pairwise_conflict' (how much its gradient opposes that of the single "
+        "learning example that it opposes most; no reference run), or 'random'.",
     )
     step_size: float = setting(
         1.0,

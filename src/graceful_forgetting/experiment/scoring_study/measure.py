@@ -41,7 +41,7 @@ POINTS = ("reference", "base")
 # Samples, drawn at random, whose steps are found by line search: 13 passes for each.
 SEARCHED_ROWS = 600
 # Scores that read the base model alone, and so are the same with every reference run.
-OF_THE_BASE: tuple[ScorerName, ...] = ("loss", "gradient_conflict", "gradient_cosine")
+OF_THE_BASE: tuple[ScorerName, ...] = ("loss", "gradient_conflict", "gradient_cosine", "pairwise_conflict")
 OTHERS: tuple[ScorerName, ...] = ("interference", "random", *OF_THE_BASE)
 
 
@@ -111,7 +111,9 @@ class BuildStudy:
     ) -> Iterator[StudyRow]:
         """Settings with the reference run of this seed: confidences with each of `fishers`, and other `scorers`."""
         start = time.process_time()
-        reference = self._reference(seed)
+        # Where no score reads a reference run, none is made, and any model stands in for it.
+        needed = bool(fishers) or "interference" in scorers
+        reference = self._reference(seed) if needed else self.model
         trained = time.process_time() - start
         mean = {name: parameter.detach() for name, parameter in reference.named_parameters()}
         for fisher in fishers:

@@ -28,6 +28,7 @@ SCORERS = {
     "`interference`": Setting("interference"),
     "`gradient_conflict`": Setting("gradient_conflict"),
     "`gradient_cosine`": Setting("gradient_cosine"),
+    "`pairwise_conflict`": Setting("pairwise_conflict"),
     "`loss`": Setting("loss"),
     "`random`": Setting("random"),
 }
