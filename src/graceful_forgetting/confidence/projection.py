@@ -16,8 +16,8 @@ class ProjectedGradients:
     A and B have entries ±1/√k, drawn once for each parameter, so that ⟨P_s, P_r⟩ estimates ⟨G_s, G_r⟩ without bias; a
     side of k or fewer dimensions is left as it is. Since G_s = Σ_t left[s, t] right[s, t]ᵀ, P_s comes from the
     projected factors, and costs less than G_s would. k is the same for all parameters and the largest for which all P_s
-    together have `width` numbers or fewer, but 1 at least. The projection of both factors is that of LoGra (Choe et al.,
-    *What is Your Data Worth to GPT?*, 2024, arXiv 2405.13954, §3.1).
+    together have `width` numbers or fewer, but 1 at least. The projection of both factors is that of LoGra (Choe et
+    al., *What is Your Data Worth to GPT?*, 2024, arXiv 2405.13954, §3.1).
 
     Args:
         parameters: those whose gradients come, by name.
