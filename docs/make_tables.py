@@ -28,6 +28,7 @@ from graceful_forgetting.experiment.sweep.over_worlds import (
     world_gains,
     world_shares,
 )
+from graceful_forgetting.experiment.sweep.sensitivity import sensitivity
 from graceful_forgetting.tasks.catalogue import task_table
 
 DOCS = Path(__file__).parent
@@ -274,6 +275,8 @@ TABLES = {
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))
     ),
+    "sensitivity_shortcut": lambda: sensitivity(worlds("sensitivity", ("shortcut",))["shortcut"], "default"),
+    "sensitivity_arithmetic": lambda: sensitivity(worlds("sensitivity", ("arithmetic",))["arithmetic"], "default"),
     "override_first": lambda: one_world(override_first()),
     "best_plain_run_first": lambda: best_plain_runs({"override": override_first()}),
     **{name: partial(_of_the_study, name) for name in scoring.TABLES},

@@ -34,6 +34,8 @@ def chosen(args: LWFConfig) -> tuple:
         ({"confidence_scorer": "lwf"}, 1.0, ("highest", 0.25, None)),
         ({"confidence_scorer": "lwf", "forget_threshold": 3.0}, 1.0, ("threshold", None, 3.0)),
         ({"confidence_scorer": "lwf", "reference_fraction": 0.5}, 0.5, ("highest", 0.25, None)),
+        ({"confidence_scorer": "pairwise_conflict"}, 1.0, ("threshold", None, 0.1)),
+        ({"confidence_scorer": "pairwise_conflict", "forget_fraction": 0.5}, 1.0, ("highest", 0.5, None)),
         ({"baseline": "ewc"}, 1.0, ("threshold", None, 0.2)),
     ],
     ids=str,

@@ -21,7 +21,7 @@ from graceful_forgetting.config.methods import PUBLISHED
 from graceful_forgetting.config.posterior import FisherAt, ParameterSpace, PosteriorConfig, PosteriorEstimator
 from graceful_forgetting.config.selection import (
     DEFAULT_FORGET_FRACTION,
-    DEFAULT_THRESHOLD,
+    DEFAULT_THRESHOLDS,
     WITHOUT_NUMBER,
     SelectionConfig,
     SelectionStrategy,
@@ -102,7 +102,8 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         default=None,
         metadata={
             "help": help_of(SelectionConfig, "strategy") + " Unset: 'threshold' at 0.2 nats per token with scorer "
-            "'interference', where no other field says how many; 'highest' otherwise."
+            "'interference' and at 0.1 with 'pairwise_conflict', where no other field says how many; 'highest' "
+            "otherwise."
         },
     )
     forget_fraction: float | None = field(
@@ -298,12 +299,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         strategy, fraction, threshold = self.forget_strategy, self.forget_fraction, self.forget_threshold
         how_many = (fraction, self.forget_count, threshold, self.forget_quotas)
         unsaid = how_many == (None, None, None, None)
+        natural = DEFAULT_THRESHOLDS.get(self.confidence_scorer) if unsaid else None
         if strategy is None:
-            by_threshold = threshold is not None or (unsaid and self.confidence_scorer == "interference")
-            strategy = "threshold" if by_threshold else "highest"
+            strategy = "highest" if threshold is None and natural is None else "threshold"
         if strategy == "threshold":
-            if unsaid and self.confidence_scorer == "interference":
-                threshold = DEFAULT_THRESHOLD
+            threshold = natural if threshold is None else threshold
         elif unsaid and strategy not in WITHOUT_NUMBER:
             fraction = DEFAULT_FORGET_FRACTION
         return SelectionConfig(

@@ -4,13 +4,14 @@ import json
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from graceful_forgetting.config.confidence import ScorerName
 from graceful_forgetting.config.fields import require, require_choice, setting
 
 SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "gap", "weighted"]
 
 DEFAULT_FORGET_FRACTION = 0.25
-# Nats per token by which learning has raised the loss.
-DEFAULT_THRESHOLD = 0.2
+# Of scorers whose scores have a scale of their own: nats per token by which learning has raised the loss, and a cosine.
+DEFAULT_THRESHOLDS: dict[ScorerName, float] = {"interference": 0.2, "pairwise_conflict": 0.1}
 # Strategies that find out themselves how many samples are unlearned.
 WITHOUT_NUMBER = ("gap", "weighted")
 

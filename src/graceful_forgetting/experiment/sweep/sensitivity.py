@@ -1,0 +1,42 @@
+"""What each setting is worth around its default: methods named `FIELD-xFACTOR` vary one field by a factor."""
+
+import re
+from collections.abc import Sequence
+
+from graceful_forgetting.experiment.statistics import paired_interval
+from graceful_forgetting.experiment.sweep.comparison import Group
+from graceful_forgetting.experiment.sweep.differences import interval, signed
+
+_VARIED = re.compile(r"^(?P<field>\w+)-x(?P<factor>[\d.]+)$")
+
+
+def sensitivity(groups: Sequence[Group], default: str) -> str:
+    """Gain over plain fine-tuning in points with each field at each factor, and with the defaults.
+
+    Seeds are paired within a group and pooled over groups; intervals are Student's t, 95 %.
+
+    Args:
+        groups: of one world, with the methods `plain`, `default` and those that vary a field.
+        default: the method that all others vary.
+    """
+    names = [name for name in groups[0].methods if _VARIED.match(name)]
+    varied = {name: (found["field"], float(found["factor"])) for name in names if (found := _VARIED.match(name))}
+    factors = sorted({factor for _, factor in varied.values()} | {1.0})
+    rows = [
+        f"| setting | {' | '.join('default' if factor == 1 else f'× {factor:g}' for factor in factors)} |",
+        "|---" * (len(factors) + 1) + "|",
+    ]
+    for field in dict.fromkeys(field for field, _ in varied.values()):
+        cells = []
+        for factor in factors:
+            wanted = [name for name, at in varied.items() if at == (field, factor)]
+            method = default if factor == 1 else next(iter(wanted), None)
+            cells.append("" if method is None else _gain(groups, method))
+        rows.append(f"| `{field}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _gain(groups: Sequence[Group], method: str) -> str:
+    pairs = [pair for group in groups for pair in zip(*group.paired(method, "plain"), strict=True)]
+    found = paired_interval([100 * ours.score for ours, _ in pairs], [100 * plain.score for _, plain in pairs])
+    return signed(found.difference) + interval(found.low, found.high)
