@@ -48,9 +48,10 @@ def fingerprint_model(model: nn.Module) -> dict[str, Any]:
     structure, weights = _hasher(), _hasher()
     num_parameters = 0
     for name, parameter in model.named_parameters():
-        structure.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}\n".encode())
+        shape, content = _content(parameter)
+        structure.update(f"{name}|{shape}|{parameter.dtype}\n".encode())
         weights.update(name.encode())
-        weights.update(_bytes(parameter))
+        weights.update(content)
         num_parameters += parameter.numel()
     # Any nn.Module is accepted; only transformers models have a config.
     config = getattr(model, "config", None)
@@ -62,6 +63,19 @@ def fingerprint_model(model: nn.Module) -> dict[str, Any]:
         "config": fingerprint_json(_architecture(model)),
         "weights": weights.hexdigest(),
     }
+
+
+def _content(parameter: Tensor) -> tuple[tuple[int, ...], memoryview]:
+    """Shape and bytes of a parameter; of 4-bit codes, two in a byte, their number and how often each occurs.
+
+    On some processors bitsandbytes (0.50) puts the codes of a weight into another order and shape when it is first
+    used. The state dict that would undo it spoils the weight's scales, so that none is made.
+    """
+    if parameter.dtype != torch.uint8:
+        return tuple(parameter.shape), _bytes(parameter)
+    codes = parameter.detach().flatten().long()
+    counts = torch.bincount(codes & 15, minlength=16) + torch.bincount(codes >> 4, minlength=16)
+    return (parameter.numel(),), _bytes(counts)
 
 
 def _architecture(model: nn.Module) -> dict[str, Any]:

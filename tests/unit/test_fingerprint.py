@@ -152,3 +152,19 @@ def test_scale_of_an_adapter_counts_and_its_mode_does_not() -> None:
 
     assert adapted(lora_alpha=4)["config"] != adapted(lora_alpha=8)["config"]
     assert adapted(inference_mode=True) == adapted(inference_mode=False)
+
+
+def test_four_bit_codes_count_in_any_order_and_shape() -> None:
+    def layer(codes: list[int], *shape: int) -> nn.Module:
+        module = nn.Module()
+        weight = torch.tensor(codes, dtype=torch.uint8).view(shape)
+        module.weight = nn.Parameter(weight, requires_grad=False)
+        return module
+
+    codes = [0x12, 0x3F, 0x00, 0xA7]
+    assert fingerprint_model(layer(codes, 4, 1)) == fingerprint_model(layer([0x21, 0x00, 0xF3, 0x7A], 2, 2))
+    assert (
+        fingerprint_model(layer(codes, 4, 1))["weights"]
+        != fingerprint_model(layer([0x12, 0x3F, 0x01, 0xA7], 4, 1))["weights"]
+    )
+    assert fingerprint_model(layer(codes, 4, 1))["structure"] != fingerprint_model(layer(codes[:3], 3, 1))["structure"]
