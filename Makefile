@@ -22,7 +22,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## install, run the whole method on the embedded world, print where the report is
 	OMP_NUM_THREADS=1 $(BIN)/graceful demo
 
-test: $(STAMP) ## install, run the tests
+# Of the tests' alone, and of one file: whoever imports PEFT beside it imports it too.
+BITSANDBYTES := build/bitsandbytes
+$(BITSANDBYTES): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'bitsandbytes>=0.50'
+	@touch $@
+
+test: $(STAMP) $(BITSANDBYTES) ## install, run the tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=$(BITSANDBYTES) $(BIN)/python -m pytest -q tests/end_to_end/test_quantised.py
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(STAMP) ## check format, style and types

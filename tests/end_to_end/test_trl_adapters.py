@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
@@ -141,43 +141,6 @@ def test_a_frozen_base_in_another_precision(build: Any, make_model: Any, dtype: 
     assert scored["confidence_quadratic"][:] == pytest.approx(quadratic.tolist(), rel=0.15)
     trainer.train()
     assert changed(base, trainer.model) == {name for name in base if "lora_" in name}
-
-
-@pytest.mark.parametrize(
-    ("quantised", "error"),
-    [
-        # On some processors products of 4-bit weights are in bfloat16.
-        pytest.param({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, 0.02, id="4 bits"),
-        # Activations are in 8 bits too, rounded once in a batch and once alone.
-        pytest.param({"load_in_8bit": True}, 0.05, id="8 bits"),
-    ],
-)
-def test_qlora_is_scored_exactly_and_trained(
-    tmp_path: Path, build: Any, make_model: Any, quantised: dict[str, Any], error: float, caplog: Any
-) -> None:
-    large = make_model(initializer_range=0.2, hidden_size=64, intermediate_size=128)
-    large.save_pretrained(tmp_path / "base")
-    config = BitsAndBytesConfig(**quantised)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=config, device_map="cpu")
-    trainer = build(model, LoraConfig(**LORA), confidence_scorer="lwf")
-    base, before = parameters(trainer.model), fingerprint_model(trainer.model)
-    scored = trainer.prepare_unlearning().scored
-    assert fingerprint_model(trainer.model) == before
-    assert "slow exact path" not in caplog.text
-    posterior = trainer.preparation.posterior
-    rows = scored.select_columns(["input_ids", "labels"])
-    oracle = oracle_confidence_terms(trainer.model, rows, posterior.precision, posterior.precision).quadratic
-    quadratic = 0.5 * trainer.args.confidence_step_size**2 * oracle
-    assert scored["confidence_quadratic"][:] == pytest.approx(quadratic.tolist(), rel=error)
-    trainer.train()
-    assert trainer.unlearning_summary()["updates"] == 2
-    now = fingerprint_model(trainer.model)
-    assert now["structure"] == before["structure"]
-    adapter = {name: parameter for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
-    assert all(not torch.equal(base[name], parameter) for name, parameter in adapter.items())
-    assert {name for name in base if "lora_" in name} == set(adapter)
-    trainer.save_model(str(tmp_path / "adapter"))
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_virtual_tokens_are_refused_before_any_work(tmp_path: Path, build: Any) -> None:
