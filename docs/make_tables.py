@@ -211,7 +211,10 @@ def expectation() -> str:
 def pairwise_projection() -> str:
     """The score by single learning examples, by the numbers that are kept of each gradient."""
     path = DOCS.parent / "benchmarks" / "pairwise-projection.json"
-    lines = ["| numbers a gradient | AUROC | median of conflicting samples | of others | CPU seconds |", "|---" * 5 + "|"]
+    lines = [
+        "| numbers a gradient | AUROC | median of conflicting samples | of others | CPU seconds |",
+        "|---" * 5 + "|",
+    ]
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         medians = " | ".join(f"{row[name]:.2f}" for name in ("median_conflicting", "median_other"))
         lines.append(f"| {row['width']:,} | {row['auroc']:.3f} | {medians} | {row['seconds']:.1f} |")

@@ -11,7 +11,7 @@ from graceful_forgetting.confidence.contributions import as_matrix
 from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
 from graceful_forgetting.confidence.pairwise import feature_width
-from graceful_forgetting.confidence.projection import ProjectedGradients
+from graceful_forgetting.confidence.projection import ProjectedGradients, projection_bytes
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -139,6 +139,15 @@ def test_draws_depend_on_the_name_alone() -> None:
 
     assert torch.equal(image(["a", "b"], "b"), image(["b"], "b"))
     assert not torch.equal(image(["a", "b"], "a"), image(["a", "b"], "b"))
+
+
+def test_memory_is_told_beforehand() -> None:
+    parameters = {"a": nn.Parameter(torch.empty(30, 20)), "b": nn.Parameter(torch.empty(5))}
+    projection = ProjectedGradients(parameters, 70)
+    assert projection.size == 8
+    # Both sides of `a`; neither of `b`, a row of five.
+    assert projection_bytes(parameters, 70) == 4 * 8 * (30 + 20)
+    assert projection_bytes(parameters, 10**6) == 0
 
 
 def test_few_examples_or_a_small_model_are_held_whole() -> None:

@@ -156,7 +156,7 @@ def test_pairwise_conflict_names_a_learning_row_that_is_not_finite(model: LlamaF
     bad = Dataset.from_list([*GOOD, row(8, 9, 10)])
     with pytest.raises(FloatingPointError, match="learning: the gradient of row 2 is not finite"):
         score_confidence(model, Dataset.from_list(GOOD), None, config, learning=bad)
-    with pytest.raises(FloatingPointError, match="self_knowledge: row 2"):
+    with pytest.raises(FloatingPointError, match="self_knowledge: the gradient of row 2"):
         score_confidence(model, bad, None, config, learning=Dataset.from_list(GOOD))
 
 

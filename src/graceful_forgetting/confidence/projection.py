@@ -86,6 +86,13 @@ class ProjectedGradients:
             part[sample] += a[:, rows[mine]] @ projected[mine]
 
 
+def projection_bytes(parameters: Mapping[str, nn.Parameter], width: int) -> int:
+    """What A and B of all parameters take in memory."""
+    shapes = [as_matrix(parameter.detach()).shape for parameter in parameters.values()]
+    size = _largest_side(shapes, width)
+    return sum(4 * size * count for shape in shapes for count in shape if count > size)
+
+
 def _projected(values: Tensor, side: Tensor | None) -> Tensor:
     """The last dimension projected."""
     return values if side is None else values @ side.mT

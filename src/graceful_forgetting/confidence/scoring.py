@@ -25,6 +25,7 @@ from graceful_forgetting.confidence.pairwise import (
     feature_width,
     parameters_before_output,
 )
+from graceful_forgetting.confidence.projection import projection_bytes
 from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
 from graceful_forgetting.confidence.scorer import Measured, Need, crossover, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
@@ -224,7 +225,8 @@ def _memory(
             copies = 8 * size * (learning_rows + batch_size)
         else:
             # Directions of all learning examples; of a batch, the gradients as they come and at length 1.
-            copies = 4 * feature_width(compared, learning_rows, batch_size) * (learning_rows + 2 * batch_size)
+            width = feature_width(compared, learning_rows, batch_size)
+            copies = 4 * width * (learning_rows + 2 * batch_size) + projection_bytes(compared, width)
     elif Need.LEARNING in needs:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         activations = estimate.backward_bytes(model, row, batch_size, list(trained))
