@@ -283,7 +283,9 @@ TABLES = {
     ),
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
     "early_outcomes": lambda: outcomes_by_share(early_outcomes()),
+    "methods_over_worlds": lambda: world_gains(worlds("methods", ("shortcut", "arithmetic"))),
     "methods_shortcut": lambda: methods("shortcut"),
+    "methods_arithmetic": lambda: methods("arithmetic"),
     "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
     "text_choice": lambda: task_matrix(text_cells(), "default", choice_accuracy, 3),
     "ways": lambda: world_gains(
