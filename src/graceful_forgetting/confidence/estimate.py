@@ -23,8 +23,8 @@ class MemoryEstimate:
     """Bytes that scoring, or the Fisher information, needs beside the model and the posterior, on one device.
 
     `weights`: F and FΔ (scoring), or the sums of squares (Fisher information); `activations`: what one forward pass of
-    a batch keeps for its backward pass, with the logits; `parameters`: copies of the parameters covered; `available`:
-    what is free.
+    a batch keeps for its backward pass, with the logits; `parameters`: copies of the parameters covered, and gradients
+    that are held; `available`: what is free.
     """
 
     weights: int
@@ -41,7 +41,8 @@ class MemoryEstimate:
     def __str__(self) -> str:
         return (
             f"about {_gib(self.total)} of memory on {self.device} ({self.weights_are} {_gib(self.weights)}, a batch "
-            f"{_gib(self.activations)}, copies of parameters {_gib(self.parameters)}); {_gib(self.available)} free"
+            f"{_gib(self.activations)}, copies of parameters and gradients {_gib(self.parameters)}); "
+            f"{_gib(self.available)} free"
         )
 
     def require_fit(self, config: ConfidenceConfig | PosteriorConfig) -> None:
