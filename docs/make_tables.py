@@ -287,6 +287,9 @@ TABLES = {
     "methods_shortcut": lambda: methods("shortcut"),
     "methods_arithmetic": lambda: methods("arithmetic"),
     "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
+    "text_translation": lambda: task_matrix(
+        groups_of(read_archive(RESULTS / "text" / "translation.jsonl")), "default", bits_saved, 3
+    ),
     "text_choice": lambda: task_matrix(text_cells(), "default", choice_accuracy, 3),
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))
@@ -296,6 +299,7 @@ TABLES = {
     "pairwise": lambda: world_gains(worlds("pairwise")),
     "pairwise_first": lambda: one_world(worlds("pairwise", ("override-first",))["override-first"]),
     "override_pairwise": lambda: one_world(worlds("confirmation", ("override-pairwise",))["override-pairwise"]),
+    "trials": lambda: world_gains(worlds("trials", ("override", "arithmetic", "entangled"))),
     "override_first": lambda: one_world(override_first()),
     "best_plain_run_first": lambda: best_plain_runs({"override": override_first()}),
     **{name: partial(_of_the_study, name) for name in scoring.TABLES},
