@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from graceful_forgetting.bench.architectures import build, random_rows
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.line_search import GRID
 from graceful_forgetting.confidence.scorers import SCORERS
@@ -248,6 +249,17 @@ def test_pairwise_conflict_is_the_worst_of_single_learning_examples(
     assert other["forgetting_confidence"][2] == pytest.approx(-1.0, rel=1e-5)
     with pytest.raises(ValueError, match="needs the learning rows: pass learning="):
         score_confidence(model, knowledge, None, config)
+
+
+def test_pairwise_conflict_of_experts_that_few_rows_reach() -> None:
+    model = build("Qwen3-MoE")
+    learning = random_rows(3, seed=4)
+
+    def scored(engine: str) -> list[float]:
+        config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=2, engine=engine)
+        return score_confidence(model, random_rows(5), None, config, learning=learning)["forgetting_confidence"][:]
+
+    assert scored("batched") == pytest.approx(scored("oracle"), rel=1e-4, abs=1e-6)
 
 
 def test_random_scores_follow_the_seed_and_nothing_else(make_model: MakeModel, rows: Dataset) -> None:

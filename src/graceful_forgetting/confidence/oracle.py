@@ -68,12 +68,15 @@ def oracle_least_cosines(
     with differentiating(model, names):
         parameters = {name: p for name, p in model.named_parameters() if name in names}
 
+        # A parameter that a row does not reach has no gradient there.
+        none = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
+
         def gradients(rows: Dataset) -> tuple[Tensor, Tensor]:
             losses, found = [], []
             for row in rows:
                 loss, parts = _gradients(model, parameters, collate([row], 0, _device(model)))
                 losses.append(loss.double().cpu())
-                found.append(torch.cat([parts[name].flatten() for name in parameters if name in parts]))
+                found.append(torch.cat([part.flatten() for part in (none | parts).values()]))
             return torch.stack(losses), torch.stack(found)
 
         losses, own = gradients(dataset)
