@@ -299,7 +299,7 @@ TABLES = {
     "pairwise": lambda: world_gains(worlds("pairwise")),
     "pairwise_first": lambda: one_world(worlds("pairwise", ("override-first",))["override-first"]),
     "override_pairwise": lambda: one_world(worlds("confirmation", ("override-pairwise",))["override-pairwise"]),
-    "trials": lambda: world_gains(worlds("trials", ("shortcut", "override", "arithmetic", "entangled", "harmless"))),
+    "trials": lambda: world_gains(worlds("trials")),
     "override_first": lambda: one_world(override_first()),
     "best_plain_run_first": lambda: best_plain_runs({"override": override_first()}),
     **{name: partial(_of_the_study, name) for name in scoring.TABLES},
