@@ -22,10 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## install, run the whole method on the embedded world, print where the report is
 	OMP_NUM_THREADS=1 $(BIN)/graceful demo
 
-# Of the tests' alone, and of one file: whoever imports PEFT beside it imports it too.
+# Beside the environment, for one file of tests: PEFT imports it wherever it is installed.
 BITSANDBYTES := build/bitsandbytes
 $(BITSANDBYTES): $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'bitsandbytes>=0.50'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --target $@ bitsandbytes
 	@touch $@
 
 test: $(STAMP) $(BITSANDBYTES) ## install, run the tests

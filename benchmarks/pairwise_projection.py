@@ -18,27 +18,25 @@ from datasets import Dataset, disable_progress_bars
 from torch import Tensor
 
 from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.pairwise import directions, parameters_before_output
-from graceful_forgetting.confidence.projection import ProjectedGradients
-from graceful_forgetting.confidence.rows import batches, load_batch, tokenised_rows, usable_rows
+from graceful_forgetting.confidence.measure import LEAST_COSINE
+from graceful_forgetting.confidence.pairwise import LearningDirections, PairwiseMeasurement
+from graceful_forgetting.confidence.rows import tokenised_rows
 from graceful_forgetting.experiment.provenance import package_versions
 from graceful_forgetting.experiment.scoring_study.measure import BuildStudy
 from graceful_forgetting.experiment.scoring_study.rows import detection
 
+BATCH = 64
 WIDTHS = (2**12, 2**14, 2**16, 2**18, 2**20)
 RECIPE = {"elicitation_batch_size": 128, "elicitation_max_new_tokens": 4, "gradient_checkpointing": False}
 
 
-def features(study: BuildStudy, rows: Dataset, projection: ProjectedGradients) -> Tensor:
-    """Directions of the rows' gradients, (rows, width)."""
-    rows = tokenised_rows(rows, study.inputs.tokenizer, argument="rows")
-    found = torch.zeros(len(rows), projection.width)
-    with PerSampleEngine(study.model, parameters_before_output(study.model)) as engine:
-        for indices in batches(usable_rows(rows, study.model, argument="rows"), 64):
-            engine.run(load_batch(rows, indices, study.model.device), projection)
-            found[indices] = directions(projection.features)
-    return found
+def scores(study: BuildStudy, samples: Dataset, width: int) -> tuple[Tensor, int]:
+    """The score of every sample, and the numbers that are kept of a gradient."""
+    rows = tokenised_rows(samples, study.inputs.tokenizer, argument="samples")
+    learning = LearningDirections(study.model, study.inputs.learning_rows, BATCH, width)
+    with PairwiseMeasurement(study.model, rows, learning, strict=True) as measurement:
+        parts = [measurement.measure(part.tolist()) for part in torch.arange(len(rows)).split(BATCH)]
+    return -torch.cat(parts)[:, LEAST_COSINE], learning.projection.width
 
 
 def main() -> None:
@@ -56,13 +54,11 @@ def main() -> None:
         rows = []
         for width in WIDTHS:
             start = time.process_time()
-            projection = ProjectedGradients(parameters_before_output(study.model), width)
-            own = features(study, samples, projection)
-            score = -(own @ features(study, study.inputs.learning_rows, projection).mT).amin(dim=1)
+            score, kept = scores(study, samples, width)
             conflicting = torch.tensor([kind == "c" for kind in kinds])
             rows.append(
                 {
-                    "width": projection.width,
+                    "width": kept,
                     "auroc": detection(score.tolist(), kinds).auroc,
                     "median_conflicting": float(score[conflicting].median()),
                     "median_other": float(score[~conflicting].median()),

@@ -168,13 +168,16 @@ def test_pairwise_conflict_needs_more_than_the_output_layer(model: LlamaForCausa
         score_confidence(model, rows, None, config, learning=rows)
 
 
-def test_pairwise_conflict_refuses_what_does_not_fit(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = Dataset.from_list(GOOD)
-    for engine in ("batched", "oracle"):
-        config = ConfidenceConfig(scorer="pairwise_conflict", engine=engine)
-        monkeypatch.setattr("graceful_forgetting.confidence.estimate.available_bytes", lambda _: 10_000)
-        with pytest.raises(ValueError, match="scoring does not fit"):
-            score_confidence(model, rows, None, config, learning=rows)
+@pytest.mark.parametrize("engine", ["batched", "oracle"])
+def test_pairwise_conflict_counts_the_learning_gradients_that_it_holds(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    config = ConfidenceConfig(scorer="pairwise_conflict", engine=engine)
+    rows, many = Dataset.from_list(GOOD), Dataset.from_list(GOOD * 1000)
+    monkeypatch.setattr("graceful_forgetting.confidence.estimate.available_bytes", lambda _: 2_000_000)
+    score_confidence(model, rows, None, config, learning=rows)
+    with pytest.raises(ValueError, match="scoring does not fit"):
+        score_confidence(model, rows, None, config, learning=many)
 
 
 def test_non_finite_fisher_names_the_row(model: LlamaForCausalLM) -> None:

@@ -52,38 +52,27 @@ def oracle_confidence_terms(
     return ConfidenceValues(*values.unbind(dim=1))
 
 
-def oracle_least_cosines(
-    model: nn.Module, dataset: Dataset, learning: Dataset, names: Collection[str]
-) -> tuple[Tensor, Tensor]:
-    """L(x) and the least cosine of ∇L(x) and ∇L(r) over the rows r of `learning`, one backward pass a row.
+def oracle_gradients(model: nn.Module, dataset: Dataset, names: Collection[str]) -> tuple[Tensor, Tensor]:
+    """L(x) and ∇L(x) of every row of a tokenised data set, one backward pass a row.
 
     Args:
         model: causal language model; left as it was.
-        dataset, learning: columns `input_ids` and `labels`; in every row a token must count.
+        dataset: columns `input_ids` and `labels`; in every row a token must count.
         names: the parameters that gradients are taken of.
 
     Returns:
-        (rows,) float64 each; the cosine is 0 where either gradient is.
+        (rows,) and (rows, parameters), float64 on the CPU.
     """
+    losses, found = [], []
     with differentiating(model, names):
         parameters = {name: p for name, p in model.named_parameters() if name in names}
-
         # A parameter that a row does not reach has no gradient there.
         none = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
-
-        def gradients(rows: Dataset) -> tuple[Tensor, Tensor]:
-            losses, found = [], []
-            for row in rows:
-                loss, parts = _gradients(model, parameters, collate([row], 0, _device(model)))
-                losses.append(loss.double().cpu())
-                found.append(torch.cat([part.flatten() for part in (none | parts).values()]))
-            return torch.stack(losses), torch.stack(found)
-
-        losses, own = gradients(dataset)
-        others = gradients(learning)[1]
-    products = own @ others.mT
-    norms = own.norm(dim=1)[:, None] * others.norm(dim=1)[None]
-    return losses, torch.where(norms == 0, 0.0, products / norms).amin(dim=1)
+        for row in dataset:
+            loss, gradients = _gradients(model, parameters, collate([row], 0, _device(model)))
+            losses.append(loss.double().cpu())
+            found.append(torch.cat([part.flatten() for part in (none | gradients).values()]))
+    return torch.stack(losses), torch.stack(found)
 
 
 def oracle_fisher(

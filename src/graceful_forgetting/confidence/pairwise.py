@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from graceful_forgetting.confidence.diagnosis import not_finite
 from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.measure import LEAST_COSINE, LOSS, Measurement, empty
-from graceful_forgetting.confidence.oracle import oracle_least_cosines
+from graceful_forgetting.confidence.oracle import oracle_gradients
 from graceful_forgetting.confidence.projection import ProjectedGradients
 from graceful_forgetting.confidence.rows import batches, load_batch, usable_rows
 
@@ -52,12 +52,13 @@ class LearningDirections:
         model: left as it was.
         learning: tokenised (`input_ids`, `labels`); rows in which no token counts are left out.
         batch_size: rows per forward and backward pass; does not change the result but by rounding.
+        width: numbers held of each gradient at most; see `feature_width`.
         strict: refuse a model that needs the slow path.
 
     Attributes:
         parameters: by name.
         directions: (examples, width) float32 on the model's device: the gradients themselves where they fit, else
-            projected at random to `feature_width` numbers; 0 where the gradient is.
+            projected at random to `width` numbers or fewer; 0 where the gradient is.
 
     Raises:
         ValueError: a row that the model cannot take, or none in which a token counts; no parameter but those of the
@@ -65,10 +66,12 @@ class LearningDirections:
         FloatingPointError: a learning example whose gradient is not finite, by row and parameter.
     """
 
-    def __init__(self, model: PreTrainedModel, learning: Dataset, batch_size: int, *, strict: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, learning: Dataset, batch_size: int, width: int, *, strict: bool = False
+    ) -> None:
         lengths = usable_rows(learning, model, argument="learning")
         self.parameters = parameters_before_output(model)
-        self.projection = ProjectedGradients(self.parameters, feature_width(self.parameters, len(lengths), batch_size))
+        self.projection = ProjectedGradients(self.parameters, width)
         self.directions = torch.empty(len(lengths), self.projection.width, device=model.device)
         done, wrong = 0, []
         with PerSampleEngine(model, self.parameters, strict=strict) as engine:
@@ -114,15 +117,15 @@ class PairwiseOracle(Measurement):
     def __init__(self, model: PreTrainedModel, rows: Dataset, learning: Dataset) -> None:
         super().__init__()
         self._model, self._rows = model, rows
-        self._learning = learning.select(list(usable_rows(learning, model, argument="learning")))
         self._names = list(parameters_before_output(model))
+        usable = learning.select(list(usable_rows(learning, model, argument="learning")))
+        self._directions = directions(oracle_gradients(model, usable, self._names)[1])
 
     def _prepared(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def measure(self, indices: Sequence[int]) -> Tensor:
         values = empty(indices)
-        values[:, LOSS], values[:, LEAST_COSINE] = oracle_least_cosines(
-            self._model, self._rows.select(indices), self._learning, self._names
-        )
+        values[:, LOSS], gradients = oracle_gradients(self._model, self._rows.select(indices), self._names)
+        values[:, LEAST_COSINE] = (directions(gradients) @ self._directions.mT).amin(dim=1)
         return values

@@ -128,11 +128,13 @@ def score_confidence(
         if Need.PAIRS in scorer.needs:
             assert learning is not None
             examples = tokenised_rows(learning, None, argument="learning")
-            names = list(parameters_before_output(model))
+            compared = parameters_before_output(model)
+            names = list(compared)
             if config.engine == "oracle":
                 measurement = PairwiseOracle(model, rows, examples)
             else:
-                directions = LearningDirections(model, examples, config.batch_size, strict=config.strict)
+                width = feature_width(compared, len(examples), config.batch_size)
+                directions = LearningDirections(model, examples, config.batch_size, width, strict=config.strict)
                 measurement = PairwiseMeasurement(model, rows, directions, config.strict)
         elif Need.LEARNING in scorer.needs:
             assert learning is not None

@@ -19,19 +19,19 @@ def sensitivity(groups: Sequence[Group], default: str) -> str:
         groups: of one world, with the methods `plain`, `default` and those that vary a field.
         default: the method that all others vary.
     """
-    names = [name for name in groups[0].methods if _VARIED.match(name)]
-    varied = {name: (found["field"], float(found["factor"])) for name in names if (found := _VARIED.match(name))}
-    factors = sorted({factor for _, factor in varied.values()} | {1.0})
+    varied = {
+        (found["field"], float(found["factor"])): name
+        for name in groups[0].methods
+        if (found := _VARIED.match(name)) is not None
+    }
+    factors = sorted({factor for _, factor in varied} | {1.0})
     rows = [
         f"| setting | {' | '.join('default' if factor == 1 else f'× {factor:g}' for factor in factors)} |",
         "|---" * (len(factors) + 1) + "|",
     ]
-    for field in dict.fromkeys(field for field, _ in varied.values()):
-        cells = []
-        for factor in factors:
-            wanted = [name for name, at in varied.items() if at == (field, factor)]
-            method = default if factor == 1 else next(iter(wanted), None)
-            cells.append("" if method is None else _gain(groups, method))
+    for field in dict.fromkeys(field for field, _ in varied):
+        methods = [default if factor == 1 else varied.get((field, factor)) for factor in factors]
+        cells = ["" if method is None else _gain(groups, method) for method in methods]
         rows.append(f"| `{field}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 
