@@ -231,6 +231,35 @@ def test_tuning_chooses_on_its_own_seeds(grid, tmp_path, capsys):
     assert "2 trials, 2 finished before" in capsys.readouterr().out
 
 
+def test_rounds_of_tuning_build_on_each_other(grid, tmp_path, capsys):
+    config = grid(
+        methods={"plain": {"arm": "plain"}, "other": {"arm": "plain"}},
+        tune={
+            "plain": [{"learning_rate": [1e-9, 3e-2]}, {"per_device_train_batch_size": [2, 3]}],
+            "other": {"learning_rate": [1e-9, 1e-3, 1e-2, 3e-2]},
+        },
+        validation_seeds=[8],
+        seeds=[0],
+    )
+    assert main(["sweep", "--config", config, "--dry_run"]) == 0
+    listed = capsys.readouterr().out
+    assert "plain+learning_rate=0.03/seed-8: to do" in listed
+    assert "plain+per_device_train_batch_size=3/seed-8: after tuning" in listed
+    assert main(["sweep", "--config", config]) == 0
+    output = capsys.readouterr().out
+    assert "6 trials of round 1, 0 finished before" in output
+    assert "2 trials of round 2, 0 finished before" in output
+    record = read_json(tmp_path / "sweep" / "tuning.json")["choices"]["sums/myths/default"]
+    tried = record["plain"]["trials"]
+    best = max(tried[:2], key=lambda trial: trial["scores"][0])["fields"]
+    assert [trial["fields"] for trial in tried[2:]] == [{**best, "per_device_train_batch_size": n} for n in (2, 3)]
+    chosen = record["plain"]["chosen"]
+    assert chosen == max(tried, key=lambda trial: trial["scores"][0])["fields"]
+    assert len(record["other"]["trials"]) == 4
+    plain = next(cell for cell in load_cells(tmp_path / "sweep") if cell.method == "plain")
+    assert {name: plain.config[name] for name in chosen} == chosen
+
+
 def test_a_failing_cell_leaves_the_others(grid, tmp_path, capsys):
     diverging = {"arm": "plain", "learning_rate": 1e30, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
     config = grid(methods={"wild": diverging, "plain": {"arm": "plain"}}, seeds=[0])

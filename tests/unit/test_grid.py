@@ -74,7 +74,7 @@ def test_roles_are_the_first_of_each_arm(grid):
 def test_tuning_tries_every_value_on_the_validation_seeds_only(grid):
     tune = {"plain": {"learning_rate": [1, 2]}, "lwf": {"unlearn_every": [3, 4]}, "random": "lwf"}
     found = grid(tune=tune, validation_seeds=[7, 8, 9])
-    trials = found.trials()
+    trials = found.trials(0, {})
     assert len(trials) == 6 * 2 * 2 * 3
     assert {(cell.method, cell.split, cell.seed) for cell in trials} == {
         (method, "validation", seed) for method in ("plain", "lwf") for seed in (7, 8, 9)
@@ -83,6 +83,28 @@ def test_tuning_tries_every_value_on_the_validation_seeds_only(grid):
     chosen = {"a/b/default": {"random": {"unlearn_every": 4}}}
     changed = {(c.combination, c.method) for c in found.cells(chosen) if c.fields.get("unlearn_every") == 4}
     assert changed == {("a/b/default", "random")}
+    assert (found.rounds, found.trials(1, {})) == (1, [])
+
+
+def test_a_later_round_tries_its_values_with_what_earlier_ones_chose(grid):
+    tune = {
+        "plain": {"learning_rate": [1, 2, 3, 4]},
+        "lwf": [{"unlearn_every": [3, 4]}, {"learning_rate": [5, 6]}],
+    }
+    found = grid(tune=tune, validation_seeds=[7])
+    assert found.rounds == 2
+    chosen = {
+        cell.combination: {"plain": {"learning_rate": 4}, "lwf": {"unlearn_every": 3}} for cell in found.cells({})
+    }
+    second = found.trials(1, chosen)
+    assert {cell.method for cell in second} == {"lwf"}
+    assert {(cell.fields["unlearn_every"], cell.fields["learning_rate"]) for cell in second} == {(3, 5), (3, 6)}
+    assert {cell.folder.parts[4] for cell in second} == {
+        "lwf+unlearn_every=3+learning_rate=5", "lwf+unlearn_every=3+learning_rate=6",
+    }  # fmt: skip
+    settings = {"one": {"learning_rate": 1e-3}}
+    with pytest.raises(ValueError, match=r"learning_rate is set by methods\.\w+ and by settings\.one"):
+        grid(tune=tune, validation_seeds=[7], settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +129,18 @@ def test_tuning_tries_every_value_on_the_validation_seeds_only(grid):
         ({"tune": {"plane": {"learning_rate": [1]}}, "validation_seeds": [9]}, "unknown method 'plane'.*'plain'"),
         ({"tune": {"plain": {"learning_rate": 1}}, "validation_seeds": [9]}, "must be a list of values"),
         ({"tune": {"lwf": "plain"}, "validation_seeds": [9]}, "method that is tuned itself"),
+        ({"tune": {"plain": []}, "validation_seeds": [9]}, "at least one round"),
+        (
+            {"tune": {"plain": [{"learning_rate": [1]}, {"unlearn_evry": [1]}]}, "validation_seeds": [9]},
+            "'unlearn_evry' in tune.plain: did you mean 'unlearn_every'",
+        ),
+        (
+            {
+                "tune": {"plain": {"learning_rate": [1, 2]}, "lwf": [{"unlearn_every": [1, 2]}, {"seed": [1]}]},
+                "validation_seeds": [9],
+            },
+            "seed in tune.lwf is decided by the grid",
+        ),
         ({"validation_seeds": [1]}, "share \\[1\\]"),
         (
             {"tune": {"plain": {"learning_rate": [1]}, "lwf": {"unlearn_every": [1, 2]}}, "validation_seeds": [9]},

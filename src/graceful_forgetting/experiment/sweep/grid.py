@@ -22,6 +22,8 @@ _OWN_FIELDS = {
     "force": "a new output_dir",
 }
 _NAME = re.compile(r"[\w.+=@-]+")
+# Field -> values to try, of each round of tuning.
+Rounds = list[dict[str, list[Any]]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Cell:
     """One training run of a sweep: where it is in the grid and the recipe fields that make it.
 
     Attributes:
-        trial: field -> value that is being tried, in the validation split.
+        trial: field -> value that is being tried, in the validation split, with what earlier rounds have chosen.
     """
 
     sweep: str
@@ -77,7 +79,7 @@ class Grid:
         forgetting: name -> task names, `mixed` for all (of a world) or all but the learning task.
         methods, settings: in the order of the file.
         seeds: of the final cells. validation_seeds: of the trials.
-        tune: method -> field -> values to try; `like`: method -> method whose chosen values it takes.
+        tune: method -> its rounds of values to try; `like`: method -> method whose chosen values it takes.
         tune_together: one choice for all combinations, else one for each.
         reference_seed: the seed whose reference run, posterior and scores all cells use; none: each its own.
         evaluate_every, curve_rows: learning updates between points of the learning curve, test rows of each point.
@@ -94,7 +96,7 @@ class Grid:
     settings: dict[str, dict[str, Any]]
     seeds: list[int]
     validation_seeds: list[int]
-    tune: dict[str, dict[str, list[Any]]]
+    tune: dict[str, Rounds]
     like: dict[str, str]
     tune_together: bool
     reference_seed: int | None
@@ -145,15 +147,29 @@ class Grid:
                 found.append(replace(cell, fields={**cell.fields, **tuned}))
         return found
 
-    def trials(self) -> list[Cell]:
-        """The cells of the validation split: every value that is tried, on every validation seed."""
+    @property
+    def rounds(self) -> int:
+        """Rounds of tuning."""
+        return max((len(rounds) for rounds in self.tune.values()), default=0)
+
+    def trials(self, number: int, chosen: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Cell]:
+        """The cells of the validation split of one round: every value that is tried, on every validation seed.
+
+        `chosen` is what earlier rounds have chosen, as in `cells`.
+        """
         found = []
         for (learning, forgetting, setting, fields), method in itertools.product(self.combinations(), self.methods):
-            for trial in trials_of(self.tune.get(method.name, {})):
+            for tried in self.tried(method.name, number):
                 for seed in self.validation_seeds:
                     cell = self._cell(learning, forgetting, setting, fields, method, seed, "validation")
+                    trial = {**chosen.get(cell.combination, {}).get(method.name, {}), **tried}
                     found.append(replace(cell, fields={**cell.fields, **trial}, trial=trial))
         return found
+
+    def tried(self, method: str, number: int) -> list[dict[str, Any]]:
+        """Every combination of the values that a method tries in a round; none after its last."""
+        rounds = self.tune.get(method, [])
+        return trials_of(rounds[number]) if number < len(rounds) else []
 
     def _cell(
         self,
@@ -243,7 +259,8 @@ def load_grid(config: str) -> Grid:
 def _check_together(grid: Grid, config: str) -> None:
     for setting, fields in grid.settings.items():
         for method in grid.methods:
-            both = sorted(set(fields) & (set(method.fields) | set(grid.tune.get(method.name, {}))))
+            tuned = {name for values in grid.tune.get(method.name, []) for name in values}
+            both = sorted(set(fields) & (set(method.fields) | tuned))
             if both:
                 raise ValueError(
                     f"{', '.join(both)} is set by methods.{method.name} and by settings.{setting}, and neither beats "
@@ -338,24 +355,28 @@ def _flag(key: str, value: Any) -> bool:
     return value
 
 
-def _tuning(content: Mapping[str, Any], methods: list[str]) -> tuple[dict[str, dict[str, list[Any]]], dict[str, str]]:
-    """Values to try by method, and methods that take the choice of another."""
-    tune: dict[str, dict[str, list[Any]]] = {}
+def _tuning(content: Mapping[str, Any], methods: list[str]) -> tuple[dict[str, Rounds], dict[str, str]]:
+    """Rounds of values to try by method, and methods that take the choice of another."""
+    tune: dict[str, Rounds] = {}
     like: dict[str, str] = {}
     for name, value in content.items():
         check_name(name, methods, "tune", "method")
         if isinstance(value, str):
             like[name] = value
             continue
-        _check_fields(value, f"tune.{name}")
-        for field_name, values in value.items():
-            if not isinstance(values, list) or not values:
-                raise ValueError(f"tune.{name}.{field_name}={values!r} is not valid: it must be a list of values")
-        tune[name] = value
+        rounds = value if isinstance(value, list) else [value]
+        if not rounds:
+            raise ValueError(f"tune.{name}=[] is not valid: give at least one round, as `learning_rate: [1e-4, 2e-4]`")
+        for values in rounds:
+            _check_fields(values, f"tune.{name}")
+            for field_name, tried in values.items():
+                if not isinstance(tried, list) or not tried:
+                    raise ValueError(f"tune.{name}.{field_name}={tried!r} is not valid: it must be a list of values")
+        tune[name] = rounds
     for name, other in like.items():
         if other not in tune:
             raise ValueError(f"tune.{name}={other!r} is not valid: it must name a method that is tuned itself")
-    counts = {name: len(trials_of(values)) for name, values in tune.items()}
+    counts = {name: sum(len(trials_of(values)) for values in rounds) for name, rounds in tune.items()}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise ValueError(

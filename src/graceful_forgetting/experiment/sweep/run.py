@@ -10,7 +10,7 @@ from typing import Any
 from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.experiment.sweep.cell import CellResult
 from graceful_forgetting.experiment.sweep.cluster import run_cells_on_cluster
-from graceful_forgetting.experiment.sweep.grid import Cell, Grid, trials_of
+from graceful_forgetting.experiment.sweep.grid import Cell, Grid
 from graceful_forgetting.experiment.sweep.identity import CellKeys, finished
 from graceful_forgetting.experiment.sweep.run_cell import CellSettings
 from graceful_forgetting.experiment.sweep.workers import Outcome, run_cells
@@ -65,14 +65,16 @@ class Sweep:
             self._keys.key(cell)
 
     def _all_cells(self) -> list[Cell]:
-        return [*self.grid.trials(), *self.grid.cells({})]
+        trials = [cell for number in range(self.grid.rounds) for cell in self.grid.trials(number, {})]
+        return [*trials, *self.grid.cells({})]
 
     def list_cells(self) -> list[str]:
-        """One line a cell: its folder, and whether it is finished. Tuned cells are never known to be."""
+        """One line a cell: its folder, and whether it is finished. What waits for a choice is never known to be."""
         tuned = set(self.grid.tune) | set(self.grid.like)
+        first = {cell.folder for cell in self.grid.trials(0, {})}
         lines = []
         for cell in self._all_cells():
-            chosen_later = cell.split == "final" and cell.method in tuned
+            chosen_later = cell.method in tuned if cell.split == "final" else cell.folder not in first
             done = not chosen_later and finished(cell, self._keys.key(cell), self.folder) is not None
             lines.append(f"{cell.folder}: {'finished' if done else 'after tuning' if chosen_later else 'to do'}")
         return lines
@@ -83,11 +85,7 @@ class Sweep:
         Raises:
             RuntimeError: cells failed; all others are finished.
         """
-        choices: Choices = {}
-        if self.grid.tune:
-            trials = self.grid.trials()
-            self._run(trials, "trials")
-            choices = self._choose(trials)
+        choices = self._tune() if self.grid.tune else {}
         failed = self._run(self.grid.cells(choices), "cells")
         if failed:
             shown = "; ".join(f"{outcome.cell.folder}: {outcome.error}" for outcome in failed[:3])
@@ -121,32 +119,42 @@ class Sweep:
         """One bar for all cells; with `verbose` none, since the stages of each have theirs."""
         return nullcontext(lambda say: say()) if self.verbose else counted_progress(what, "cells", total)
 
-    def _choose(self, trials: Sequence[Cell]) -> Choices:
-        """The values with the highest mean score over the validation seeds, and a record of all that was tried."""
-        results = {cell.folder: finished(cell, self._keys.key(cell), self.folder) for cell in trials}
+    def _tune(self) -> Choices:
+        """Every round of trials, each with what the earlier ones have chosen; a record of all that was tried."""
         choices: Choices = {}
-        record: dict[str, Any] = {}
-        for group, combinations in self._groups().items():
-            record[group] = {}
-            for method, values in self.grid.tune.items():
-                scored = [
-                    (trial, _trial_values(trials, results, combinations, method, trial)) for trial in trials_of(values)
-                ]
-                usable = [(trial, statistics.fmean(found)) for trial, found in scored if found]
-                if not usable:
-                    raise RuntimeError(f"every trial of {method} failed for {group}; see error.txt in their folders")
-                chosen = max(usable, key=lambda item: item[1])[0]
-                record[group][method] = {
-                    "chosen": chosen,
-                    "trials": [{"fields": trial, "scores": found} for trial, found in scored],
-                }
-                followers = [name for name, other in self.grid.like.items() if other == method]
-                for combination in combinations:
-                    choices.setdefault(combination, {}).update(dict.fromkeys([method, *followers], chosen))
+        record: dict[str, Any] = {group: {} for group in self._groups()}
+        for number in range(self.grid.rounds):
+            trials = self.grid.trials(number, choices)
+            self._run(trials, "trials" if self.grid.rounds == 1 else f"trials of round {number + 1}")
+            self._choose(trials, number, choices, record)
         content = {"seeds": self.grid.validation_seeds, "like": self.grid.like, "choices": record}
         write_json(self.folder / TUNING_FILE, content)
         self.announce(f"chosen settings: {self.folder / TUNING_FILE}")
         return choices
+
+    def _choose(self, trials: Sequence[Cell], number: int, choices: Choices, record: dict[str, Any]) -> None:
+        """Put the values with the highest mean score over the validation seeds, of this round and those before it, into
+        `choices`, and what was tried into `record`."""
+        results = {cell.folder: finished(cell, self._keys.key(cell), self.folder) for cell in trials}
+        for group, combinations in self._groups().items():
+            for method in self.grid.tune:
+                before = choices.get(combinations[0], {}).get(method, {})
+                tried = [{**before, **values} for values in self.grid.tried(method, number)]
+                if not tried:
+                    continue
+                known = record[group].setdefault(method, {"chosen": {}, "trials": []})
+                known["trials"] += [
+                    {"fields": trial, "scores": _trial_values(trials, results, combinations, method, trial)}
+                    for trial in tried
+                ]
+                usable = [trial for trial in known["trials"] if trial["scores"]]
+                if not usable:
+                    raise RuntimeError(f"every trial of {method} failed for {group}; see error.txt in their folders")
+                chosen = max(usable, key=lambda trial: statistics.fmean(trial["scores"]))["fields"]
+                known["chosen"] = chosen
+                followers = [name for name, other in self.grid.like.items() if other == method]
+                for combination in combinations:
+                    choices.setdefault(combination, {}).update(dict.fromkeys([method, *followers], chosen))
 
     def _groups(self) -> dict[str, list[str]]:
         """Combinations that share a choice."""
