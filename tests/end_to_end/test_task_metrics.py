@@ -12,7 +12,7 @@ import yaml
 from datasets import Dataset
 
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.evaluation import evaluate_items
+from graceful_forgetting.experiment.evaluation import EvaluationRows, evaluate_items
 from graceful_forgetting.experiment.lm_eval import evaluate_with_lm_eval
 from graceful_forgetting.experiment.result import RunResult
 from graceful_forgetting.tasks import export_tasks, load_task, resolve_task
@@ -154,8 +154,7 @@ def test_harness_agrees_with_our_own_likelihoods_and_keeps_random_states(
     task = resolve_task(quiz)
     ours, _ = evaluate_items(
         model,
-        tokenizer,
-        load_task(task, "test"),
+        EvaluationRows(load_task(task, "test"), tokenizer),
         "learning",
         task,
         batch_size=4,
@@ -185,8 +184,7 @@ def test_generated_and_likelihood_metrics_stand_side_by_side(make_model, tokeniz
     rows: Dataset = load_task(quiz, "test")
     metrics, _ = evaluate_items(
         make_model(),
-        tokenizer,
-        rows,
+        EvaluationRows(rows, tokenizer),
         "learning",
         resolve_task(quiz),
         batch_size=4,

@@ -9,7 +9,7 @@ from torch import nn
 
 from graceful_forgetting.confidence.likelihood import mean_nll
 from graceful_forgetting.data import tokenize_dataset
-from graceful_forgetting.experiment.evaluation import evaluate_items
+from graceful_forgetting.experiment.evaluation import EvaluationRows, evaluate_items
 from graceful_forgetting.experiment.likelihood import completion_likelihoods, text_bits_per_byte
 
 
@@ -49,7 +49,9 @@ def test_choices_equal_the_slow_version_whatever_batch_and_padding_side(
 ):
     model = make_model()
     tokenizer.padding_side = side
-    metrics, items = evaluate_items(model, tokenizer, questions, "learning", None, **settings(batch_size=batch_size))
+    metrics, items = evaluate_items(
+        model, EvaluationRows(questions, tokenizer), "learning", None, **settings(batch_size=batch_size)
+    )
     right = right_per_byte = 0
     for row, values, nats, tokens in zip(
         questions, items.choice_log_likelihoods, items.nats, items.tokens, strict=True
@@ -74,7 +76,7 @@ def test_choices_equal_the_slow_version_whatever_batch_and_padding_side(
 
 def test_bits_per_byte_counts_the_end_and_the_bytes_of_the_text(make_model, tokenizer, learning):
     model = make_model(1)
-    metrics, _ = evaluate_items(model, tokenizer, learning, "learning", None, **settings())
+    metrics, _ = evaluate_items(model, EvaluationRows(learning, tokenizer), "learning", None, **settings())
     slow = [slow_log_probabilities(model, tokenizer, row["prompt"], row["completion"]) for row in learning]
     total, size = -sum(map(sum, slow)), sum(len(row["completion"]) for row in learning)
     assert metrics.bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-5)
@@ -97,19 +99,21 @@ def test_a_model_that_knows_the_options_is_right_and_one_that_knows_the_others_i
     question = {"prompt": "w5 w6", "choices": [" w1", " w2", " w3"]}
     for completion, correct in ((" w1", 1.0), (" w2", 0.0), (" w3", 0.0)):
         rows = Dataset.from_list([{**question, "completion": completion}])
-        choice = evaluate_items(model, tokenizer, rows, "learning", None, **settings())[0].choice
+        choice = evaluate_items(model, EvaluationRows(rows, tokenizer), "learning", None, **settings())[0].choice
         assert choice.accuracy == choice.accuracy_per_byte == correct
         assert choice.adjusted == pytest.approx(1.0 if correct else -0.5)
     # Two tokens of w1 are less likely than one w2, and likelier per byte.
     rows = Dataset.from_list([{"prompt": "w5", "choices": [" w1 w1", " w2"], "completion": " w1 w1"}])
-    choice = evaluate_items(model, tokenizer, rows, "learning", None, **settings())[0].choice
+    choice = evaluate_items(model, EvaluationRows(rows, tokenizer), "learning", None, **settings())[0].choice
     assert (choice.accuracy, choice.accuracy_per_byte) == (0.0, 1.0)
 
 
 def test_generation_can_be_left_out_and_changes_no_likelihood(make_model, tokenizer, questions):
     model = make_model()
-    with_answers, items = evaluate_items(model, tokenizer, questions, "learning", None, **settings(generate=True))
-    without, bare = evaluate_items(model, tokenizer, questions, "learning", None, **settings())
+    with_answers, items = evaluate_items(
+        model, EvaluationRows(questions, tokenizer), "learning", None, **settings(generate=True)
+    )
+    without, bare = evaluate_items(model, EvaluationRows(questions, tokenizer), "learning", None, **settings())
     assert (without.accuracy, without.correct, without.unparsable, bare.generated, bare.correct) == (None,) * 5
     assert len(items.generated) == len(items.correct) == 5
     assert with_answers.accuracy == sum(items.correct) / 5

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import require_pad_token, tokenize_prompt
-from graceful_forgetting.experiment.likelihood import CompletionLikelihood, completion_likelihoods, completion_text
+from graceful_forgetting.experiment.likelihood import (
+    CompletionLikelihood,
+    completion_text,
+    tokenised_completions,
+    tokenised_likelihoods,
+)
 from graceful_forgetting.experiment.result import ChoiceMetrics, Role, TaskMetrics
 from graceful_forgetting.generation import check_context, generate_completions, stop_token_ids
 from graceful_forgetting.tasks import Task, score_answers
@@ -45,10 +51,38 @@ class TaskItems:
     choice_correct: list[bool] | None
 
 
+class EvaluationRows:
+    """Test rows as models read them: tokenised once for all models that are tested on them.
+
+    Args:
+        rows: `prompt`, `completion`; `answer` where a task is given; `choices` for multiple choice.
+        processing_class: the tokenizer.
+    """
+
+    def __init__(self, rows: Dataset, processing_class: PreTrainedTokenizerBase):
+        self.rows = rows
+        self.processing_class = processing_class
+
+    @cached_property
+    def prompt_ids(self) -> list[list[int]]:
+        """Of every row, what an answer is generated from."""
+        return [tokenize_prompt(row, self.processing_class) for row in self.rows]
+
+    @cached_property
+    def options(self) -> list[list[dict[str, Any]]]:
+        """Of every row, each of its `choices` after its prompt; without choices, the completion alone."""
+        pairs_of_rows = [
+            [{"prompt": row["prompt"], "completion": text} for text in row.get("choices") or [row["completion"]]]
+            for row in self.rows
+        ]
+        pairs = Dataset.from_list([pair for pairs in pairs_of_rows for pair in pairs])
+        flat = iter(tokenised_completions(pairs, self.processing_class))
+        return [[next(flat) for _ in pairs] for pairs in pairs_of_rows]
+
+
 def evaluate_items(
     model: PreTrainedModel | PeftModel,
-    processing_class: PreTrainedTokenizerBase,
-    rows: Dataset,
+    test: EvaluationRows,
     role: Role,
     task: Task | None,
     *,
@@ -61,8 +95,7 @@ def evaluate_items(
 
     Args:
         model: any causal language model, at the weights to evaluate.
-        processing_class: its tokenizer.
-        rows: `prompt`, `completion`; `answer` where `task` is given; `choices` for multiple choice.
+        test: the rows, tokenised for it.
         role: of the task in the run.
         task: how answers are read and scored; none: exact match of the stripped text.
         batch_size: rows per pass.
@@ -74,12 +107,13 @@ def evaluate_items(
         ValueError: a prompt or row that does not fit into the model's context.
         ImportError: the task's metric needs a package that is not installed.
     """
+    rows = test.rows
     metrics = TaskMetrics(role=role, accuracy=None, correct=None, total=len(rows))
     generated = correct = score = None
     if generate:
-        generated = _generate_answers(model, processing_class, rows, batch_size, max_new_tokens, description)
+        generated = _generate_answers(model, test, batch_size, max_new_tokens, description)
         correct, score = _score(metrics, task, generated, rows)
-    likelihoods = _likelihoods(model, processing_class, rows, batch_size, description)
+    likelihoods = _likelihoods(model, test, batch_size, description)
     given = [row[position] for row, position in zip(likelihoods, _right_positions(rows), strict=True)]
     metrics.bits_per_byte, metrics.nll_per_token = _totals(given)
     choice_correct = None
@@ -106,18 +140,13 @@ def evaluate_items(
 
 
 def _generate_answers(
-    model: PreTrainedModel | PeftModel,
-    processing_class: PreTrainedTokenizerBase,
-    rows: Dataset,
-    batch_size: int,
-    max_new_tokens: int,
-    description: str,
+    model: PreTrainedModel | PeftModel, test: EvaluationRows, batch_size: int, max_new_tokens: int, description: str
 ) -> list[str]:
-    prompt_ids = [tokenize_prompt(row, processing_class) for row in rows]
-    check_context(prompt_ids, model, max_new_tokens)
+    processing_class = test.processing_class
+    check_context(test.prompt_ids, model, max_new_tokens)
     completions = generate_completions(
         model,
-        prompt_ids,
+        test.prompt_ids,
         ElicitationConfig(batch_size=batch_size, max_new_tokens=max_new_tokens),
         pad_token_id=require_pad_token(processing_class),
         eos_token_ids=stop_token_ids(model, processing_class),
@@ -163,20 +192,12 @@ def _totals(likelihoods: Sequence[CompletionLikelihood]) -> tuple[float, float]:
 
 
 def _likelihoods(
-    model: PreTrainedModel | PeftModel,
-    processing_class: PreTrainedTokenizerBase,
-    rows: Dataset,
-    batch_size: int,
-    description: str,
+    model: PreTrainedModel | PeftModel, test: EvaluationRows, batch_size: int, description: str
 ) -> list[list[CompletionLikelihood]]:
     """Of every option of every row; without options, of the completion alone."""
-    rows_of_pairs = [
-        [{"prompt": row["prompt"], "completion": text} for text in row.get("choices") or [row["completion"]]]
-        for row in rows
-    ]
-    pairs: Any = Dataset.from_list([pair for row in rows_of_pairs for pair in row])
-    flat = iter(completion_likelihoods(model, processing_class, pairs, batch_size, description=description))
-    return [[next(flat) for _ in row] for row in rows_of_pairs]
+    pairs = [pair for options in test.options for pair in options]
+    flat = iter(tokenised_likelihoods(model, test.processing_class, pairs, batch_size, description))
+    return [[next(flat) for _ in options] for options in test.options]
 
 
 def _right_positions(rows: Dataset) -> list[int]:

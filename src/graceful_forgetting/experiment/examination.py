@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.evaluation import evaluate_items
+from graceful_forgetting.experiment.evaluation import EvaluationRows, evaluate_items
 from graceful_forgetting.experiment.general_ability import GeneralAbility
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.result import TaskMetrics
@@ -46,8 +46,7 @@ def examine(
         for name, (rows, role, task) in inputs.test_sets.items():
             metrics[name], items[name] = evaluate_items(
                 model,
-                inputs.tokenizer,
-                rows,
+                EvaluationRows(rows, inputs.tokenizer),
                 role,
                 task,
                 batch_size=run.evaluation_batch_size,

@@ -48,21 +48,39 @@ def completion_likelihoods(
 ) -> list[CompletionLikelihood]:
     """The likelihood of every row's `completion` after its `prompt`, in the order of the rows.
 
-    Rows of similar length share a batch, padded on the right whatever the tokenizer says, and logits are computed at
-    the completions' positions alone.
-
     Raises:
         ValueError: a row without tokens that count, or a log-likelihood that is not finite.
     """
-    tokenised = tokenize_dataset(rows, processing_class, argument="evaluation rows").to_list()
+    tokenised = tokenised_completions(rows, processing_class)
+    return tokenised_likelihoods(model, processing_class, tokenised, batch_size, description)
+
+
+def tokenised_completions(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Rows with `prompt` and `completion` as `tokenised_likelihoods` reads them."""
+    tokenised: list[dict[str, Any]] = tokenize_dataset(rows, processing_class, argument="evaluation rows").to_list()
+    return tokenised
+
+
+def tokenised_likelihoods(
+    model: PreTrainedModel | PeftModel,
+    processing_class: PreTrainedTokenizerBase,
+    tokenised: Sequence[dict[str, Any]],
+    batch_size: int,
+    description: str = "likelihood",
+) -> list[CompletionLikelihood]:
+    """`completion_likelihoods` of rows that are tokenised already.
+
+    Rows of similar length share a batch, padded on the right whatever the tokenizer says, and logits are computed at
+    the completions' positions alone.
+    """
     pad_token_id = require_pad_token(processing_class)
-    order = sorted(range(len(rows)), key=lambda index: -len(tokenised[index]["input_ids"]))
+    order = sorted(range(len(tokenised)), key=lambda index: -len(tokenised[index]["input_ids"]))
     found: dict[int, CompletionLikelihood] = {}
     training = model.training
     model.eval()
     try:
-        with progress_part(description, "answers", len(rows)) as progress:
-            for start in range(0, len(rows), batch_size):
+        with progress_part(description, "answers", len(tokenised)) as progress:
+            for start in range(0, len(tokenised), batch_size):
                 chosen = order[start : start + batch_size]
                 nats = _token_nats(model, [tokenised[index] for index in chosen], pad_token_id)
                 for index, row_nats in zip(chosen, nats, strict=True):
@@ -71,7 +89,7 @@ def completion_likelihoods(
                 progress.update(len(chosen))
     finally:
         model.train(training)
-    return [found[index] for index in range(len(rows))]
+    return [found[index] for index in range(len(tokenised))]
 
 
 def _likelihood(row: Any, nats: list[float], eos_token_id: int | None, where: str) -> CompletionLikelihood:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.artifacts import read_json, write_json
-from graceful_forgetting.data import collate, require_pad_token, sequence_losses, tokenize_dataset
-from graceful_forgetting.experiment.evaluation import TaskItems, evaluate_items
+from graceful_forgetting.data import collate, require_pad_token, sequence_losses
+from graceful_forgetting.experiment.evaluation import EvaluationRows, TaskItems, evaluate_items
+from graceful_forgetting.experiment.likelihood import tokenised_completions
 from graceful_forgetting.experiment.measures import OLD, OTHER, RIGHT
 from graceful_forgetting.experiment.result import Role, TaskMetrics
 from graceful_forgetting.progress import progress_bar
@@ -25,30 +27,43 @@ TestSets = Mapping[str, tuple[Dataset, Role, Task | None]]
 OLD_ANSWER = "old_answer"
 
 
-@dataclass(frozen=True)
 class Examiner:
-    """Tests a model on the test sets of a cell.
+    """Tests models on the same test sets, whose rows it tokenises once.
 
-    Attributes:
+    Args:
         test_sets: by name: rows, role and task.
         learning_task: name of the one that is learned.
         processing_class: the tokenizer.
         batch_size, max_new_tokens: of the evaluation.
     """
 
-    test_sets: TestSets
-    learning_task: str
-    processing_class: PreTrainedTokenizerBase
-    batch_size: int
-    max_new_tokens: int
+    def __init__(
+        self,
+        test_sets: TestSets,
+        learning_task: str,
+        processing_class: PreTrainedTokenizerBase,
+        batch_size: int,
+        max_new_tokens: int,
+    ):
+        self.test_sets = test_sets
+        self.learning_task = learning_task
+        self.processing_class = processing_class
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self._tests = {name: EvaluationRows(rows, processing_class) for name, (rows, _, _) in test_sets.items()}
+        self._curve_tests: dict[int, EvaluationRows] = {}
 
-    def metrics(self, model: PreTrainedModel, name: str, rows: Dataset | None = None) -> TaskMetrics:
-        """Accuracy and likelihood on test set `name`, or on `rows` in place of its rows."""
-        return self._items(model, name, rows)[0]
+    def curve_metrics(self, model: PreTrainedModel, count: int) -> TaskMetrics:
+        """Accuracy and likelihood on evenly spaced rows of the learning task's test set, at most `count`."""
+        if count not in self._curve_tests:
+            own = self.test_sets[self.learning_task][0]
+            spaced = own.select(range(0, len(own), math.ceil(len(own) / count)))
+            self._curve_tests[count] = EvaluationRows(spaced, self.processing_class)
+        return self._items(model, self.learning_task, self._curve_tests[count])[0]
 
     def measured(self, model: PreTrainedModel) -> dict[str, Any]:
         """Metrics of every test set, answers and truth ratios of the learning task's, as JSON values."""
-        found = {name: self._items(model, name) for name in self.test_sets}
+        found = {name: self._items(model, name, self._tests[name]) for name in self.test_sets}
         rows = self.test_sets[self.learning_task][0]
         items = found[self.learning_task][1]
         assert items.generated is not None
@@ -59,15 +74,14 @@ class Examiner:
         return {
             "metrics": {name: asdict(metrics) for name, (metrics, _) in found.items()},
             "answers": answer_signs(correct, items.generated, rows),
-            "truth_ratios": self._truth_ratios(model, rows),
+            "truth_ratios": self._truth_ratios(model),
         }
 
-    def _items(self, model: PreTrainedModel, name: str, rows: Dataset | None = None) -> tuple[TaskMetrics, TaskItems]:
-        own, role, task = self.test_sets[name]
+    def _items(self, model: PreTrainedModel, name: str, test: EvaluationRows) -> tuple[TaskMetrics, TaskItems]:
+        _, role, task = self.test_sets[name]
         return evaluate_items(
             model,
-            self.processing_class,
-            own if rows is None else rows,
+            test,
             role,
             task,
             batch_size=self.batch_size,
@@ -75,29 +89,41 @@ class Examiner:
             description=name,
         )
 
-    def _truth_ratios(self, model: PreTrainedModel, rows: Dataset) -> list[float | None] | None:
+    @cached_property
+    def _old_answers(self) -> tuple[list[int], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of the learning task's test set that have an old answer, tokenised with the right one and with the
+        old one."""
+        rows = self.test_sets[self.learning_task][0]
         known = [index for index, row in enumerate(rows) if row.get(OLD_ANSWER) is not None]
         if not known:
-            return None
+            return [], [], []
         chosen = rows.select(known)
         new = chosen.select_columns(["prompt", "completion"])
         old = Dataset.from_list([{"prompt": row["prompt"], "completion": old_completion(row)} for row in chosen])
-        ratios: list[float | None] = [None] * len(rows)
+        return (
+            known,
+            tokenised_completions(new, self.processing_class),
+            tokenised_completions(old, self.processing_class),
+        )
+
+    def _truth_ratios(self, model: PreTrainedModel) -> list[float | None] | None:
+        known, new, old = self._old_answers
+        if not known:
+            return None
+        ratios: list[float | None] = [None] * len(self.test_sets[self.learning_task][0])
         for index, right, wrong in zip(known, self._losses(model, new), self._losses(model, old), strict=True):
             ratios[index] = round(right - wrong, 3)
         return ratios
 
-    def _losses(self, model: PreTrainedModel, rows: Dataset) -> list[float]:
+    def _losses(self, model: PreTrainedModel, tokenised: Sequence[dict[str, Any]]) -> list[float]:
         """L(x) of every row."""
-        tokenised = tokenize_dataset(rows, self.processing_class, argument="test rows")
         pad_token_id = require_pad_token(self.processing_class)
         found: list[float] = []
         training = model.training
         model.eval()
         try:
-            for start in progress_bar("truth ratios", "batches", iterable=range(0, len(rows), self.batch_size)):
-                indices = range(start, min(start + self.batch_size, len(rows)))
-                batch = collate([tokenised[i] for i in indices], pad_token_id, model.device)
+            for start in progress_bar("truth ratios", "batches", iterable=range(0, len(tokenised), self.batch_size)):
+                batch = collate(tokenised[start : start + self.batch_size], pad_token_id, model.device)
                 labels = batch.pop("labels")
                 with torch.no_grad():
                     found += sequence_losses(model(**batch, use_cache=False).logits, labels).tolist()
@@ -135,14 +161,13 @@ class LearningCurve(TrainerCallback):
     def __init__(self, examiner: Examiner, every: int, rows: int, file: Path):
         self._examiner = examiner
         self._every = every
-        own = examiner.test_sets[examiner.learning_task][0]
-        self._rows = own.select(range(0, len(own), math.ceil(len(own) / rows)))
+        self._rows = rows
         self._file = file
         self.points: list[dict[str, Any]] = []
 
     def _test(self, state: TrainerState, model: Any) -> None:
         with preserved_rng():
-            metrics = self._examiner.metrics(model, self._examiner.learning_task, self._rows)
+            metrics = self._examiner.curve_metrics(model, self._rows)
         self.points.append(
             {"step": state.global_step, "accuracy": metrics.accuracy, "bits_per_byte": metrics.bits_per_byte}
         )

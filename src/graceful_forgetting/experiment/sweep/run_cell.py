@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import load_from_disk
 
 from graceful_forgetting.artifacts import read_json, write_json
 from graceful_forgetting.confidence.undisturbed import own_precision
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.experiment.arguments import RunArguments
 from graceful_forgetting.experiment.inputs import RunInputs
 from graceful_forgetting.experiment.pipeline import Pipeline
 from graceful_forgetting.experiment.provenance import collect_provenance
@@ -22,7 +23,7 @@ from graceful_forgetting.experiment.schema import dataclass_from_plain
 from graceful_forgetting.experiment.shared_stages import SharedStages
 from graceful_forgetting.experiment.stage_settings import WITHOUT_EFFECT
 from graceful_forgetting.experiment.stages import Stage
-from graceful_forgetting.experiment.sweep.cell import CellResult, CellSelection, CurvePoint, ScoreSummary
+from graceful_forgetting.experiment.sweep.cell import CellResult, CellSelection, CellSplit, CurvePoint, ScoreSummary
 from graceful_forgetting.experiment.sweep.grid import Cell
 from graceful_forgetting.experiment.sweep.measurement import Examiner, LearningCurve
 from graceful_forgetting.experiment.sweep.scores import kinds_of, score_summary
@@ -49,14 +50,45 @@ class CellSettings:
         return Path(self.output_dir, "shared")
 
 
+class CellInputs:
+    """The data and models of cells, and the tests of their models."""
+
+    def __init__(self, inputs: RunInputs, run: RunArguments):
+        self.inputs = inputs
+        self._run = run
+        self._examiners: dict[CellSplit, Examiner] = {}
+
+    def tested_on(self, split: CellSplit) -> Literal["learning_test", "learning_validation"]:
+        """The rows that the learning task is tested on: held-out ones of their own for trials, where there are any."""
+        own = split == "validation" and self.inputs.sources.learning_validation is not None
+        return "learning_validation" if own else "learning_test"
+
+    def examiner(self, split: CellSplit) -> Examiner:
+        """The tests of a cell's model."""
+        if split not in self._examiners:
+            sources = self.inputs.sources
+            test_sets = dict(self.inputs.test_sets)
+            if self.tested_on(split) == "learning_validation":
+                assert sources.learning_validation is not None
+                test_sets[sources.learning_name] = (sources.learning_validation, "learning", sources.learning_task)
+            self._examiners[split] = Examiner(
+                test_sets=test_sets,
+                learning_task=sources.learning_name,
+                processing_class=self.inputs.tokenizer,
+                batch_size=self._run.evaluation_batch_size,
+                max_new_tokens=self._run.eval_max_new_tokens,
+            )
+        return self._examiners[split]
+
+
 class InputsCache:
     """The data and models that were read last, for the next cells that read the same."""
 
     def __init__(self, size: int = 4):
         self._size = size
-        self._kept: dict[str, RunInputs] = {}
+        self._kept: dict[str, CellInputs] = {}
 
-    def inputs(self, recipe: Recipe) -> RunInputs:
+    def inputs(self, recipe: Recipe) -> CellInputs:
         """Those of a recipe, read if they are not kept."""
         run, lwf, model = recipe
         limits = (run.learning_limit, run.forgetting_limit, run.eval_limit)
@@ -64,7 +96,7 @@ class InputsCache:
         seed = None if limits == (None, None, None) else lwf.seed
         settings = [asdict(run), asdict(model), seed, lwf.max_length, lwf.trust_remote_code, str(lwf.device)]
         key = fingerprint_json(settings)
-        inputs = self._kept.pop(key, None) or RunInputs(run, lwf, model)
+        inputs = self._kept.pop(key, None) or CellInputs(RunInputs(run, lwf, model), run)
         self._kept[key] = inputs
         while len(self._kept) > self._size:
             del self._kept[next(iter(self._kept))]
@@ -86,23 +118,12 @@ class CellPipeline(Pipeline):
         recipe = recipe_from_fields(
             {**cell.fields, "seed": seed, "output_dir": str(settings.shared)}, where=str(cell.folder)
         )
-        inputs = cache.inputs(recipe)
-        super().__init__(*recipe, announce, SharedStages(settings.shared, announce=announce), inputs)
+        kept = cache.inputs(recipe)
+        super().__init__(*recipe, announce, SharedStages(settings.shared, announce=announce), kept.inputs)
         self.cell = cell
         self.settings = settings
-        sources = self.inputs.sources
-        test_sets = dict(self.inputs.test_sets)
-        self._tested_on = "learning_test"
-        if cell.split == "validation" and sources.learning_validation is not None:
-            self._tested_on = "learning_validation"
-            test_sets[sources.learning_name] = (sources.learning_validation, "learning", sources.learning_task)
-        self.examiner = Examiner(
-            test_sets=test_sets,
-            learning_task=sources.learning_name,
-            processing_class=self.inputs.tokenizer,
-            batch_size=self.run.evaluation_batch_size,
-            max_new_tokens=self.run.eval_max_new_tokens,
-        )
+        self._tested_on = kept.tested_on(cell.split)
+        self.examiner = kept.examiner(cell.split)
 
     def selection(self, seed: int | None = None) -> Stage:
         """The samples to unlearn; random choices and trial runs are by the cell's own seed."""

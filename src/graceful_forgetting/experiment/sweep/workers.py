@@ -1,5 +1,6 @@
 """Running cells: in this process, or several at once in processes that live as long as there is work."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -44,8 +45,9 @@ def run_cells(
     if jobs == 1 or len(tasks) <= 1:
         cache = InputsCache()
         announce: Callable[[str], None] = print if verbose else _silent
-        for cell, key in tasks:
-            report(attempt(cell, key, settings, cache, announce))
+        with _without_old_garbage():
+            for cell, key in tasks:
+                report(attempt(cell, key, settings, cache, announce))
         return
     with _Workers(min(jobs, len(tasks)), settings) as workers:
         workers.run(tasks, report)
@@ -156,6 +158,17 @@ class _Workers:
 
 
 @contextmanager
+def _without_old_garbage() -> Iterator[None]:
+    """Every training run ends with a garbage collection (Accelerate's), which need not look at all imported modules."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def _threads(jobs: int) -> Iterator[None]:
     """The environment of new processes: their share of the processors, unless the user has set one."""
     name = "OMP_NUM_THREADS"
@@ -174,7 +187,7 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
     # Ctrl-C reaches the whole group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cache = InputsCache()
-    with log.open("a", buffering=1, encoding="utf-8") as output:
+    with log.open("a", buffering=1, encoding="utf-8") as output, _without_old_garbage():
         sys.stdout = sys.stderr = output
         while True:
             try:
