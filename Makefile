@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
-	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun docs docs-serve format clean \
+	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun docs docs-serve format clean \
 	wheel release-check test-wheel test-minimum test-newest
 
 help: ## list the targets
@@ -70,7 +70,7 @@ evidence-rerun: $(STAMP) ## run the grids of benchmarks/grids from nothing, then
 	done
 	$(MAKE) evidence
 
-confirmation-rerun ways-rerun methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun: $(STAMP) ## the same for the grids in that folder of benchmarks/grids
+confirmation-rerun ways-rerun methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun: $(STAMP) ## the same for the grids in that folder of benchmarks/grids
 	set -e; folder=$(@:-rerun=); mkdir -p docs/results/$$folder; for grid in benchmarks/grids/$$folder/*.yaml; do \
 	  name=$$(basename $$grid .yaml); \
 	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/$$folder/$$name; \

@@ -18,7 +18,13 @@ from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
-from graceful_forgetting.experiment.sweep.over_tasks import bits_saved, choice_accuracy, task_matrix
+from graceful_forgetting.experiment.sweep.over_settings import evidence_table, gains_by_setting
+from graceful_forgetting.experiment.sweep.over_tasks import (
+    bits_saved,
+    choice_accuracy,
+    neutral_bits_saved,
+    task_matrix,
+)
 from graceful_forgetting.experiment.sweep.over_worlds import (
     Outcome,
     best_plain_runs,
@@ -34,6 +40,7 @@ from graceful_forgetting.tasks.catalogue import task_table
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
+METHOD_WORLDS = ("shortcut", "arithmetic", "capacity", "entangled", "harmless")
 PAGES = (
     "log.md",
     "methods.md",
@@ -252,6 +259,11 @@ def methods(world: str) -> str:
     return one_world(groups_of(read_archive(RESULTS / "methods" / f"{world}.jsonl")), chosen)
 
 
+def difficulty() -> list[Group]:
+    """The world `shortcut`, made easier and harder."""
+    return worlds("difficulty", ("shortcut",))["shortcut"]
+
+
 def override_first() -> list[Group]:
     """Forgetting before learning, in the world `override`."""
     return worlds("confirmation", ("override-first",))["override-first"]
@@ -283,10 +295,12 @@ TABLES = {
     ),
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
     "early_outcomes": lambda: outcomes_by_share(early_outcomes()),
-    "methods_over_worlds": lambda: world_gains(worlds("methods", ("shortcut", "arithmetic"))),
-    "methods_shortcut": lambda: methods("shortcut"),
-    "methods_arithmetic": lambda: methods("arithmetic"),
+    "methods_over_worlds": lambda: world_gains(worlds("methods", METHOD_WORLDS)),
+    **{f"methods_{world}": partial(methods, world) for world in METHOD_WORLDS},
+    "difficulty": lambda: gains_by_setting(difficulty(), ("default", "lwf", "random"), "default"),
+    "evidence_required": lambda: evidence_table(difficulty()),
     "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
+    "text_neutral": lambda: task_matrix(text_cells(), "default", neutral_bits_saved, 3),
     "text_translation": lambda: task_matrix(
         groups_of(read_archive(RESULTS / "text" / "translation.jsonl")), "default", bits_saved, 3
     ),

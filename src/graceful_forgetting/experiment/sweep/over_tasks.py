@@ -6,16 +6,20 @@ from statistics import fmean
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.cell import CellResult
 from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import interval, signed
+from graceful_forgetting.experiment.sweep.differences import NONE, interval, signed
 
 Value = Callable[[CellResult], float | None]
-NONE = "–"
 
 
 def bits_saved(cell: CellResult) -> float | None:
     """Minus the bits per byte of the learning task's answers: higher is better."""
     bits = cell.metrics[cell.learning_task].bits_per_byte
     return None if bits is None else -bits
+
+
+def neutral_bits_saved(cell: CellResult) -> float | None:
+    """Minus the bits per byte of the neutral text: higher is better; None where the recipe names none."""
+    return None if cell.neutral_bits_per_byte is None else -cell.neutral_bits_per_byte
 
 
 def choice_accuracy(cell: CellResult) -> float | None:

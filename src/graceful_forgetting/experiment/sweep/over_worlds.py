@@ -11,7 +11,7 @@ from graceful_forgetting.experiment.measures import mean_ranks
 from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
 from graceful_forgetting.experiment.sweep.cell import CellResult
 from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import interval, signed
+from graceful_forgetting.experiment.sweep.differences import interval, recovered_share, signed
 
 Worlds = Mapping[str, Sequence[Group]]
 """World -> its groups, one a build; every group with the methods `plain` and `never_knew`."""
@@ -41,11 +41,7 @@ def _interval(low: float | None, high: float | None) -> str:
 def _recovered(base: list[CellResult], ours: list[CellResult], never_knew: list[CellResult]) -> tuple[float, str]:
     """The gap to the never-knew model, and the share of it that a method recovers as text."""
     recovered = gap_recovered(_scores(base), _scores(ours), _scores(never_knew))
-    # Without bounds the gap may be none, and a share of it says nothing.
-    if recovered.fraction is None or recovered.low is None:
-        return recovered.gap, "–"
-    share = f"{100 * recovered.fraction:.0f} %".replace("-", "−")
-    return recovered.gap, share + _interval(recovered.low, recovered.high)
+    return recovered.gap, recovered_share(recovered)
 
 
 def world_gains(worlds: Worlds) -> str:

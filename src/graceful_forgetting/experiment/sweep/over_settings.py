@@ -1,0 +1,57 @@
+"""Tables over the settings of one world: how much a method gains as the world gets harder."""
+
+from collections.abc import Sequence
+
+from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+from graceful_forgetting.experiment.sweep.comparison import Group, evidence_rows
+from graceful_forgetting.experiment.sweep.differences import NONE, interval, recovered_share, signed
+
+
+def gains_by_setting(groups: Sequence[Group], methods: Sequence[str], shares_of: str) -> str:
+    """Every method's gain over plain fine-tuning in points in each setting, and the share of the gap that one recovers.
+
+    Seeds are paired; intervals are Student's t of gains, bootstrap of shares, 95 %.
+
+    Args:
+        groups: one a setting, with the methods `plain`, `never_knew` and those named.
+        methods: the columns.
+        shares_of: the method whose share of the gap is shown.
+    """
+    heads = " | ".join(f"`{method}`" for method in methods)
+    rows = [
+        f"| setting | plain, accuracy | `never_knew` | {heads} | gap recovered by `{shares_of}` |",
+        "|---" * (len(methods) + 4) + "|",
+    ]
+    for group in groups:
+        plain = group.scores("plain")
+        gains = [_gain(group, method) for method in ("never_knew", *methods)]
+        accuracy = f"{100 * sum(plain) / len(plain):.1f}"
+        rows.append(f"| {group.setting} | {accuracy} | {' | '.join(gains)} | {_share(group, shares_of)} |")
+    return "\n".join([*rows, "", f"{len(plain)} seeds a setting."])
+
+
+def evidence_table(groups: Sequence[Group]) -> str:
+    """Accuracy of every method by the number of learning examples, and the fewest that reach the target."""
+    found = evidence_rows(groups)
+    sizes = sorted({size for row in found for size in row.by_size})
+    heads = " | ".join(f"{size} examples" for size in sizes)
+    rows = [f"| method | {heads} | needed for {100 * found[0].target:.1f} |", "|---" * (len(sizes) + 2) + "|"]
+    for row in found:
+        reached = " | ".join(f"{100 * row.by_size[size]:.1f}" if size in row.by_size else NONE for size in sizes)
+        rows.append(f"| `{row.method}` | {reached} | {NONE if row.required is None else row.required} |")
+    return "\n".join(rows)
+
+
+def _points(group: Group, method: str) -> tuple[list[float], list[float]]:
+    ours, plain = group.paired(method, "plain")
+    return [100 * cell.score for cell in ours], [100 * cell.score for cell in plain]
+
+
+def _gain(group: Group, method: str) -> str:
+    found = paired_interval(*_points(group, method))
+    return signed(found.difference) + interval(found.low, found.high)
+
+
+def _share(group: Group, method: str) -> str:
+    plain, ours, never_knew = ([cell.score for cell in cells] for cells in group.paired("plain", method, "never_knew"))
+    return recovered_share(gap_recovered(plain, ours, never_knew))
