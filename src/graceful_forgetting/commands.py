@@ -269,7 +269,7 @@ def env(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"- Python: {platform.python_version()}")
     print(f"- platform: {platform.platform()}")
     print(f"- commit: {git_commit() or 'not a checkout'}")
-    print(f"- CPUs: {hardware.cpu_count} (torch uses {hardware.torch_threads})")
+    print(f"- CPUs: {hardware.cpu_count} (torch uses {hardware.torch_threads}), {hardware.processor}")
     print(f"- memory: {hardware.memory_bytes / 2**30:.1f} GiB")
     for device in hardware.devices:
         print(f"- device: {device.name}, {device.memory_bytes / 2**30:.1f} GiB")

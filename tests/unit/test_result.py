@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from graceful_forgetting.experiment.provenance import (
     collect_provenance,
@@ -288,6 +289,7 @@ def test_provenance_records_versions_and_hides_credentials():
     assert provenance.packages["torch"].startswith("2")
     assert provenance.hardware.memory_bytes > 2**28
     assert provenance.hardware.cpu_count >= 1
+    assert provenance.hardware.processor.endswith(torch.backends.cpu.get_cpu_capability())
     assert provenance.seeds == [0, 1, 2]
     assert provenance.command_line == [
         "graceful",

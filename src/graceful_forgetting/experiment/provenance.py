@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from graceful_forgetting.experiment.result import Device, Hardware, Provenance
+from graceful_forgetting.processor import processor_name
 
 PACKAGES = (
     "graceful-forgetting",
@@ -92,6 +93,7 @@ def collect_hardware() -> Hardware:
         torch_threads=torch.get_num_threads(),
         memory_bytes=int(psutil.virtual_memory().total),
         devices=devices,
+        processor=processor_name(),
     )
 
 

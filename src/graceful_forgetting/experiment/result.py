@@ -30,12 +30,13 @@ class Device:
 
 @dataclass
 class Hardware:
-    """The machine: logical CPUs, threads that torch uses, main memory in bytes, accelerators."""
+    """The machine: logical CPUs, threads that torch uses, main memory in bytes, accelerators, name of the CPU."""
 
     cpu_count: int
     torch_threads: int
     memory_bytes: int
     devices: list[Device]
+    processor: str | None = added(None)
 
 
 @dataclass

@@ -64,6 +64,7 @@ def _origin(run: FinishedRun) -> dict[str, str]:
         "Python": origin.python,
         "platform": origin.platform,
         "processors": str(origin.hardware.cpu_count),
+        "processor": origin.hardware.processor or "not recorded",
         "torch threads": str(origin.hardware.torch_threads),
         "devices": ", ".join(device.name for device in origin.hardware.devices) or "none",
         **origin.packages,

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from graceful_forgetting.artifacts import atomic_directory, write_json
+from graceful_forgetting.processor import processor_name
 from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.difficulty import Difficulty
 from graceful_forgetting.worlds.pretraining import PretrainingData, answer_accuracy, pretrain
@@ -48,6 +49,7 @@ def build_models(
                 "seed": seed,
                 "recipe": asdict(recipe),
                 "torch": torch.__version__,
+                "processor": processor_name(),
                 "seconds": round(time.perf_counter() - started, 2),
                 "models": models,
             },
