@@ -60,7 +60,7 @@ def result(runs):
 
 
 # Fields with a default, which older files do not have.
-YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss", "trials")
+YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss", "trials", "processor")
 
 
 @pytest.fixture
@@ -139,9 +139,11 @@ def test_fields_that_are_younger_than_a_file_have_their_defaults(complete):
         for name in ("fell_back", "held_out_loss", "plain_held_out_loss"):
             del run["guard"][name]
     del content["selection"]["trials"]
+    del content["provenance"]["hardware"]["processor"]
     read = RunResult.from_json(content)
     assert all(run.guard.held_out_loss is None and not run.guard.fell_back for run in read.runs)
     assert read.selection.trials is None
+    assert read.provenance.hardware.processor is None
 
 
 def test_every_missing_field_is_named(complete):
