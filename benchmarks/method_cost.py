@@ -1,7 +1,7 @@
-"""What the whole method costs over plain fine-tuning, by stage: the demo, which follows the paper's formula; the same
-world with the default settings; and the recipe of real rows, by the formula.
+"""What the whole method costs over plain fine-tuning, by stage: the demo, which has the default settings; the same by
+the paper's formula; and the recipe of real rows, by the formula.
 
-    python benchmarks/method_cost.py [--case demo defaults gsm8k_forget_dental] [--seeds 3] [--output method-cost.json]
+    python benchmarks/method_cost.py [--case demo formula gsm8k_forget_dental] [--seeds 3] [--output method-cost.json]
 
 As `graceful run` prints it at its end, with two differences: a stage's time is CPU seconds of the process, so that
 other programs disturb it little, and nothing is evaluated.
@@ -25,17 +25,18 @@ from graceful_forgetting.experiment.pipeline import Pipeline
 from graceful_forgetting.experiment.provenance import collect_hardware, package_versions
 from graceful_forgetting.experiment.recipe import parse_recipe
 
-RECIPES = {
-    "demo": DEMO_RECIPE,
-    "defaults": Path(__file__).with_name("method_cost_defaults.yaml"),
-    "gsm8k_forget_dental": Path(__file__).parents[1] / "recipes" / "gsm8k_forget_dental.yaml",
+# Case -> recipe, and what is changed of it.
+RECIPES: dict[str, tuple[Path, list[str]]] = {
+    "demo": (DEMO_RECIPE, []),
+    "formula": (DEMO_RECIPE, ["--method", "published"]),
+    "gsm8k_forget_dental": (Path(__file__).parents[1] / "recipes" / "gsm8k_forget_dental.yaml", []),
 }
 
 
-def measure(recipe: Path, seeds: int) -> dict[str, Any]:
+def measure(recipe: Path, changes: list[str], seeds: int) -> dict[str, Any]:
     """CPU seconds of the stages of one recipe, and the cost that they make."""
     with TemporaryDirectory() as folder:
-        fields = ["--output_dir", folder, "--num_seeds", str(seeds)]
+        fields = [*changes, "--output_dir", folder, "--num_seeds", str(seeds)]
         pipeline = Pipeline(*parse_recipe(str(recipe), fields), announce=print)
         pipeline.preparation_stages()
         for seed in pipeline.seeds:
@@ -55,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     disable_progress_bars()
     stages.time = SimpleNamespace(perf_counter=time.process_time)
-    cases = {case: measure(RECIPES[case], options.seeds) for case in options.case}
+    cases = {case: measure(*RECIPES[case], options.seeds) for case in options.case}
     result = {"threads": torch.get_num_threads(), "hardware": vars(collect_hardware()), "packages": package_versions()}
     write_json(options.output, {**result, "cases": cases})
     for case, cost in cases.items():

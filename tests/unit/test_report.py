@@ -71,6 +71,21 @@ def test_report_holds_every_section(three_seeds, tmp_path):
     assert len(set(page.ids)) == len(page.ids)
 
 
+def test_a_score_without_terms_and_step_size_is_shown_without_them(three_seeds, tmp_path):
+    whole = page_of(three_seeds, samples_of(60), tmp_path)
+    assert "Step size α" in whole.words
+    assert "Quadratic term" in whole.words
+    three_seeds.selection.step_size = None
+    three_seeds.config["confidence_scorer"] = "interference"
+    nothing = np.full(60, np.nan)
+    samples = samples_of(60).remove_columns(["confidence_linear", "confidence_quadratic"])
+    samples = samples.add_column("confidence_linear", nothing).add_column("confidence_quadratic", nothing)
+    page = page_of(three_seeds, samples, tmp_path)
+    assert "Score interference , strategy highest :" in page.words
+    for words in ("Step size α", "Linear term", "Quadratic term", "Terms of the confidence"):
+        assert words not in page.words
+
+
 def test_every_measured_number_has_a_row(tmp_path):
     result = full_result()
     found = {(row.subject, row.metric): row for row in general_measures(result.runs)}

@@ -105,17 +105,19 @@ def sample_table(samples: ScoredSamples) -> tuple[SampleTable, list[Head]]:
         Head("completion", "Completion", "text", "text"),
         Head("task", "Task", "label", "task", filter="all tasks"),
         Head("forgetting_confidence", "Confidence", "num", "num"),
-        Head("confidence_linear", "Linear term", "num", "num"),
-        Head("confidence_quadratic", "Quadratic term", "num", "num"),
         Head("chosen", "Chosen", "label", "flag", filter="chosen or not"),
     ]
     columns: dict[str, list[Any]] = {
         "task": kept.task_index.tolist(),
         "forgetting_confidence": rounded(kept.confidence),
-        "confidence_linear": rounded(kept.linear),
-        "confidence_quadratic": rounded(kept.quadratic),
         "chosen": kept.chosen.astype(int).tolist(),
     }
+    # Other scores than the formula's have no terms.
+    terms = {"linear": ("Linear term", kept.linear), "quadratic": ("Quadratic term", kept.quadratic)}
+    for name, (title, values) in terms.items():
+        if np.isfinite(values).any():
+            heads.insert(-1, Head(f"confidence_{name}", title, "num", "num"))
+            columns[f"confidence_{name}"] = rounded(values)
     if kept.loss is not None:
         heads.insert(-1, Head("loss", "Loss", "num", "num"))
         columns["loss"] = rounded(kept.loss)
