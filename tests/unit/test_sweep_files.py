@@ -62,6 +62,16 @@ def test_an_archive_is_the_cells_and_smaller(cells, tmp_path):
         write_archive([], tmp_path / "a.jsonl")
 
 
+def test_an_archive_says_nothing_of_folders(cells, tmp_path):
+    line = ["graceful", "sweep", "--config", "grids/a.yaml", "--jobs", "2", "--output_dir", str(tmp_path / "out")]
+    made = replace(cells[0], provenance=replace(cells[0].provenance, command_line=[*line, f"--x={tmp_path}/a=b"]))
+    write_archive([made], tmp_path / "a.jsonl")
+    assert str(tmp_path) not in (tmp_path / "a.jsonl").read_text()
+    (read,) = read_archive(tmp_path / "a.jsonl")
+    assert read.provenance.command_line == [*line[:-1], "out", "--x=a=b"]
+    assert made.provenance.command_line[-2] == str(tmp_path / "out")
+
+
 def test_a_damaged_line_is_named(cells, tmp_path):
     write_archive(cells[:2], tmp_path / "a.jsonl")
     text = (tmp_path / "a.jsonl").read_text()

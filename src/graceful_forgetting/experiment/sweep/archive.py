@@ -2,6 +2,7 @@
 
 The first line has the version; then lines with what several cells have in common (provenance, scores), each
 under its hash; then one line a cell, with those hashes, and with its config as the difference to the first cell's.
+Of absolute paths on a command line the last part is kept: an archive is for others, and says nothing of one's folders.
 """
 
 import json
@@ -26,6 +27,9 @@ def write_archive(cells: Sequence[CellResult], path: str | Path) -> None:
     known: set[str] = set()
     for content in contents:
         del content["cell_schema_version"]
+        content["provenance"]["command_line"] = [
+            _without_folders(argument) for argument in content["provenance"]["command_line"]
+        ]
         for name in _COMMON:
             key = fingerprint_json(content[name])
             if key not in known:
@@ -39,6 +43,13 @@ def write_archive(cells: Sequence[CellResult], path: str | Path) -> None:
         lines.append(compact_json(content))
     with atomic_file(path) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _without_folders(argument: str) -> str:
+    if Path(argument).is_absolute():
+        return Path(argument).name
+    name, equals, value = argument.partition("=")
+    return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def read_archive(path: str | Path) -> list[CellResult]:
