@@ -41,7 +41,7 @@ from graceful_forgetting.tasks.catalogue import task_table
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
-METHOD_WORLDS = ("shortcut", "arithmetic", "capacity", "entangled", "harmless")
+METHOD_WORLDS = ("shortcut", "arithmetic", "capacity", "entangled")
 PAGES = (
     "log.md",
     "methods.md",
