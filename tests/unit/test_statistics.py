@@ -43,6 +43,13 @@ def test_identical_differences_have_an_interval_without_width():
     assert (interval.sd, interval.low, interval.high) == (0.0, 0.5, 0.5)
 
 
+def test_differences_that_are_identical_but_for_rounding_have_none_either(recwarn):
+    interval = paired_interval([0.1 + 0.2, 0.3 + 0.4, 0.5], [0.2, 0.6, 0.4])
+    assert len({0.1 + 0.2 - 0.2, 0.3 + 0.4 - 0.6, 0.5 - 0.4}) > 1
+    assert (interval.sd, interval.low, interval.high) == (0.0, pytest.approx(0.1), pytest.approx(0.1))
+    assert not recwarn.list
+
+
 _VALUES = st.integers(-1000, 1000).map(lambda value: value / 1000)
 _PAIRS = st.lists(st.tuples(_VALUES, _VALUES), min_size=2, max_size=6)
 

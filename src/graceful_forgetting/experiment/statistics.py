@@ -9,6 +9,8 @@ from scipy import stats
 
 # Seed of the bootstrap resamples: the same numbers give the same interval on every machine.
 _BOOTSTRAP_SEED = 0
+# Relative error of a difference of two numbers.
+_ROUNDING = 1e-15
 _RESAMPLES = 9999
 
 
@@ -78,8 +80,9 @@ def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 
     if n == 1:
         return PairedInterval(1, mean, None, confidence, None, None, None, None)
     sd = float(differences.std(ddof=1))
-    if sd == 0:
-        # Identical differences: both intervals have no width, and scipy's t statistic would divide by zero.
+    if sd <= _ROUNDING * max(float(np.abs(first).max()), float(np.abs(second).max())):
+        # Identical differences but for rounding: both intervals have no width, and scipy's t statistic would divide by
+        # zero, or by noise.
         return PairedInterval(n, mean, 0.0, confidence, mean, mean, mean, mean)
     t = stats.ttest_1samp(differences, 0.0).confidence_interval(confidence)
     bootstrap = stats.bootstrap(
