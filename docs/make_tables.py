@@ -23,7 +23,6 @@ from graceful_forgetting.experiment.sweep.over_settings import evidence_table, g
 from graceful_forgetting.experiment.sweep.over_tasks import (
     bits_saved,
     choice_accuracy,
-    neutral_bits_saved,
     task_matrix,
 )
 from graceful_forgetting.experiment.sweep.over_worlds import (
@@ -318,7 +317,6 @@ TABLES = {
     "difficulty": lambda: gains_by_setting(difficulty(), ("default",), "default"),
     "evidence_required": lambda: evidence_table(difficulty()),
     "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
-    "text_neutral": lambda: task_matrix(text_cells(), "default", neutral_bits_saved, 3),
     "text_translation": lambda: task_matrix(
         groups_of(read_archive(RESULTS / "text" / "translation.jsonl")), "default", bits_saved, 3
     ),
