@@ -200,7 +200,7 @@ def expectation() -> str:
         task = next(task for task in tasks.values() if task.role == "learning")
         assert result.selection is not None
         helpful = next(
-            tasks[name].difference for name, chosen in result.selection.tasks.items() if chosen.kind == "helpful"
+            tasks[other].difference for other, chosen in result.selection.tasks.items() if chosen.kind == "helpful"
         )
         difference, gap, arms = task.difference, task.gap, task.arms
         assert difference is not None

@@ -1,6 +1,9 @@
 """Differences, shares and their intervals as text, for the tables over several sweeps."""
 
-from graceful_forgetting.experiment.statistics import GapRecovered
+from collections.abc import Sequence
+
+from graceful_forgetting.experiment.statistics import GapRecovered, paired_interval
+from graceful_forgetting.experiment.sweep.comparison import Group
 
 NONE = "–"
 
@@ -20,3 +23,12 @@ def recovered_share(found: GapRecovered) -> str:
     if found.fraction is None or found.low is None or found.high is None:
         return NONE
     return f"{100 * found.fraction:.0f} %".replace("-", "−") + interval(100 * found.low, 100 * found.high)
+
+
+def gain_over_plain(groups: Sequence[Group], method: str) -> str:
+    """In points, with its interval; seeds are paired within a group and pooled over groups."""
+    pairs = [pair for group in groups for pair in zip(*group.paired(method, "plain"), strict=True)]
+    found = paired_interval([ours.score for ours, _ in pairs], [plain.score for _, plain in pairs])
+    if found.low is None or found.high is None:
+        return signed(100 * found.difference)
+    return signed(100 * found.difference) + interval(100 * found.low, 100 * found.high)

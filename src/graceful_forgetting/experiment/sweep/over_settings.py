@@ -1,10 +1,11 @@
 """Tables over the settings of one world: how much a method gains as the world gets harder."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
-from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+from graceful_forgetting.experiment.statistics import gap_recovered
 from graceful_forgetting.experiment.sweep.comparison import Group, evidence_rows
-from graceful_forgetting.experiment.sweep.differences import NONE, interval, recovered_share, signed
+from graceful_forgetting.experiment.sweep.differences import NONE, gain_over_plain, recovered_share
 
 
 def gains_by_setting(groups: Sequence[Group], methods: Sequence[str], shares_of: str) -> str:
@@ -24,8 +25,8 @@ def gains_by_setting(groups: Sequence[Group], methods: Sequence[str], shares_of:
     ]
     for group in groups:
         plain = group.scores("plain")
-        gains = [_gain(group, method) for method in ("never_knew", *methods)]
-        accuracy = f"{100 * sum(plain) / len(plain):.1f}"
+        gains = [gain_over_plain([group], method) for method in ("never_knew", *methods)]
+        accuracy = f"{100 * fmean(plain):.1f}"
         rows.append(f"| {group.setting} | {accuracy} | {' | '.join(gains)} | {_share(group, shares_of)} |")
     return "\n".join([*rows, "", f"{len(plain)} seeds a setting."])
 
@@ -40,16 +41,6 @@ def evidence_table(groups: Sequence[Group]) -> str:
         reached = " | ".join(f"{100 * row.by_size[size]:.1f}" if size in row.by_size else NONE for size in sizes)
         rows.append(f"| `{row.method}` | {reached} | {NONE if row.required is None else row.required} |")
     return "\n".join(rows)
-
-
-def _points(group: Group, method: str) -> tuple[list[float], list[float]]:
-    ours, plain = group.paired(method, "plain")
-    return [100 * cell.score for cell in ours], [100 * cell.score for cell in plain]
-
-
-def _gain(group: Group, method: str) -> str:
-    found = paired_interval(*_points(group, method))
-    return signed(found.difference) + interval(found.low, found.high)
 
 
 def _share(group: Group, method: str) -> str:

@@ -8,10 +8,10 @@ from statistics import fmean
 from scipy.stats import spearmanr
 
 from graceful_forgetting.experiment.measures import mean_ranks
-from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+from graceful_forgetting.experiment.statistics import gap_recovered
 from graceful_forgetting.experiment.sweep.cell import CellResult
 from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import interval, recovered_share, signed
+from graceful_forgetting.experiment.sweep.differences import gain_over_plain, recovered_share, signed
 
 Worlds = Mapping[str, Sequence[Group]]
 """World -> its groups, one a build; every group with the methods `plain` and `never_knew`."""
@@ -32,10 +32,6 @@ def _scores(cells: list[CellResult]) -> list[float]:
 
 def _signed(share: float) -> str:
     return signed(100 * share)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else interval(100 * low, 100 * high)
 
 
 def _recovered(base: list[CellResult], ours: list[CellResult], never_knew: list[CellResult]) -> tuple[float, str]:
@@ -62,11 +58,7 @@ def world_gains(worlds: Worlds) -> str:
     numbers = [len(_pairs(groups, "plain")[0]) for groups in worlds.values()]
     rows.append(f"| plain, accuracy | {' | '.join(f'{100 * mean:.1f}' for mean in plain)} | {ranks['plain']:.1f} |")
     for method in methods:
-        cells = []
-        for groups in worlds.values():
-            ours, base = _pairs(groups, method, "plain")
-            difference = paired_interval(_scores(ours), _scores(base))
-            cells.append(_signed(difference.difference) + _interval(difference.low, difference.high))
+        cells = [gain_over_plain(groups, method) for groups in worlds.values()]
         rank = f"{ranks[method]:.1f}" if method in ranks else ""
         rows.append(f"| `{method}` | {' | '.join(cells)} | {rank} |")
     counted = ", ".join(f"{world} {number}" for world, number in zip(worlds, numbers, strict=True))
@@ -84,12 +76,11 @@ def one_world(groups: Sequence[Group], chosen: Mapping[str, str] | None = None) 
     last = "share of the gap" if chosen is None else "chosen"
     rows = [f"| method | accuracy | worst run | gain over plain, points | {last} |", "|---|---|---|---|---|"]
     for method in groups[0].methods:
-        own, base = (_scores(cells) for cells in _pairs(groups, method, "plain"))
+        own = _scores(_pairs(groups, method, "plain")[0])
         gain = ""
         share = "" if chosen is None else chosen.get(method, "")
         if method != "plain":
-            difference = paired_interval(own, base)
-            gain = _signed(difference.difference) + _interval(difference.low, difference.high)
+            gain = gain_over_plain(groups, method)
         if chosen is None and method not in ("plain", "never_knew"):
             share = _recovered(*_pairs(groups, "plain", method, "never_knew"))[1]
         rows.append(f"| `{method}` | {100 * fmean(own):.1f} | {100 * min(own):.1f} | {gain} | {share} |")

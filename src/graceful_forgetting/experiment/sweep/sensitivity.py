@@ -3,9 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import interval, signed
+from graceful_forgetting.experiment.sweep.differences import gain_over_plain
 
 _VARIED = re.compile(r"^(?P<field>\w+)-x(?P<factor>[\d.]+)$")
 
@@ -31,12 +30,6 @@ def sensitivity(groups: Sequence[Group], default: str) -> str:
     ]
     for field in dict.fromkeys(field for field, _ in varied):
         methods = [default if factor == 1 else varied.get((field, factor)) for factor in factors]
-        cells = ["" if method is None else _gain(groups, method) for method in methods]
+        cells = ["" if method is None else gain_over_plain(groups, method) for method in methods]
         rows.append(f"| `{field}` | {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def _gain(groups: Sequence[Group], method: str) -> str:
-    pairs = [pair for group in groups for pair in zip(*group.paired(method, "plain"), strict=True)]
-    found = paired_interval([100 * ours.score for ours, _ in pairs], [100 * plain.score for _, plain in pairs])
-    return signed(found.difference) + interval(found.low, found.high)
