@@ -23,6 +23,7 @@ from graceful_forgetting.experiment.sweep.over_settings import evidence_table, g
 from graceful_forgetting.experiment.sweep.over_tasks import (
     bits_saved,
     choice_accuracy,
+    neutral_bits_saved,
     task_matrix,
 )
 from graceful_forgetting.experiment.sweep.over_worlds import (
@@ -230,6 +231,23 @@ def pairwise_projection() -> str:
     return "\n".join(lines)
 
 
+def base_model_tasks() -> str:
+    """What the base model in the package knows of the tasks."""
+    found = json.loads((RESULTS / "base_model_tasks.json").read_text(encoding="utf-8"))["tasks"]
+    lines = [
+        "| task | rows | bits per byte of the answer | accuracy, summed | per byte | chance | most frequent answer |",
+        "|---" * 7 + "|",
+    ]
+    for name, task in found.items():
+        choice = ["", "", "", ""]
+        if "accuracy" in task:
+            margin = 1.96 * (task["accuracy"] * (1 - task["accuracy"]) / task["rows"]) ** 0.5
+            rest = (task[key] for key in ("accuracy_per_byte", "chance", "most_frequent"))
+            choice = [f"{task['accuracy']:.3f} ± {margin:.3f}", *(f"{value:.3f}" for value in rest)]
+        lines.append(f"| {name} | {task['rows']} | {task['bits_per_byte']:.2f} | {' | '.join(choice)} |")
+    return "\n".join(lines)
+
+
 @cache
 def _study() -> scoring.Study:
     return scoring.Study(read_rows(RESULTS / "scoring" / "study.jsonl"))
@@ -310,6 +328,7 @@ TABLES = {
     ),
     "all_builds_gains": lambda: world_gains(all_builds()),
     "all_builds_shares": lambda: world_shares(all_builds(), ("early_retain_guarded",), "early_retain_guarded"),
+    "base_model_tasks": base_model_tasks,
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
     "early_outcomes": lambda: outcomes_by_share(early_outcomes()),
     "methods_over_worlds": lambda: world_gains(worlds("methods", METHOD_WORLDS)),
@@ -320,6 +339,7 @@ TABLES = {
     "text_translation": lambda: task_matrix(
         groups_of(read_archive(RESULTS / "text" / "translation.jsonl")), "default", bits_saved, 3
     ),
+    "text_neutral": lambda: task_matrix(text_cells(), "default", neutral_bits_saved, 3),
     "text_choice": lambda: task_matrix(text_cells(), "default", choice_accuracy, 3),
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))

@@ -5,7 +5,12 @@ from statistics import fmean
 
 from graceful_forgetting.experiment.result import ChoiceMetrics
 from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_tasks import bits_saved, choice_accuracy, task_matrix
+from graceful_forgetting.experiment.sweep.over_tasks import (
+    bits_saved,
+    choice_accuracy,
+    neutral_bits_saved,
+    task_matrix,
+)
 from sweep_data import cell
 
 
@@ -19,7 +24,8 @@ def matrix():
                 metrics = replace(one.metrics[one.learning_task], bits_per_byte=base - less * (1 + seed))
                 metrics.choice = ChoiceMetrics(0.5, 0.5, 0.25, 0.3 + less, 0.3) if learned == "sums" else None
                 own = {**one.metrics, one.learning_task: metrics}
-                cells.append(replace(one, forgetting=forgotten, metrics=own))
+                neutral = 4.0 + less * (1 + seed) if learned == "sums" else None
+                cells.append(replace(one, forgetting=forgotten, metrics=own, neutral_bits_per_byte=neutral))
     return groups_of(cells)
 
 
@@ -39,4 +45,10 @@ def test_fewer_bits_are_a_gain_of_the_pair():
 def test_a_task_without_options_has_no_row_of_accuracies():
     table = task_matrix(matrix(), "lwf", choice_accuracy, 2)
     assert line(table, "sums")[2].startswith("+0.10")
+    assert "| tales |" not in table.split("\n", 2)[2]
+
+
+def test_more_bits_on_neutral_text_are_a_loss():
+    table = task_matrix(matrix(), "lwf", neutral_bits_saved, 3)
+    assert line(table, "sums")[1:3] == ["4.000", f"−{fmean([0.1, 0.2]):.3f} [−0.785, 0.485]"]
     assert "| tales |" not in table.split("\n", 2)[2]

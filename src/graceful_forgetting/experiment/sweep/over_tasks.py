@@ -17,6 +17,12 @@ def bits_saved(cell: CellResult) -> float | None:
     return None if bits is None else -bits
 
 
+def neutral_bits_saved(cell: CellResult) -> float | None:
+    """Minus the bits per byte of the neutral text: higher is better; None where the sweep measured none."""
+    bits = cell.neutral_bits_per_byte
+    return None if bits is None else -bits
+
+
 def choice_accuracy(cell: CellResult) -> float | None:
     """Chance-adjusted accuracy by likelihood; None for a task without options."""
     choice = cell.metrics[cell.learning_task].choice
