@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from graceful_forgetting.experiment.statistics import GapRecovered, paired_interval
+from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval, paired_interval
 from graceful_forgetting.experiment.sweep.comparison import Group
 
 NONE = "–"
@@ -29,6 +29,11 @@ def gain_over_plain(groups: Sequence[Group], method: str) -> str:
     """In points, with its interval; seeds are paired within a group and pooled over groups."""
     pairs = [pair for group in groups for pair in zip(*group.paired(method, "plain"), strict=True)]
     found = paired_interval([ours.score for ours, _ in pairs], [plain.score for _, plain in pairs])
+    return points(found)
+
+
+def points(found: PairedInterval) -> str:
+    """A difference of shares in points, with its interval where it has one."""
     if found.low is None or found.high is None:
         return signed(100 * found.difference)
     return signed(100 * found.difference) + interval(100 * found.low, 100 * found.high)
