@@ -1,5 +1,6 @@
 """Likelihood metrics against a slow version that reads one row at a time, unpadded, with all logits."""
 
+import logging
 import math
 
 import pytest
@@ -137,6 +138,16 @@ def test_text_is_read_in_windows_that_each_follow_the_first_token(make_model, to
         assert bits == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="not empty"):
         text_bits_per_byte(model, tokenizer, "", window=10, batch_size=2)
+
+
+def test_a_text_longer_than_the_context_is_no_reason_for_a_warning(make_model, tokenizer, caplog, monkeypatch):
+    monkeypatch.setattr(tokenizer, "model_max_length", 10)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    text = " ".join(["w1"] * 23)
+    text_bits_per_byte(make_model(), tokenizer, text, window=10, batch_size=2)
+    assert not caplog.records
+    tokenizer(text)
+    assert "longer than the specified maximum" in caplog.text
 
 
 def test_a_broken_model_is_named_and_its_mode_restored(make_model, tokenizer, learning):

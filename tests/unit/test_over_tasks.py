@@ -8,6 +8,7 @@ from graceful_forgetting.experiment.sweep.comparison import groups_of
 from graceful_forgetting.experiment.sweep.over_tasks import (
     bits_saved,
     choice_accuracy,
+    methods_by_forgetting,
     neutral_bits_saved,
     task_matrix,
 )
@@ -52,3 +53,18 @@ def test_more_bits_on_neutral_text_are_a_loss():
     table = task_matrix(matrix(), "lwf", neutral_bits_saved, 3)
     assert line(table, "sums")[1:3] == ["4.000", f"−{fmean([0.1, 0.2]):.3f} [−0.785, 0.485]"]
     assert "| tales |" not in table.split("\n", 2)[2]
+
+
+def test_methods_stand_beside_each_other_by_forgetting_set():
+    cells = [
+        replace(cell(method, seed), forgetting=forgotten, neutral_bits_per_byte=base - less * (1 + seed))
+        for forgotten, base in (("tales", 2.0), ("mixed", 3.0))
+        for method, less in (("plain", 0.0), ("lwf", 0.1), ("random", -0.2))
+        for seed in (0, 1)
+    ]
+    table = methods_by_forgetting(groups_of(cells), neutral_bits_saved, 2)
+    assert line(table, "method") == ["method", "tales", "mixed"]
+    assert line(table, "`plain`")[1:] == ["2.00", "3.00"]
+    assert line(table, "`lwf`")[1].startswith("+0.15 [")
+    assert line(table, "`random`")[2].startswith("−0.30 [")
+    assert table.endswith("2 seeds.")

@@ -141,7 +141,8 @@ def text_bits_per_byte(
     prefix = processing_class.bos_token_id
     if prefix is None:
         prefix = processing_class.eos_token_id
-    ids = processing_class(text=text, add_special_tokens=False)["input_ids"]
+    # The text is longer than a context of the model on purpose, and cut below: no warning.
+    ids = processing_class(text=text, add_special_tokens=False, verbose=False)["input_ids"]
     if prefix is None or not ids:
         raise ValueError("neutral_text needs text that is not empty, and a tokenizer with a BOS or EOS token")
     size = window - 1

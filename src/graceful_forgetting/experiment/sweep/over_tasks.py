@@ -29,6 +29,36 @@ def choice_accuracy(cell: CellResult) -> float | None:
     return None if choice is None else choice.adjusted
 
 
+def methods_by_forgetting(groups: Sequence[Group], value: Value, digits: int) -> str:
+    """Gain of every method (rows) over plain fine-tuning with each forgetting set (columns) of one learning task.
+
+    Seeds are paired; intervals are Student's t, 95 %.
+
+    Args:
+        groups: of one learning task, each measured; all with the same methods.
+        value: what is compared; higher is better.
+        digits: behind the point.
+    """
+    rows = [f"| method | {' | '.join(group.forgetting for group in groups)} |", "|---" * (len(groups) + 1) + "|"]
+    for method in groups[0].methods:
+        shown = []
+        for group in groups:
+            ours, plain = group.paired(method, "plain")
+            pairs = [(value(a), value(b)) for a, b in zip(ours, plain, strict=True)]
+            known = [(a, b) for a, b in pairs if a is not None and b is not None]
+            if method == "plain":
+                shown.append(f"{abs(fmean(b for _, b in known)):.{digits}f}")
+            else:
+                shown.append(_gain(known, digits))
+        rows.append(f"| `{method}` | {' | '.join(shown)} |")
+    return "\n".join([*rows, "", f"{len(known)} seeds."])
+
+
+def _gain(pairs: Sequence[tuple[float, float]], digits: int) -> str:
+    found = paired_interval([a for a, _ in pairs], [b for _, b in pairs])
+    return signed(found.difference, digits) + interval(found.low, found.high, digits)
+
+
 def task_matrix(groups: Sequence[Group], method: str, value: Value, digits: int) -> str:
     """Gain of a method over plain fine-tuning for every learning task (rows) and forgetting set (columns).
 
@@ -47,8 +77,7 @@ def task_matrix(groups: Sequence[Group], method: str, value: Value, digits: int)
             known = [(a, b) for a, b in pairs if a is not None and b is not None]
             if group.learning != task or not known:
                 continue
-            found = paired_interval([a for a, _ in known], [b for _, b in known])
-            cells[group.forgetting] = signed(found.difference, digits) + interval(found.low, found.high, digits)
+            cells[group.forgetting] = _gain(known, digits)
             plain_values += [b for _, b in known]
             for cell, (a, b) in zip(ours, known, strict=True):
                 by_seed.setdefault(cell.seed, []).append(a - b)
@@ -56,6 +85,5 @@ def task_matrix(groups: Sequence[Group], method: str, value: Value, digits: int)
             shown = [cells.get(name, NONE) for name in forgotten]
             rows.append(f"| {task} | {abs(fmean(plain_values)):.{digits}f} | {' | '.join(shown)} |")
     means = [fmean(values) for values in by_seed.values()]
-    over_all = paired_interval(means, [0.0] * len(means))
-    mean = signed(over_all.difference, digits) + interval(over_all.low, over_all.high, digits)
-    return "\n".join([*rows, "", f"Mean over all pairs: {mean}; {len(means)} seeds."])
+    over_all = _gain([(mean, 0.0) for mean in means], digits)
+    return "\n".join([*rows, "", f"Mean over all pairs: {over_all}; {len(means)} seeds."])
