@@ -19,10 +19,12 @@ from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
+from graceful_forgetting.experiment.sweep.over_rates import gains_at_best_rates, gains_by_rate
 from graceful_forgetting.experiment.sweep.over_settings import evidence_table, gains_by_setting
 from graceful_forgetting.experiment.sweep.over_tasks import (
     bits_saved,
     choice_accuracy,
+    methods_by_forgetting,
     neutral_bits_saved,
     task_matrix,
 )
@@ -41,6 +43,7 @@ from graceful_forgetting.tasks.catalogue import task_table
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
+RATE_WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled")
 METHOD_WORLDS = ("shortcut", "arithmetic", "capacity", "entangled")
 PAGES = (
     "log.md",
@@ -334,12 +337,20 @@ TABLES = {
     "methods_over_worlds": lambda: world_gains(worlds("methods", METHOD_WORLDS)),
     **{f"methods_{world}": partial(methods, world) for world in METHOD_WORLDS},
     "difficulty": lambda: gains_by_setting(difficulty(), ("default",), "default"),
+    "rates": lambda: gains_by_rate(worlds("rates", RATE_WORLDS), ("default", "lwf")),
+    "best_rates": lambda: gains_at_best_rates(worlds("rates", RATE_WORLDS), ("default", "lwf")),
     "evidence_required": lambda: evidence_table(difficulty()),
     "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
     "text_translation": lambda: task_matrix(
         groups_of(read_archive(RESULTS / "text" / "translation.jsonl")), "default", bits_saved, 3
     ),
     "text_neutral": lambda: task_matrix(text_cells(), "default", neutral_bits_saved, 3),
+    "text_retaining": lambda: methods_by_forgetting(
+        groups_of(read_archive(RESULTS / "text" / "retaining.jsonl")), neutral_bits_saved, 2
+    ),
+    "text_retaining_bits": lambda: methods_by_forgetting(
+        groups_of(read_archive(RESULTS / "text" / "retaining.jsonl")), bits_saved, 3
+    ),
     "text_choice": lambda: task_matrix(text_cells(), "default", choice_accuracy, 3),
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))
