@@ -13,12 +13,14 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
+from graceful_forgetting.base_model import shipped_model
 from graceful_forgetting.experiment.result import RunResult
 from graceful_forgetting.experiment.scoring_study import summary as scoring
 from graceful_forgetting.experiment.scoring_study.rows import read_rows
 from graceful_forgetting.experiment.statistics import paired_interval
 from graceful_forgetting.experiment.sweep.archive import read_archive
 from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
+from graceful_forgetting.experiment.sweep.over_pairs import gains_of_pairs, spreads_of_pairs
 from graceful_forgetting.experiment.sweep.over_rates import gains_at_best_rates, gains_by_rate
 from graceful_forgetting.experiment.sweep.over_settings import evidence_table, gains_by_setting
 from graceful_forgetting.experiment.sweep.over_tasks import (
@@ -55,7 +57,15 @@ PAGES = (
     "cost.md",
     "when-it-helps.md",
 )
-FILES = (DOCS.parent / "README.md", *(DOCS / page for page in PAGES))
+ROOT = DOCS.parent
+FILES = (
+    ROOT / "README.md",
+    ROOT / "src" / "graceful_forgetting" / "base_model" / "checkpoint" / "README.md",
+    *(DOCS / page for page in PAGES),
+)
+# The paper's ablations: which confidence is unlearned, and when; `lwf` unlearns the highest, periodically.
+CHOICES = (("lwf", "random"), ("random", "lowest"), ("lwf", "lowest"))
+SCHEDULES = (("schedule-random", "lwf"), ("schedule-early", "lwf"))
 # Result file -> what differs from the formula, by which the demo ran then.
 VARIANTS = {
     "demo_formula": "highest confidence (the demo then)",
@@ -251,6 +261,14 @@ def base_model_tasks() -> str:
     return "\n".join(lines)
 
 
+def base_model_losses() -> str:
+    """Bits per byte of the base model in the package while it was trained."""
+    found = json.loads((shipped_model() / "model.json").read_text(encoding="utf-8"))["measurements"]
+    lines = ["| step | held-out text | wikitext2_valid |", "|---|---|---|"]
+    lines += [f"| {at['step']:,} | {at['held_out']:.2f} | {at['wikitext2_valid']:.2f} |" for at in found]
+    return "\n".join(lines)
+
+
 @cache
 def _study() -> scoring.Study:
     return scoring.Study(read_rows(RESULTS / "scoring" / "study.jsonl"))
@@ -331,11 +349,14 @@ TABLES = {
     ),
     "all_builds_gains": lambda: world_gains(all_builds()),
     "all_builds_shares": lambda: world_shares(all_builds(), ("early_retain_guarded",), "early_retain_guarded"),
+    "base_model_losses": base_model_losses,
     "base_model_tasks": base_model_tasks,
     "best_plain_runs": lambda: best_plain_runs(worlds("confirmation")),
     "early_outcomes": lambda: outcomes_by_share(early_outcomes()),
     "methods_over_worlds": lambda: world_gains(worlds("methods", METHOD_WORLDS)),
     **{f"methods_{world}": partial(methods, world) for world in METHOD_WORLDS},
+    "methods_order": lambda: gains_of_pairs(worlds("methods", METHOD_WORLDS), (*CHOICES, *SCHEDULES)),
+    "methods_spread": lambda: spreads_of_pairs(worlds("methods", METHOD_WORLDS), SCHEDULES),
     "difficulty": lambda: gains_by_setting(difficulty(), ("default",), "default"),
     "rates": lambda: gains_by_rate(worlds("rates", RATE_WORLDS), ("default", "lwf")),
     "best_rates": lambda: gains_at_best_rates(worlds("rates", RATE_WORLDS), ("default", "lwf")),
@@ -382,7 +403,7 @@ def main() -> int:
         old = path.read_text(encoding="utf-8")
         new = filled(old)
         if new != old:
-            stale.append(path.name)
+            stale.append(str(path.relative_to(ROOT)))
             if "--check" not in sys.argv:
                 path.write_text(new, encoding="utf-8")
     if stale:

@@ -26,10 +26,14 @@ def recovered_share(found: GapRecovered) -> str:
 
 
 def gain_over_plain(groups: Sequence[Group], method: str) -> str:
+    """As `gain_over`, of a method over plain fine-tuning."""
+    return gain_over(groups, method, "plain")
+
+
+def gain_over(groups: Sequence[Group], method: str, other: str) -> str:
     """In points, with its interval; seeds are paired within a group and pooled over groups."""
-    pairs = [pair for group in groups for pair in zip(*group.paired(method, "plain"), strict=True)]
-    found = paired_interval([ours.score for ours, _ in pairs], [plain.score for _, plain in pairs])
-    return points(found)
+    pairs = [pair for group in groups for pair in zip(*group.paired(method, other), strict=True)]
+    return points(paired_interval([a.score for a, _ in pairs], [b.score for _, b in pairs]))
 
 
 def points(found: PairedInterval) -> str:

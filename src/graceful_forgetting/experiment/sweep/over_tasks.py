@@ -43,15 +43,23 @@ def methods_by_forgetting(groups: Sequence[Group], value: Value, digits: int) ->
     for method in groups[0].methods:
         shown = []
         for group in groups:
-            ours, plain = group.paired(method, "plain")
-            pairs = [(value(a), value(b)) for a, b in zip(ours, plain, strict=True)]
-            known = [(a, b) for a, b in pairs if a is not None and b is not None]
+            known = _known(group, method, value)
             if method == "plain":
-                shown.append(f"{abs(fmean(b for _, b in known)):.{digits}f}")
+                shown.append(f"{abs(fmean(b for _, b in known.values())):.{digits}f}")
             else:
-                shown.append(_gain(known, digits))
+                shown.append(_gain(list(known.values()), digits))
         rows.append(f"| `{method}` | {' | '.join(shown)} |")
-    return "\n".join([*rows, "", f"{len(known)} seeds."])
+    return "\n".join([*rows, "", f"{len(groups[0].methods['plain'])} seeds."])
+
+
+def _known(group: Group, method: str, value: Value) -> dict[int, tuple[float, float]]:
+    """Seed -> the values of the method and of plain fine-tuning, for the seeds where both were measured."""
+    found = {}
+    for ours, plain in zip(*group.paired(method, "plain"), strict=True):
+        a, b = value(ours), value(plain)
+        if a is not None and b is not None:
+            found[ours.seed] = (a, b)
+    return found
 
 
 def _gain(pairs: Sequence[tuple[float, float]], digits: int) -> str:
@@ -72,15 +80,13 @@ def task_matrix(groups: Sequence[Group], method: str, value: Value, digits: int)
     for task in learned:
         cells, plain_values = {}, []
         for group in groups:
-            ours, plain = group.paired(method, "plain")
-            pairs = [(value(a), value(b)) for a, b in zip(ours, plain, strict=True)]
-            known = [(a, b) for a, b in pairs if a is not None and b is not None]
+            known = _known(group, method, value)
             if group.learning != task or not known:
                 continue
-            cells[group.forgetting] = _gain(known, digits)
-            plain_values += [b for _, b in known]
-            for cell, (a, b) in zip(ours, known, strict=True):
-                by_seed.setdefault(cell.seed, []).append(a - b)
+            cells[group.forgetting] = _gain(list(known.values()), digits)
+            plain_values += [b for _, b in known.values()]
+            for seed, (a, b) in known.items():
+                by_seed.setdefault(seed, []).append(a - b)
         if cells:
             shown = [cells.get(name, NONE) for name in forgotten]
             rows.append(f"| {task} | {abs(fmean(plain_values)):.{digits}f} | {' | '.join(shown)} |")
