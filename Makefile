@@ -47,7 +47,7 @@ $(DOCS_STAMP): $(STAMP)
 
 docs: $(DOCS_STAMP) ## run the notebooks, build the documentation into site/; a warning is an error
 	$(BIN)/python docs/make_settings.py --check
-	$(BIN)/python docs/make_tables.py --check
+	$(BIN)/python -m evidence.make_tables --check
 	rm -rf build/notebooks && mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace build/notebooks/*.ipynb
 	$(BIN)/mkdocs build --strict --quiet
@@ -57,24 +57,24 @@ docs-serve: $(DOCS_STAMP) ## show the documentation on this machine while it is 
 	$(BIN)/mkdocs serve
 
 evidence: $(STAMP) ## docs/results.md, its figures and the tables of docs/, from the committed result files
-	$(BIN)/python docs/make_results.py
-	$(BIN)/python docs/make_tables.py
+	$(BIN)/python -m evidence.make_results
+	$(BIN)/python -m evidence.make_tables
 
 # Resumable: what is finished in runs/sweeps is skipped. JOBS=n: cells at once.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
-evidence-rerun: $(STAMP) ## run the grids of benchmarks/grids from nothing, then as evidence
-	set -e; for grid in benchmarks/grids/*.yaml; do \
+evidence-rerun: $(STAMP) ## run the grids of evidence/grids from nothing, then as evidence
+	set -e; for grid in evidence/grids/*.yaml; do \
 	  name=$$(basename $$grid .yaml); \
 	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/$$name; \
-	  $(BIN)/graceful report --sweep runs/sweeps/$$name --archive docs/results/$$name.jsonl; \
+	  $(BIN)/graceful report --sweep runs/sweeps/$$name --archive evidence/archives/$$name.jsonl; \
 	done
 	$(MAKE) evidence
 
-confirmation-rerun ways-rerun methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun: $(STAMP) ## the same for the grids in that folder of benchmarks/grids
-	set -e; folder=$(@:-rerun=); mkdir -p docs/results/$$folder; for grid in benchmarks/grids/$$folder/*.yaml; do \
+confirmation-rerun ways-rerun methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun: $(STAMP) ## the same for the grids in that folder of evidence/grids
+	set -e; folder=$(@:-rerun=); mkdir -p evidence/archives/$$folder; for grid in evidence/grids/$$folder/*.yaml; do \
 	  name=$$(basename $$grid .yaml); \
 	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/$$folder/$$name; \
-	  $(BIN)/graceful report --sweep runs/sweeps/$$folder/$$name --archive docs/results/$$folder/$$name.jsonl; \
+	  $(BIN)/graceful report --sweep runs/sweeps/$$folder/$$name --archive evidence/archives/$$folder/$$name.jsonl; \
 	done
 	$(MAKE) evidence
 
@@ -87,7 +87,7 @@ bench: $(STAMP) ## speed and memory of scoring against its alternatives, on this
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/graceful bench confidence
-	$(BIN)/python benchmarks/architectures.py
+	$(BIN)/python evidence/speed/architectures.py
 
 # Releases ------------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from trl import SFTConfig
 
-from graceful_forgetting.base_model import BaseModelConfig
 from graceful_forgetting.config import (
     BaselineSettings,
     ConfidenceConfig,
@@ -24,8 +23,9 @@ from graceful_forgetting.config import (
     SelectionConfig,
     UnlearningSettings,
 )
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.models import ModelArguments
+from graceful_forgetting.lab.base_model import BaseModelConfig
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.models import ModelArguments
 
 PAGE = Path(__file__).parent / "reference" / "settings.md"
 INTRODUCTION = """\

@@ -1,32 +1,33 @@
-"""Writes docs/results.md and its figures from the archives of sweeps in docs/results/, and those of the scoring study.
+"""Writes docs/results.md and its figures from the archives of sweeps and of the scoring study in evidence/archives/.
 
-    python docs/make_results.py          rewrite them
-    python docs/make_results.py --check  exit with 1 if that would change anything
+    python -m evidence.make_results          rewrite them
+    python -m evidence.make_results --check  exit with 1 if that would change anything
 
-An archive is what `graceful report --sweep DIR --archive docs/results/NAME.jsonl` writes. The same archives give the
-same files, byte for byte.
+An archive is what `graceful report --sweep DIR --archive evidence/archives/NAME.jsonl` writes. The same archives
+give the same files, byte for byte.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from graceful_forgetting.artifacts import write_text
-from graceful_forgetting.experiment.scoring_study.rows import read_rows
-from graceful_forgetting.experiment.scoring_study.summary import Study
-from graceful_forgetting.experiment.sweep.archive import read_archive
-from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.tables import markdown_document
-from graceful_forgetting.report.scoring_plots import step_size_charts
-from graceful_forgetting.report.standalone import standalone_svg
+from evidence.plots.scoring import step_size_charts
+from evidence.plots.standalone import standalone_svg
+from evidence.scoring_study.rows import read_rows
+from evidence.scoring_study.summary import Study
 from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
+from graceful_forgetting.runtime.artifacts import write_text
+from graceful_forgetting.sweeps.archive import read_archive
+from graceful_forgetting.sweeps.comparison import groups_of
+from graceful_forgetting.sweeps.tables import markdown_document
 
-DOCS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 INTRODUCTION = """# Results
 
-Made by `make evidence` from the archives in [results/](results/): do not edit. `make evidence-rerun` computes the
-archives anew from the grids in [benchmarks/grids/](../benchmarks/grids/). [sweeps.md](sweeps.md) says what the measures
-are.
+Made by `make evidence` from the archives in [evidence/archives/](../evidence/archives/): do not edit.
+`make evidence-rerun` computes the archives anew from the grids in [evidence/grids/](../evidence/grids/).
+[sweeps.md](sweeps.md) says what the measures are.
 """
 
 
@@ -56,7 +57,7 @@ def scoring_figures(archive: Path, figures: Path) -> dict[Path, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--results", type=Path, default=DOCS / "results", help="folder of the archives")
+    parser.add_argument("--results", type=Path, default=ROOT / "evidence" / "archives", help="folder of the archives")
     parser.add_argument("--output", type=Path, default=DOCS / "results.md")
     options = parser.parse_args()
     archives = sorted(options.results.glob("*.jsonl"))

@@ -1,7 +1,7 @@
-"""Writes the tables of docs/ from the result files in docs/results/.
+"""Writes the tables of docs/ from the result files in evidence/archives/.
 
-    python docs/make_tables.py          rewrite what stands between the markers
-    python docs/make_tables.py --check  exit with 1 if that would change anything
+    python -m evidence.make_tables          rewrite what stands between the markers
+    python -m evidence.make_tables --check  exit with 1 if that would change anything
 
 A table stands in a Markdown file between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -13,24 +13,19 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from graceful_forgetting.base_model import shipped_model
-from graceful_forgetting.experiment.result import RunResult
-from graceful_forgetting.experiment.scoring_study import summary as scoring
-from graceful_forgetting.experiment.scoring_study.rows import read_rows
-from graceful_forgetting.experiment.statistics import paired_interval
-from graceful_forgetting.experiment.sweep.archive import read_archive
-from graceful_forgetting.experiment.sweep.comparison import Group, groups_of
-from graceful_forgetting.experiment.sweep.over_pairs import gains_of_pairs, spreads_of_pairs
-from graceful_forgetting.experiment.sweep.over_rates import gains_at_best_rates, gains_by_rate
-from graceful_forgetting.experiment.sweep.over_settings import evidence_table, gains_by_setting
-from graceful_forgetting.experiment.sweep.over_tasks import (
+from evidence.scoring_study import summary as scoring
+from evidence.scoring_study.rows import read_rows
+from evidence.tables.over_pairs import gains_of_pairs, spreads_of_pairs
+from evidence.tables.over_rates import gains_at_best_rates, gains_by_rate
+from evidence.tables.over_settings import evidence_table, gains_by_setting
+from evidence.tables.over_tasks import (
     bits_saved,
     choice_accuracy,
     methods_by_forgetting,
     neutral_bits_saved,
     task_matrix,
 )
-from graceful_forgetting.experiment.sweep.over_worlds import (
+from evidence.tables.over_worlds import (
     Outcome,
     best_plain_runs,
     one_world,
@@ -39,11 +34,18 @@ from graceful_forgetting.experiment.sweep.over_worlds import (
     world_gains,
     world_shares,
 )
-from graceful_forgetting.experiment.sweep.sensitivity import sensitivity
+from evidence.tables.sensitivity import sensitivity
+from graceful_forgetting.results.result import RunResult
+from graceful_forgetting.results.statistics import paired_interval
+from graceful_forgetting.sweeps.archive import read_archive
+from graceful_forgetting.sweeps.comparison import Group, groups_of
 from graceful_forgetting.tasks.catalogue import task_table
+from graceful_forgetting.training.shipped import shipped_model
 
-DOCS = Path(__file__).parent
-RESULTS = DOCS / "results"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+RESULTS = ROOT / "evidence" / "archives"
+SPEED = ROOT / "evidence" / "speed"
 WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmless")
 RATE_WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled")
 METHOD_WORLDS = ("shortcut", "arithmetic", "capacity", "entangled")
@@ -57,10 +59,9 @@ PAGES = (
     "cost.md",
     "when-it-helps.md",
 )
-ROOT = DOCS.parent
 FILES = (
     ROOT / "README.md",
-    ROOT / "src" / "graceful_forgetting" / "base_model" / "checkpoint" / "README.md",
+    ROOT / "src" / "graceful_forgetting" / "training" / "checkpoint" / "README.md",
     *(DOCS / page for page in PAGES),
 )
 # The paper's ablations: which confidence is unlearned, and when; `lwf` unlearns the highest, periodically.
@@ -135,7 +136,7 @@ def effects(name: str) -> str:
 
 def scorer_cost() -> str:
     """Time and memory of the scorer and its alternatives, as ratios to one plain forward and backward."""
-    rows = json.loads((DOCS.parent / "benchmarks" / "confidence-2-cores.json").read_text(encoding="utf-8"))["rows"]
+    rows = json.loads((SPEED / "confidence-2-cores.json").read_text(encoding="utf-8"))["rows"]
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "forward + backward"))
     by_case: dict[tuple[int, int, bool], dict[str, dict[str, float | None]]] = {}
     for row in rows:
@@ -153,7 +154,7 @@ def scorer_cost() -> str:
 
 def scorer_subsets() -> str:
     """How scores over some of the parameters rank samples, against the score over all."""
-    rows = json.loads((DOCS.parent / "benchmarks" / "confidence-2-cores.json").read_text(encoding="utf-8"))["subsets"]
+    rows = json.loads((SPEED / "confidence-2-cores.json").read_text(encoding="utf-8"))["subsets"]
     lines = ["| scored parameters | share of all | rank correlation with the full score | time |", "|---|---|---|---|"]
     for row in rows:
         numbers = f"{row['parameters']:.0%} | {row['rank_correlation']:.3f} | {row['seconds_ratio']:.2f}"
@@ -163,7 +164,7 @@ def scorer_subsets() -> str:
 
 def elicitation_speed() -> str:
     """Tokens per second of elicitation and of its alternatives."""
-    path = DOCS.parent / "benchmarks" / "elicitation-1-thread.json"
+    path = SPEED / "elicitation-1-thread.json"
     lines = ["| way | tokens per second | against one by one |", "|---|---|---|"]
     for name, way in json.loads(path.read_text(encoding="utf-8"))["ways"].items():
         lines.append(f"| {name} | {way['tokens_per_second']:.0f} | {way['times_one_by_one']:.1f} |")
@@ -172,7 +173,7 @@ def elicitation_speed() -> str:
 
 def overhead() -> str:
     """A learning step of LWFTrainer against SFTTrainer's, as paired ratios."""
-    path = DOCS.parent / "benchmarks" / "overhead-1-thread.json"
+    path = SPEED / "overhead-1-thread.json"
     lines = ["| model and data | rounds | a step of SFTTrainer | unlearning off | unlearning on |", "|---" * 5 + "|"]
     for name, case in json.loads(path.read_text(encoding="utf-8"))["cases"].items():
         cells = [
@@ -185,7 +186,7 @@ def overhead() -> str:
 
 def method_cost() -> str:
     """The stages of the method as multiples of one plain fine-tuning run."""
-    path = DOCS.parent / "benchmarks" / "method-cost-1-thread.json"
+    path = SPEED / "method-cost-1-thread.json"
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     lines = [f"| stage | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
     for stage in dict.fromkeys(stage for case in cases.values() for stage in case["preparation"]):
@@ -233,7 +234,7 @@ def expectation() -> str:
 
 def pairwise_projection() -> str:
     """The score by single learning examples, by the numbers that are kept of each gradient."""
-    path = DOCS.parent / "benchmarks" / "pairwise-projection.json"
+    path = SPEED / "pairwise-projection.json"
     lines = [
         "| numbers a gradient | AUROC | median of conflicting samples | of others | CPU seconds |",
         "|---" * 5 + "|",

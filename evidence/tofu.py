@@ -1,6 +1,6 @@
 """Forgetting and retaining of a finished run as TOFU measures them: a sanity check beside accuracy.
 
-    python -m graceful_forgetting.experiment.tofu runs/demo
+    python -m evidence.tofu runs/demo
 
 After Maini et al., *TOFU: A Task of Fictitious Unlearning for LLMs* (arXiv 2401.06121), section 2.2. What TOFU has as
 forget and retain set is here the self-knowledge that was chosen for unlearning and the rest of it. TOFU's perturbed
@@ -20,10 +20,10 @@ from typing import Any
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.artifacts import read_json, write_json
-from graceful_forgetting.experiment.likelihood import completion_likelihoods
-from graceful_forgetting.experiment.measures import distance_to_reference
-from graceful_forgetting.preparation import TASK_COLUMN
+from graceful_forgetting.evaluation.likelihood import completion_likelihoods
+from graceful_forgetting.results.measures import distance_to_reference
+from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.training.preparation import TASK_COLUMN
 
 FILE = "tofu.json"
 PERTURBED = 5

@@ -3,9 +3,8 @@
 import numpy as np
 from datasets import Dataset
 
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.experiment.provenance import collect_provenance
-from graceful_forgetting.experiment.result import (
+from graceful_forgetting.results.provenance import collect_provenance
+from graceful_forgetting.results.result import (
     ChoiceMetrics,
     GuardResult,
     LogEntry,
@@ -16,7 +15,8 @@ from graceful_forgetting.experiment.result import (
     TaskSelection,
     TrainingRunResult,
 )
-from graceful_forgetting.experiment.summary import summarise
+from graceful_forgetting.results.summary import summarise
+from graceful_forgetting.runtime.artifacts import write_json
 
 HOSTILE = "</script><script>alert(1)</script><!-- \"quoted\" 'single' & <b>bold</b> \u2028\u2029 {{ 7 * 7 }}"
 

@@ -2,8 +2,8 @@
 
 import random
 
-from graceful_forgetting.experiment.result import GuardResult, Hardware, Provenance, StageResult, TaskMetrics
-from graceful_forgetting.experiment.sweep.cell import CellResult, CellSelection, CurvePoint, ScoreSummary
+from graceful_forgetting.results.result import GuardResult, Hardware, Provenance, StageResult, TaskMetrics
+from graceful_forgetting.sweeps.cell import CellResult, CellSelection, CurvePoint, ScoreSummary
 
 METHODS = {"plain": ("plain", 0.5), "never_knew": ("never_knew", 0.9), "random": ("lwf", 0.6), "lwf": ("lwf", 0.7)}
 ITEMS = 40

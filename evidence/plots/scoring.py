@@ -1,7 +1,7 @@
 """The charts of the scoring study: AUROC of the confidence by its step size."""
 
-from graceful_forgetting.experiment.scoring_study.rows import MULTIPLES, Setting
-from graceful_forgetting.experiment.scoring_study.summary import FISHERS, Study
+from evidence.scoring_study.rows import MULTIPLES, Setting
+from evidence.scoring_study.summary import FISHERS, Study
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.plots import task_class
 from graceful_forgetting.report.scales import Scale, scale_for

@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evidence.scoring_study.rows import MULTIPLES, Setting, StudyRow, detection
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.config.confidence import ScorerName, StepSizeRule
 from graceful_forgetting.elicitation import elicit_self_knowledge
-from graceful_forgetting.experiment.inputs import RunInputs
-from graceful_forgetting.experiment.recipe import recipe_from_fields
-from graceful_forgetting.experiment.scoring_study.rows import MULTIPLES, Setting, StudyRow, detection
-from graceful_forgetting.experiment.sweep.scores import LETTERS, kinds_of
-from graceful_forgetting.experiment.training import arm_args
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.posterior import LearningPosterior, estimate_fisher
-from graceful_forgetting.preparation import SCORE_COLUMN
-from graceful_forgetting.reference import reference_args, train_reference
+from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.posterior.fisher import estimate_fisher
+from graceful_forgetting.posterior.reference import reference_args, train_reference
+from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.runs.recipe import recipe_from_fields
+from graceful_forgetting.runs.training import arm_args
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.sweeps.scores import LETTERS, kinds_of
+from graceful_forgetting.training.preparation import SCORE_COLUMN
 
 # How the Fisher information is estimated. 'exact' takes a gradient for every word of the vocabulary at each position of
 # a learning row, hence few rows.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from graceful_forgetting.experiment.measures import auroc, by_falling_score, precision_at
+from graceful_forgetting.results.measures import auroc, by_falling_score, precision_at
 
 # Step sizes of the confidence that are tried, in units of the pool's median crossover.
 MULTIPLES = (0.01, 0.1, 0.3, 1, 3, 10, 30)

@@ -1,11 +1,11 @@
 """Every scorer, step size and Fisher estimator in every world with ground truth: which finds what conflicts?
 
-    python benchmarks/scoring_study.py [--output FILE] [--worlds shortcut ...] [--builds 0 1 2]
+    python -m evidence.scoring_study.run [--output FILE] [--worlds shortcut ...] [--builds 0 1 2]
 
 For each world and build (made on first use) it trains `--seeds` reference runs (`--other_seeds` on builds other than
 0), estimates the Fisher information by each estimator at θ*_L and at θ_base, and scores the mixed pool of all
-forgetting tasks. One JSON line a setting; runs that are in the file are skipped. `python docs/make_tables.py` and
-`python docs/make_results.py` make docs/scoring-study.md of it.
+forgetting tasks. One JSON line a setting; runs that are in the file are skipped. `python -m evidence.make_tables` and
+`python -m evidence.make_results` make docs/scoring-study.md of it.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 
-from graceful_forgetting.experiment.scoring_study.measure import FISHERS, OTHERS, BuildStudy
-from graceful_forgetting.experiment.scoring_study.rows import append_rows, read_rows
+from evidence.scoring_study.measure import FISHERS, OTHERS, BuildStudy
+from evidence.scoring_study.rows import append_rows, read_rows
 from graceful_forgetting.worlds import WORLDS
 
-OUTPUT = Path(__file__).parents[1] / "docs" / "results" / "scoring" / "study.jsonl"
+OUTPUT = Path(__file__).parents[1] / "archives" / "scoring" / "study.jsonl"
 # The rate at which plain fine-tuning is best on the world's validation split.
 RATES = {
     "shortcut": 6e-4,

@@ -9,8 +9,8 @@ from statistics import mean
 
 import numpy as np
 
-from graceful_forgetting.experiment.measures import Interval, bootstrap_interval
-from graceful_forgetting.experiment.scoring_study.rows import MULTIPLES, Setting, StudyRow
+from evidence.scoring_study.rows import MULTIPLES, Setting, StudyRow
+from graceful_forgetting.results.measures import Interval, bootstrap_interval
 from graceful_forgetting.worlds import WORLDS
 
 # The confidence as published, with the default settings of the package.

@@ -1,6 +1,6 @@
 """Write docs/architectures.md: the engine's measured errors on every architecture that it claims.
 
-Run from the root of the checkout: `python benchmarks/architectures.py`.
+Run from the root of the checkout: `python evidence/speed/architectures.py`.
 """
 
 import logging
@@ -8,15 +8,15 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.bench.architectures import ARCHITECTURES, Equivalence, measure, random_rows
+from graceful_forgetting.lab.bench.architectures import ARCHITECTURES, Equivalence, measure, random_rows
+from graceful_forgetting.runtime.artifacts import atomic_file
 
 ROWS = 24
 PAGE = Path("docs/architectures.md")
 
 INTRODUCTION = """# Architectures
 
-<!-- Written by benchmarks/architectures.py. Do not edit. -->
+<!-- Written by evidence/speed/architectures.py. Do not edit. -->
 
 The batched engine against the oracle (one backward pass a sample, `engine: oracle`) on tiny random models, 2 layers of
 width 32, {rows} rows of 2 to 24 tokens in one batch, V random and F ≥ 0 random. torch {torch}, transformers

@@ -1,6 +1,6 @@
 """What a base model knows of the tasks: bits per byte of the right answers, and multiple choice by likelihood.
 
-    python benchmarks/base_model_tasks.py --data ../shared/data [--model graceful/base-text] [--rows 300]
+    python evidence/speed/base_model_tasks.py --data ../shared/data [--model graceful/base-text] [--rows 300]
 
 Test rows are drawn from each task, all where there are fewer; nothing is generated. `--data` is a folder with one
 folder of rows a task, by the task's name (XQuAD's languages are folders of its own).
@@ -14,11 +14,11 @@ from typing import Any
 from datasets import disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.base_model.shipped import SHIPPED_NAME, resolve_model_name
-from graceful_forgetting.experiment.evaluation import EvaluationRows, evaluate_items
-from graceful_forgetting.experiment.provenance import package_versions
+from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
+from graceful_forgetting.results.provenance import package_versions
+from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.tasks import load_task
+from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
 
 # sst5 is the one task of which no row was trained on.
 TASKS = (
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--model", default=SHIPPED_NAME, help=f"name or folder of the model (default {SHIPPED_NAME})")
     parser.add_argument("--rows", type=int, default=300, help="test rows a task, at most (default 300)")
     parser.add_argument("--batch_size", type=int, default=16, help="answers a forward pass (default 16)")
-    parser.add_argument("--output", type=Path, default=Path("docs/results/base_model_tasks.json"))
+    parser.add_argument("--output", type=Path, default=Path("evidence/archives/base_model_tasks.json"))
     options = parser.parse_args()
     missing = [str(folder) for folder in map(options.data.joinpath, map(_folder, TASKS)) if not folder.is_dir()]
     if missing:

@@ -1,6 +1,6 @@
 """Speed of elicitation on this machine against `model.generate`, one prompt at a time and in plain batches.
 
-    python benchmarks/elicitation.py [--prompts 64] [--repetitions 3] [--threads 1] [--output elicitation.json]
+    python evidence/speed/elicitation.py [--prompts 64] [--repetitions 3] [--threads 1] [--output elicitation.json]
 
 A Llama of 6.5 M parameters with random weights completes prompts of 8 to 200 tokens greedily, with at most 64 tokens
 and a set of EOS tokens that ends about half of the answers early. In each repetition every way completes the same
@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from graceful_forgetting import ElicitationConfig, elicit_self_knowledge
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.experiment.provenance import collect_hardware, package_versions
+from graceful_forgetting.results.provenance import collect_hardware, package_versions
+from graceful_forgetting.runtime.artifacts import write_json
 
 VOCABULARY, SHORTEST, LONGEST, NEW = 4096, 8, 200, 64
 EOS_SHARE = 0.03

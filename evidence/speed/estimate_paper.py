@@ -1,7 +1,7 @@
 """Memory and hours that the recipes of the paper's table should take: computed, not measured.
 
-    python benchmarks/estimate_paper.py          rewrite the tables of recipes/README.md
-    python benchmarks/estimate_paper.py --check  exit with 1 if that would change anything
+    python evidence/speed/estimate_paper.py          rewrite the tables of recipes/README.md
+    python evidence/speed/estimate_paper.py --check  exit with 1 if that would change anything
 
 Memory (bytes; N parameters, T trained ones, b rows a device, s tokens of the longest row, h width, l layers, i width of
 the MLP, V vocabulary, w bytes a weight):
@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "recipes" / "README.md"
 # Public figures of one H100 SXM: dense bf16 operations a second, bytes a second.
 PEAK, BANDWIDTH = 989e12, 3.35e12

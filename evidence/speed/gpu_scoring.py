@@ -1,7 +1,7 @@
 """Exact scoring on a GPU against a plain forward and backward, and where its time goes.
 
-    python benchmarks/gpu_scoring.py --model_shape llama-3.2-1b --batch_size 16 --tokens 256 --dtype bfloat16
-    python benchmarks/gpu_scoring.py --model_shape tiny --batch_size 2 --tokens 16 --dtype float32 --device cpu
+    python evidence/speed/gpu_scoring.py --model_shape llama-3.2-1b --batch_size 16 --tokens 256 --dtype bfloat16
+    python evidence/speed/gpu_scoring.py --model_shape tiny --batch_size 2 --tokens 16 --dtype float32 --device cpu
 
 Three tables, written as JSON as well: every method, interleaved (time over that of forward + backward in the same
 repetition; memory that a call adds; error against one backward a sample of the same weights in float32); the engine's
@@ -28,9 +28,10 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.bench.architectures import largest_error
-from graceful_forgetting.bench.methods import (
+from graceful_forgetting.gradients.kernels import gpu
+from graceful_forgetting.gradients.oracle import ConfidenceValues
+from graceful_forgetting.lab.bench.architectures import largest_error
+from graceful_forgetting.lab.bench.methods import (
     Run,
     Setting,
     engine,
@@ -39,9 +40,8 @@ from graceful_forgetting.bench.methods import (
     sampled_fisher,
     vmap_grad,
 )
-from graceful_forgetting.confidence.kernels import gpu
-from graceful_forgetting.confidence.oracle import ConfidenceValues
-from graceful_forgetting.experiment.provenance import collect_hardware, package_versions
+from graceful_forgetting.results.provenance import collect_hardware, package_versions
+from graceful_forgetting.runtime.artifacts import write_json
 
 UNIT = "forward + backward"
 

@@ -1,6 +1,6 @@
 """Tile sizes of the GPU kernels: registers, spills and shared memory of each, and its time where there is a GPU.
 
-    python benchmarks/gpu_tilings.py [--dtype bfloat16] [--capability 8.0 9.0] [--chosen] [--output tilings.json]
+    python evidence/speed/gpu_tilings.py [--dtype bfloat16] [--capability 8.0 9.0] [--chosen] [--output tilings.json]
 
 The first part needs no GPU: Triton and the assembler that comes with it compile the kernels for each compute
 capability. A spill is memory that every thread needs beside its registers. With a GPU the kernels are also timed
@@ -25,10 +25,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.confidence.kernels import gpu
-from graceful_forgetting.confidence.kernels.gpu import BAND, Tiling, add_squares, confidence_terms, tiling_for
-from graceful_forgetting.confidence.kernels.triton_tiles import add_squares_kernel, confidence_terms_kernel
+from graceful_forgetting.gradients.kernels import gpu
+from graceful_forgetting.gradients.kernels.gpu import BAND, Tiling, add_squares, confidence_terms, tiling_for
+from graceful_forgetting.gradients.kernels.triton_tiles import add_squares_kernel, confidence_terms_kernel
+from graceful_forgetting.runtime.artifacts import write_json
 
 KERNELS = {"confidence_terms": confidence_terms_kernel, "add_squares": add_squares_kernel}
 TILINGS = [

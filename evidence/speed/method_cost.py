@@ -1,7 +1,7 @@
 """What the whole method costs over plain fine-tuning, by stage: the demo, which has the default settings; the same by
 the paper's formula; and the recipe of real rows, by the formula.
 
-    python benchmarks/method_cost.py [--case demo formula gsm8k_forget_dental] [--seeds 3] [--output method-cost.json]
+    python evidence/speed/method_cost.py [--case demo formula gsm8k_forget_dental] [--seeds 3] [--output FILE]
 
 As `graceful run` prints it at its end, with two differences: a stage's time is CPU seconds of the process, so that
 other programs disturb it little, and nothing is evaluated.
@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.commands import DEMO_RECIPE
-from graceful_forgetting.experiment import stages
-from graceful_forgetting.experiment.cost import method_cost
-from graceful_forgetting.experiment.pipeline import Pipeline
-from graceful_forgetting.experiment.provenance import collect_hardware, package_versions
-from graceful_forgetting.experiment.recipe import parse_recipe
+from graceful_forgetting.cli.commands import DEMO_RECIPE
+from graceful_forgetting.results.cost import method_cost
+from graceful_forgetting.results.provenance import collect_hardware, package_versions
+from graceful_forgetting.runs import stages
+from graceful_forgetting.runs.pipeline import Pipeline
+from graceful_forgetting.runs.recipe import parse_recipe
+from graceful_forgetting.runtime.artifacts import write_json
 
 # Case -> recipe, and what is changed of it.
 RECIPES: dict[str, tuple[Path, list[str]]] = {
     "demo": (DEMO_RECIPE, []),
     "formula": (DEMO_RECIPE, ["--method", "published"]),
-    "gsm8k_forget_dental": (Path(__file__).parents[1] / "recipes" / "gsm8k_forget_dental.yaml", []),
+    "gsm8k_forget_dental": (Path(__file__).parents[2] / "recipes" / "gsm8k_forget_dental.yaml", []),
 }
 
 

@@ -1,6 +1,6 @@
 """What a learning step of `LWFTrainer` costs beside one of TRL's `SFTTrainer`, without unlearning and with it.
 
-    python benchmarks/overhead.py [--case world base-text] [--steps 60] [--threads 1] [--output overhead.json]
+    python evidence/speed/overhead.py [--case world base-text] [--steps 60] [--threads 1] [--output overhead.json]
 
 Four trainers take their steps in turn, in one process: `SFTTrainer` on the learning rows (sft), `LWFTrainer` on the
 same without unlearning (off) and with one unlearning update a step (on), and `SFTTrainer` on the very batches that
@@ -29,12 +29,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting import LWFConfig, LWFTrainer
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.base_model.shipped import shipped_model
 from graceful_forgetting.data import tokenize_dataset
-from graceful_forgetting.experiment.provenance import collect_hardware, package_versions
-from graceful_forgetting.preparation import SCORE_COLUMN, Preparation
+from graceful_forgetting.results.provenance import collect_hardware, package_versions
+from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.tasks import load_task
+from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation
+from graceful_forgetting.training.shipped import shipped_model
 from graceful_forgetting.unlearning.order import batch_indices
 from graceful_forgetting.worlds import load_world, world_checkpoint
 

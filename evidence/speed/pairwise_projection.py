@@ -1,7 +1,7 @@
 """What random projection does to the score by single learning examples: AUROC of conflicting samples in the world
 `shortcut`, build 0, by the numbers that are kept of each gradient.
 
-    python benchmarks/pairwise_projection.py [--output pairwise-projection.json]
+    python evidence/speed/pairwise_projection.py [--output pairwise-projection.json]
 
 The score takes as many numbers as fit (`confidence/pairwise.py`); this is what fewer cost. Each row is one draw of the
 projection. About two minutes on one core, less where the world's model is built already.
@@ -17,13 +17,13 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from torch import Tensor
 
-from graceful_forgetting.artifacts import write_json
+from evidence.scoring_study.measure import BuildStudy
+from evidence.scoring_study.rows import detection
 from graceful_forgetting.confidence.measure import LEAST_COSINE
 from graceful_forgetting.confidence.pairwise import LearningDirections, PairwiseMeasurement
-from graceful_forgetting.confidence.rows import tokenised_rows
-from graceful_forgetting.experiment.provenance import package_versions
-from graceful_forgetting.experiment.scoring_study.measure import BuildStudy
-from graceful_forgetting.experiment.scoring_study.rows import detection
+from graceful_forgetting.gradients.rows import tokenised_rows
+from graceful_forgetting.results.provenance import package_versions
+from graceful_forgetting.runtime.artifacts import write_json
 
 BATCH = 64
 WIDTHS = (2**12, 2**14, 2**16, 2**18, 2**20)

@@ -1,6 +1,6 @@
 """Memory and time of scoring against the number of samples, on a tiny model.
 
-    python benchmarks/scale.py [--samples 1000 10000 100000] [--output scale.json]
+    python evidence/speed/scale.py [--samples 1000 10000 100000] [--output scale.json]
 
 Each number of samples is scored in a process of its own, from a data set on disk and a posterior on disk, with finished
 shards saved as a real run saves them. Printed as a table, and written as JSON: seconds of `score_confidence` (the
@@ -23,8 +23,8 @@ from datasets import Dataset, disable_progress_bars, load_from_disk
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from graceful_forgetting import ConfidenceConfig, LearningPosterior, score_confidence
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 LENGTH, PROMPT, VOCABULARY = 12, 6, 512
 

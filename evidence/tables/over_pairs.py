@@ -5,9 +5,9 @@ from statistics import fmean, variance
 
 from scipy.stats import f
 
-from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import NONE, gain_over, interval
-from graceful_forgetting.experiment.sweep.over_worlds import Worlds
+from evidence.tables.over_worlds import Worlds
+from graceful_forgetting.sweeps.comparison import Group
+from graceful_forgetting.sweeps.differences import NONE, gain_over, interval
 
 Pairs = Sequence[tuple[str, str]]
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from graceful_forgetting.experiment.statistics import paired_interval
-from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import NONE, gain_over_plain, points
+from graceful_forgetting.results.statistics import paired_interval
+from graceful_forgetting.sweeps.comparison import Group
+from graceful_forgetting.sweeps.differences import NONE, gain_over_plain, points
 
 Worlds = Mapping[str, Sequence[Group]]
 """World -> its groups, one a build and learning rate; every group with the methods `plain` and `never_knew`."""

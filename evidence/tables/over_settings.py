@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from graceful_forgetting.experiment.statistics import gap_recovered
-from graceful_forgetting.experiment.sweep.comparison import Group, evidence_rows
-from graceful_forgetting.experiment.sweep.differences import NONE, gain_over_plain, recovered_share
+from graceful_forgetting.results.statistics import gap_recovered
+from graceful_forgetting.sweeps.comparison import Group, evidence_rows
+from graceful_forgetting.sweeps.differences import NONE, gain_over_plain, recovered_share
 
 
 def gains_by_setting(groups: Sequence[Group], methods: Sequence[str], shares_of: str) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from graceful_forgetting.experiment.statistics import paired_interval
-from graceful_forgetting.experiment.sweep.cell import CellResult
-from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import NONE, interval, signed
+from graceful_forgetting.results.statistics import paired_interval
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.comparison import Group
+from graceful_forgetting.sweeps.differences import NONE, interval, signed
 
 Value = Callable[[CellResult], float | None]
 

@@ -7,11 +7,11 @@ from statistics import fmean
 
 from scipy.stats import spearmanr
 
-from graceful_forgetting.experiment.measures import mean_ranks
-from graceful_forgetting.experiment.statistics import gap_recovered
-from graceful_forgetting.experiment.sweep.cell import CellResult
-from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import gain_over_plain, recovered_share, signed
+from graceful_forgetting.results.measures import mean_ranks
+from graceful_forgetting.results.statistics import gap_recovered
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.comparison import Group
+from graceful_forgetting.sweeps.differences import gain_over_plain, recovered_share, signed
 
 Worlds = Mapping[str, Sequence[Group]]
 """World -> its groups, one a build; every group with the methods `plain` and `never_knew`."""

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from graceful_forgetting.experiment.sweep.comparison import Group
-from graceful_forgetting.experiment.sweep.differences import gain_over_plain
+from graceful_forgetting.sweeps.comparison import Group
+from graceful_forgetting.sweeps.differences import gain_over_plain
 
 _VARIED = re.compile(r"^(?P<field>\w+)-x(?P<factor>[\d.]+)$")
 

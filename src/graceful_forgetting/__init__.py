@@ -7,7 +7,7 @@ wait for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from graceful_forgetting.runtime.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from graceful_forgetting.confidence import score_confidence
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     )
     from graceful_forgetting.elicitation import elicit_self_knowledge
     from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-    from graceful_forgetting.reference import NonFiniteLossError
+    from graceful_forgetting.posterior.reference import NonFiniteLossError
     from graceful_forgetting.selection import select_for_unlearning
-    from graceful_forgetting.trainer import LWFTrainer
+    from graceful_forgetting.training.trainer import LWFTrainer
 
 _HOME = {
     "ConfidenceConfig": "config",
     "ElicitationConfig": "config",
     "LWFConfig": "config",
-    "LWFTrainer": "trainer",
+    "LWFTrainer": "training",
     "LearningPosterior": "posterior",
-    "NonFiniteLossError": "reference",
+    "NonFiniteLossError": "posterior",
     "PosteriorConfig": "config",
     "SelectionConfig": "config",
     "elicit_self_knowledge": "elicitation",

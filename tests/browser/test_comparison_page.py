@@ -3,8 +3,8 @@
 import pytest
 from page_checks import contrasts, overflow, screenshot_size
 
-from graceful_forgetting.experiment.finished_runs import FinishedRun
 from graceful_forgetting.report import render_comparison
+from graceful_forgetting.runs.finished_runs import FinishedRun
 from report_data import LWF, full_result, samples_of, three_seed_result
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graceful_forgetting.launching import find_config
+from graceful_forgetting.cli.launching import find_config
 
 INVARIANT = Path(__file__).parents[1] / "invariant"
 COMPILED = Path(__file__).with_name("compiled_run.py")

@@ -8,7 +8,7 @@ import yaml
 from datasets import load_from_disk
 
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.results.result import RunResult
 
 
 @pytest.fixture

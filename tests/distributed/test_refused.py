@@ -9,7 +9,7 @@ from torch.distributed.fsdp import StateDictType
 
 from graceful_forgetting import LWFConfig
 from graceful_forgetting.cli import main
-from graceful_forgetting.topology import check_topology, requested_topology
+from graceful_forgetting.training.topology import check_topology, requested_topology
 
 FSDP = {
     "fsdp_version": 2,

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.posterior import estimate_posterior

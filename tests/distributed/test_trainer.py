@@ -9,7 +9,7 @@ import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file
 
-from graceful_forgetting.launching import find_config
+from graceful_forgetting.cli.launching import find_config
 from graceful_forgetting.posterior import LearningPosterior
 
 SCRIPT = Path(__file__).with_name("trainer_cases.py")

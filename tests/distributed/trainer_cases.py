@@ -10,7 +10,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 from graceful_forgetting import LWFConfig, LWFTrainer
-from graceful_forgetting.distributed import whole
+from graceful_forgetting.runtime.distributed import whole
 
 # How many rows an update takes, whatever the number of processes.
 BATCH = 8

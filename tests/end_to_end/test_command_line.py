@@ -9,7 +9,7 @@ from datasets import load_from_disk
 
 from graceful_forgetting import LearningPosterior
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.results.result import RunResult
 
 STAGES = [
     "self_knowledge",
@@ -113,7 +113,7 @@ def test_single_stages_share_the_directory(recipe, capsys):
 
 
 def test_interrupted_training_continues_at_its_checkpoint(recipe, tmp_path, capsys, monkeypatch):
-    from graceful_forgetting.trainer import LWFTrainer
+    from graceful_forgetting.training.trainer import LWFTrainer
 
     assert main(["run", "--config", str(recipe), "--output_dir", str(tmp_path / "whole")]) == 0
     original = LWFTrainer.training_step

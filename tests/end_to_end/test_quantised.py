@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTok
 
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
-from graceful_forgetting.confidence.oracle import oracle_confidence_terms
-from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 

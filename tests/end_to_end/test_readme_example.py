@@ -6,7 +6,7 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting import LWFConfig, LWFTrainer
-from graceful_forgetting.base_model import shipped_model
+from graceful_forgetting.training.shipped import shipped_model
 from graceful_forgetting.worlds import load_world, world_checkpoint
 
 # What makes the example small enough for a test; everything else is as in the README.

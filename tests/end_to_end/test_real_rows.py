@@ -8,7 +8,7 @@ from datasets import load_from_disk
 from safetensors import safe_open
 
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.results.result import RunResult
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "gsm8k_forget_dental.yaml"
 

@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from formula import FORMULA
-from graceful_forgetting.artifacts import read_json
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.result import RunResult
-from graceful_forgetting.experiment.sweep.archive import read_archive
-from graceful_forgetting.experiment.sweep.cell import CellResult
-from graceful_forgetting.experiment.sweep.run import load_cells
+from graceful_forgetting.results.result import RunResult
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.sweeps.archive import read_archive
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.run import load_cells
 
 ROOT = Path(__file__).parents[2]
 RECIPE = FORMULA | {
@@ -149,7 +149,7 @@ def test_a_sweep_from_its_cells_to_its_report(grid, tmp_path, capsys):
     assert [measured(cell) for cell in read_archive(archive)] == [
         measured(cell) for cell in load_cells(tmp_path / "sweep")
     ]
-    results = runpy.run_path(str(ROOT / "docs" / "make_results.py"))["documents"]
+    results = runpy.run_path(str(ROOT / "evidence" / "make_results.py"))["documents"]
     written = results([archive], page)
     assert written == results([archive], page)
     assert "tiny-1.svg" in " ".join(path.name for path in written)

@@ -12,9 +12,9 @@ import yaml
 from datasets import Dataset
 
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.evaluation import EvaluationRows, evaluate_items
-from graceful_forgetting.experiment.lm_eval import evaluate_with_lm_eval
-from graceful_forgetting.experiment.result import RunResult
+from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
+from graceful_forgetting.evaluation.lm_eval import evaluate_with_lm_eval
+from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.tasks import export_tasks, load_task, resolve_task
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness (extra eval)")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from graceful_forgetting import commands
-from graceful_forgetting.cli import main
+from graceful_forgetting.cli import commands, main
 
 GRACEFUL = [sys.executable, "-m", "graceful_forgetting.cli"]
 # Description, percentage, bar, counts, elapsed < left, rate.

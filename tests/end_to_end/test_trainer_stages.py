@@ -11,10 +11,10 @@ from peft import LoraConfig
 
 from formula import FORMULA
 from graceful_forgetting import LearningPosterior, LWFConfig, LWFTrainer, score_confidence
-from graceful_forgetting.confidence import oracle_fisher
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.posterior import estimate_fisher
-from graceful_forgetting.preparation import score_again
+from graceful_forgetting.gradients.oracle import oracle_fisher
+from graceful_forgetting.posterior.fisher import estimate_fisher
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.training.preparation import score_again
 
 
 def config(folder: Path, **changes) -> LWFConfig:

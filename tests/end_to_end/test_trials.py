@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
-from graceful_forgetting.preparation import Preparation, save_preparation
-from graceful_forgetting.trials import candidates
+from graceful_forgetting.training.preparation import Preparation, save_preparation
+from graceful_forgetting.training.trials import candidates
 
 # Gradient ascent on the learning rows themselves can only harm, on what the model says elsewhere it need not.
 SETTINGS = FORMULA | {

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
-from graceful_forgetting.confidence.oracle import oracle_confidence_terms
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.parameters import ParameterValues
+from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.gradients.parameters import ParameterValues
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"}
 

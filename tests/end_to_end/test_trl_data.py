@@ -12,9 +12,9 @@ from trl import SFTConfig, SFTTrainer
 
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
-from graceful_forgetting.confidence import oracle_fisher
-from graceful_forgetting.learning_rows import single_examples
-from graceful_forgetting.posterior import estimate_fisher
+from graceful_forgetting.data.learning_rows import single_examples
+from graceful_forgetting.gradients.oracle import oracle_fisher
+from graceful_forgetting.posterior.fisher import estimate_fisher
 
 QUIET: dict[str, Any] = {
     "bf16": False,

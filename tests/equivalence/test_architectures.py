@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from graceful_forgetting.bench.architectures import (
+from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.lab.bench.architectures import (
     ARCHITECTURES,
     build,
     engine_terms,
@@ -13,7 +14,6 @@ from graceful_forgetting.bench.architectures import (
     random_rows,
     random_weights,
 )
-from graceful_forgetting.confidence.oracle import oracle_confidence_terms
 
 # Raw parameters next to tensors of the attention or of the scan: no module takes them as its only tensor.
 WITH_SLOW_PARAMETERS = {

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graceful_forgetting import LearningPosterior, LWFConfig, LWFTrainer
-from graceful_forgetting.confidence import oracle_fisher
 from graceful_forgetting.data import tokenize_dataset
-from graceful_forgetting.reference import PlainTrainer, reference_args
+from graceful_forgetting.gradients.oracle import oracle_fisher
+from graceful_forgetting.posterior.reference import PlainTrainer, reference_args
 
 RATE, STEPS = 0.05, 3
 

@@ -28,13 +28,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from graceful_forgetting.confidence import oracle_confidence_terms, score_confidence
-from graceful_forgetting.confidence.contributions import Dense, Rows
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.reducers import ConfidenceTerms, Signature
+from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import ConfidenceConfig
-from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.gradients.contributions import Dense, Rows
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.gradients.reducers import ConfidenceTerms, Signature
 from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 # Names that transformers renamed in 5.23, which PEFT and older versions of transformers know.
 pytestmark = pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning")

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from graceful_forgetting.confidence import reducers
-from graceful_forgetting.confidence.contributions import Dense, Rows
-from graceful_forgetting.confidence.kernels import build, cpu
-from graceful_forgetting.confidence.kernels.cpu import TileKernel, tile_kernel
-from graceful_forgetting.confidence.reducers import ConfidenceTerms, SquaredGradients
+from graceful_forgetting.gradients import reducers
+from graceful_forgetting.gradients.contributions import Dense, Rows
+from graceful_forgetting.gradients.kernels import build, cpu
+from graceful_forgetting.gradients.kernels.cpu import TileKernel, tile_kernel
+from graceful_forgetting.gradients.reducers import ConfidenceTerms, SquaredGradients
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_the_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_compiled_once_for_several_processes(kernel: TileKernel, tmp_path: Path) -> None:
-    code = "from graceful_forgetting.confidence.kernels.cpu import tile_kernel; assert tile_kernel() is not None"
+    code = "from graceful_forgetting.gradients.kernels.cpu import tile_kernel; assert tile_kernel() is not None"
     environment = os.environ | {"GRACEFUL_CACHE": str(tmp_path)}
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]

@@ -11,11 +11,11 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from graceful_forgetting.confidence import oracle_fisher
-from graceful_forgetting.confidence.likelihood import draw_targets
 from graceful_forgetting.config import PosteriorConfig
-from graceful_forgetting.fisher import FisherEstimate, fisher_estimate
-from graceful_forgetting.posterior import estimate_fisher, estimate_posterior
+from graceful_forgetting.gradients.oracle import oracle_fisher
+from graceful_forgetting.gradients.token_loss import draw_targets
+from graceful_forgetting.posterior import estimate_posterior
+from graceful_forgetting.posterior.fisher import FisherEstimate, estimate_fisher, fisher_estimate
 
 VOCABULARY = 53
 
@@ -264,7 +264,7 @@ def test_sums_of_a_bfloat16_model_are_float32(rows: Dataset) -> None:
 def test_an_interrupted_estimate_goes_on_from_the_last_shard(
     small: PreTrainedModel, small_rows: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ) -> None:
-    from graceful_forgetting import fisher as module
+    from graceful_forgetting.posterior import fisher as module
 
     rows = Dataset.from_list([*small_rows] * 3)
     config = PosteriorConfig(estimator=estimator, batch_size=2, shard_size=4, seed=1)
@@ -300,7 +300,7 @@ def test_an_interrupted_estimate_goes_on_from_the_last_shard(
 def test_what_cannot_fit_is_refused_with_the_numbers(
     model: PreTrainedModel, rows: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graceful_forgetting.confidence.estimate.available_bytes", lambda device: 2**10)
+    monkeypatch.setattr("graceful_forgetting.gradients.memory.available_bytes", lambda device: 2**10)
     message = r"Fisher information does not fit: about .*sums of squares .* free; .*last_blocks or parameter_pattern"
     with pytest.raises(ValueError, match=message):
         fisher_estimate(model, rows, PosteriorConfig(batch_size=2))

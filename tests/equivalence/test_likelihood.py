@@ -8,10 +8,10 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from graceful_forgetting.confidence.likelihood import mean_nll
 from graceful_forgetting.data import tokenize_dataset
-from graceful_forgetting.experiment.evaluation import EvaluationRows, evaluate_items
-from graceful_forgetting.experiment.likelihood import completion_likelihoods, text_bits_per_byte
+from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
+from graceful_forgetting.evaluation.likelihood import completion_likelihoods, text_bits_per_byte
+from graceful_forgetting.gradients.token_loss import mean_nll
 
 
 def slow_log_probabilities(model, tokenizer, prompt: str, completion: str) -> list[float]:

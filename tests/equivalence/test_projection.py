@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from graceful_forgetting.bench.architectures import build, padded_batch, random_rows
-from graceful_forgetting.confidence.contributions import as_matrix
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
 from graceful_forgetting.confidence.pairwise import feature_width
-from graceful_forgetting.confidence.projection import ProjectedGradients, projection_bytes
+from graceful_forgetting.gradients.contributions import as_matrix
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.projection import ProjectedGradients, projection_bytes
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.lab.bench.architectures import build, padded_batch, random_rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),

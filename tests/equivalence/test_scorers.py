@@ -13,13 +13,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from graceful_forgetting.bench.architectures import build, random_rows
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.line_search import GRID
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
-from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.lab.bench.architectures import build, random_rows
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing.*` is deprecated:FutureWarning")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from graceful_forgetting.experiment.tofu import PartMeasures, model_utility, part_measures, perturbed_answers
+from evidence.tofu import PartMeasures, model_utility, part_measures, perturbed_answers
 
 
 def slow_probability(model, tokenizer, prompt: str, completion: str) -> float:

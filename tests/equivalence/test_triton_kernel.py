@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graceful_forgetting.confidence.kernels import gpu
-from graceful_forgetting.confidence.kernels.gpu import Tiling, add_squares, confidence_terms
+from graceful_forgetting.gradients.kernels import gpu
+from graceful_forgetting.gradients.kernels.gpu import Tiling, add_squares, confidence_terms
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton is not installed; it has wheels for Linux on x86-64 only"

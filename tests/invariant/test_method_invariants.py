@@ -11,8 +11,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer, score_confidence
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.preparation import Preparation
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.training.preparation import Preparation
 
 TOTAL = 9
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graceful_forgetting.experiment.training import last_complete_checkpoint
+from graceful_forgetting.runs.training import last_complete_checkpoint
 
 
 @pytest.fixture

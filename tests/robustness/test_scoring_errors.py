@@ -10,12 +10,14 @@ from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from graceful_forgetting.confidence import oracle_confidence_terms, score_confidence
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.reducers import ConfidenceTerms
+from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.posterior import LearningPosterior, estimate_fisher
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.gradients.reducers import ConfidenceTerms
+from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.posterior.fisher import estimate_fisher
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 CONTEXT = 12
 
@@ -174,7 +176,7 @@ def test_pairwise_conflict_counts_the_learning_gradients_that_it_holds(
 ) -> None:
     config = ConfidenceConfig(scorer="pairwise_conflict", engine=engine)
     rows, many = Dataset.from_list(GOOD), Dataset.from_list(GOOD * 1000)
-    monkeypatch.setattr("graceful_forgetting.confidence.estimate.available_bytes", lambda _: 2_000_000)
+    monkeypatch.setattr("graceful_forgetting.gradients.memory.available_bytes", lambda _: 2_000_000)
     score_confidence(model, rows, None, config, learning=rows)
     with pytest.raises(ValueError, match="scoring does not fit"):
         score_confidence(model, rows, None, config, learning=many)

@@ -10,11 +10,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from graceful_forgetting.confidence import estimate, score_confidence
+from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement
 from graceful_forgetting.config import ConfidenceConfig
-from graceful_forgetting.fingerprint import fingerprint_model
+from graceful_forgetting.gradients import memory as estimate
 from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 LONG = 30
 CONFIG = ConfidenceConfig(batch_size=2, shard_size=4)

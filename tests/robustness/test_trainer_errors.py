@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer, NonFiniteLossError
-from graceful_forgetting.preparation import Preparation
+from graceful_forgetting.training.preparation import Preparation
 
 QUIET = {"bf16": False, "activation_checkpointing": False, "disable_tqdm": True, "save_strategy": "no", "max_steps": 4}
 

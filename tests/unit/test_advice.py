@@ -5,7 +5,7 @@ from statistics import median
 import pytest
 from scipy import stats
 
-from graceful_forgetting.experiment.advice import CONFLICT, HARMLESS, MIN_SAMPLES, advice_text, advise, gather_evidence
+from graceful_forgetting.runs.advice import CONFLICT, HARMLESS, MIN_SAMPLES, advice_text, advise, gather_evidence
 
 
 def evidence(samples=400, crossovers=10.0, apart=1.0, raised=2.5, measured=True):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from graceful_forgetting.bench import confidence
-from graceful_forgetting.bench.architectures import largest_error
-from graceful_forgetting.bench.confidence import benchmark_confidence, table
-from graceful_forgetting.bench.methods import METHODS, Run, Setting, oracle
 from graceful_forgetting.cli import main
+from graceful_forgetting.lab.bench import confidence
+from graceful_forgetting.lab.bench.architectures import largest_error
+from graceful_forgetting.lab.bench.confidence import benchmark_confidence, table
+from graceful_forgetting.lab.bench.methods import METHODS, Run, Setting, oracle
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from graceful_forgetting.artifacts import write_json
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.finished_runs import FinishedRun, load_runs
 from graceful_forgetting.report import render_comparison
 from graceful_forgetting.report.differences import (
     against_first,
@@ -19,6 +17,8 @@ from graceful_forgetting.report.differences import (
     stage_times,
 )
 from graceful_forgetting.report.samples import read_samples
+from graceful_forgetting.runs.finished_runs import FinishedRun, load_runs
+from graceful_forgetting.runtime.artifacts import write_json
 from html_page import Page
 from report_data import HOSTILE, LWF, result_of, samples_of, three_seed_result, training_run, write_run
 

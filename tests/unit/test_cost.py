@@ -2,8 +2,8 @@
 
 import pytest
 
-from graceful_forgetting.experiment.cost import cost_text, method_cost
-from graceful_forgetting.experiment.result import StageResult
+from graceful_forgetting.results.cost import cost_text, method_cost
+from graceful_forgetting.results.result import StageResult
 
 SECONDS = {
     "self_knowledge": 1.0,

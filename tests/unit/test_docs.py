@@ -11,19 +11,19 @@ from trl import SFTConfig
 
 import graceful_forgetting
 from graceful_forgetting import config
-from graceful_forgetting.experiment import advice
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.models import ModelArguments
+from graceful_forgetting.runs import advice
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.models import ModelArguments
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_tables_are_those_of_the_result_files():
-    tables = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))
+    tables = runpy.run_path(str(ROOT / "evidence" / "make_tables.py"))
     for path in tables["FILES"]:
         text = path.read_text(encoding="utf-8")
         assert "<!-- table: " in text
-        assert tables["filled"](text) == text, f"{path.name} is out of date: python docs/make_tables.py"
+        assert tables["filled"](text) == text, f"{path.name} is out of date: python -m evidence.make_tables"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_the_page_on_trl_names_as_tested_is_a_test():
 
 
 def test_advice_after_an_early_reference_run_is_that_of_the_archives():
-    outcomes = runpy.run_path(str(ROOT / "docs" / "make_tables.py"))["early_outcomes"]()
+    outcomes = runpy.run_path(str(ROOT / "evidence" / "make_tables.py"))["early_outcomes"]()
     some = [one for one in outcomes if one.share > 0]
     assert len(some) == advice.EARLY_RUNS
     assert round(fmean(one.kept for one in some), 2) == advice.EARLY_KEPT

@@ -21,13 +21,14 @@ import torch
 import yaml
 
 import graceful_forgetting
-from graceful_forgetting import cli, config
-from graceful_forgetting.base_model import BaseModelConfig
-from graceful_forgetting.commands import DEMO_RECIPE
+from graceful_forgetting import config
+from graceful_forgetting.cli import command_line
+from graceful_forgetting.cli.commands import DEMO_RECIPE
 from graceful_forgetting.confidence.scorer import Measured
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.models import ModelArguments
-from graceful_forgetting.experiment.recipe import parse_recipe, recipe_fields
+from graceful_forgetting.lab.base_model import BaseModelConfig
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.runs.recipe import parse_recipe, recipe_fields
 from graceful_forgetting.unlearning.objectives import UnlearningBatch
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def test_every_public_name_is_in_the_python_reference():
 
 def test_every_command_is_on_its_page():
     text = (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8")
-    for name in subcommands(cli._parser()):
+    for name in subcommands(command_line._parser()):
         assert f"`graceful {name}" in text or f"`{name}`" in text, name
 
 
@@ -116,13 +117,13 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 @shown(commands("graceful"))
 def test_command_is_understood(shown):
-    options, rest = cli._parser().parse_known_args(shown)
+    options, rest = command_line._parser().parse_known_args(shown)
     if options.command == "demo":
         parse_recipe(str(DEMO_RECIPE), rest)
     elif options.command == "base":
         fields = {field.name for field in dataclasses.fields(BaseModelConfig)}
         assert {word[2:].split("=")[0] for word in rest if word.startswith("--")} <= fields
-    elif options.command not in cli.WITH_RECIPE or not rest:
+    elif options.command not in command_line.WITH_RECIPE or not rest:
         assert not rest
     elif options.config is None or (ROOT / options.config).exists():
         parse_recipe(None if options.config is None else str(ROOT / options.config), rest)
@@ -196,7 +197,7 @@ def test_example_methods_compute_what_they_say():
 @pytest.mark.parametrize("words", [["fields"], ["env"], ["tasks", "list"], ["world", "list"]], ids=" ".join)
 def test_cheap_commands_of_the_command_line_page_run(words, capsys):
     assert any(first == words for _, first in commands("graceful"))
-    assert cli.main(words) == 0
+    assert command_line.main(words) == 0
     assert capsys.readouterr().out
 
 

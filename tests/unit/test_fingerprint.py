@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from graceful_forgetting.fingerprint import (
+from graceful_forgetting.runtime.fingerprint import (
     fingerprint_json,
     fingerprint_model,
     fingerprint_rows,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graceful_forgetting.experiment.sweep.grid import load_grid
+from graceful_forgetting.sweeps.grid import load_grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,5 +154,5 @@ def test_what_is_wrong_is_named(grid, changes, message):
 
 
 def test_committed_grids_are_valid():
-    for path in (ROOT / "benchmarks" / "grids").rglob("*.yaml"):
+    for path in (ROOT / "evidence" / "grids").rglob("*.yaml"):
         assert load_grid(str(path)).cells({})

@@ -11,7 +11,7 @@ from accelerate.commands import launch as accelerate_launch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from graceful_forgetting.cli import main
-from graceful_forgetting.launching import config_names, find_config, launch
+from graceful_forgetting.cli.launching import config_names, find_config, launch
 
 
 @pytest.fixture

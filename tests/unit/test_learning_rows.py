@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trl import pack_dataset
 
 from graceful_forgetting.data import IGNORE_INDEX
-from graceful_forgetting.learning_rows import single_examples
+from graceful_forgetting.data.learning_rows import single_examples
 
 SIZE = 8
 lengths = st.lists(st.tuples(st.integers(1, 2 * SIZE), st.integers(0, SIZE)), min_size=1, max_size=12)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from graceful_forgetting.experiment.measures import (
+from graceful_forgetting.results.measures import (
     Interval,
     answer_split,
     area_under_curve,
@@ -30,7 +30,7 @@ from graceful_forgetting.experiment.measures import (
     run_lengths,
     wilcoxon_p,
 )
-from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+from graceful_forgetting.results.statistics import gap_recovered, paired_interval
 
 # A busy machine is no failure.
 unhurried = settings(deadline=None, max_examples=40)

@@ -7,7 +7,7 @@ import yaml
 
 from graceful_forgetting import LWFConfig
 from graceful_forgetting.config import PUBLISHED
-from graceful_forgetting.experiment.recipe import parse_recipe, recipe_from_fields
+from graceful_forgetting.runs.recipe import parse_recipe, recipe_from_fields
 
 RUN = {"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "model_name_or_path": "any", "bf16": False}
 

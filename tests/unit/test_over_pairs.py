@@ -6,9 +6,9 @@ from statistics import fmean, variance
 import numpy as np
 import pytest
 
-from graceful_forgetting.experiment.statistics import paired_interval
-from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_pairs import gains_of_pairs, spreads_of_pairs
+from evidence.tables.over_pairs import gains_of_pairs, spreads_of_pairs
+from graceful_forgetting.results.statistics import paired_interval
+from graceful_forgetting.sweeps.comparison import groups_of
 from sweep_data import ITEMS, cell
 
 # Right answers by build and seed; the builds differ by more than the seeds.

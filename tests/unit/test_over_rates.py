@@ -3,9 +3,9 @@
 from dataclasses import replace
 from statistics import fmean
 
-from graceful_forgetting.experiment.statistics import paired_interval
-from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_rates import gains_at_best_rates, gains_by_rate
+from evidence.tables.over_rates import gains_at_best_rates, gains_by_rate
+from graceful_forgetting.results.statistics import paired_interval
+from graceful_forgetting.sweeps.comparison import groups_of
 from sweep_data import METHODS, cell
 
 SEEDS = range(4)

@@ -2,8 +2,8 @@
 
 from statistics import fmean
 
-from graceful_forgetting.experiment.sweep.comparison import EVIDENCE_SHARE, groups_of
-from graceful_forgetting.experiment.sweep.over_settings import evidence_table, gains_by_setting
+from evidence.tables.over_settings import evidence_table, gains_by_setting
+from graceful_forgetting.sweeps.comparison import EVIDENCE_SHARE, groups_of
 from sweep_data import METHODS, cell
 
 SEEDS = range(6)

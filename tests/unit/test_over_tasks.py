@@ -3,15 +3,15 @@
 from dataclasses import replace
 from statistics import fmean
 
-from graceful_forgetting.experiment.result import ChoiceMetrics
-from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_tasks import (
+from evidence.tables.over_tasks import (
     bits_saved,
     choice_accuracy,
     methods_by_forgetting,
     neutral_bits_saved,
     task_matrix,
 )
+from graceful_forgetting.results.result import ChoiceMetrics
+from graceful_forgetting.sweeps.comparison import groups_of
 from sweep_data import cell
 
 

@@ -3,9 +3,7 @@
 from dataclasses import replace
 from statistics import fmean
 
-from graceful_forgetting.experiment.result import GuardResult
-from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.over_worlds import (
+from evidence.tables.over_worlds import (
     best_plain_runs,
     one_world,
     outcomes,
@@ -13,6 +11,8 @@ from graceful_forgetting.experiment.sweep.over_worlds import (
     world_gains,
     world_shares,
 )
+from graceful_forgetting.results.result import GuardResult
+from graceful_forgetting.sweeps.comparison import groups_of
 from sweep_data import cell
 
 METHODS = ("plain", "never_knew", "lwf")

@@ -10,14 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graceful_forgetting.config import PosteriorConfig
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.posterior import (
-    POSTERIOR_FILE,
-    LearningPosterior,
-    estimate_fisher,
-    estimate_posterior,
-    reference_mean,
-)
+from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+from graceful_forgetting.posterior.fisher import estimate_fisher
+from graceful_forgetting.posterior.learning_posterior import POSTERIOR_FILE, reference_mean
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 ROWS = Dataset.from_list(
     [

@@ -8,13 +8,13 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from graceful_forgetting.experiment.recipe import parse_recipe
+from graceful_forgetting.runs.recipe import parse_recipe
 from graceful_forgetting.tasks import resolve_task
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 PAPER_TASKS = {"gsm8k", "qasc", "sst5", "dental", "psychol"}
-ESTIMATE = runpy.run_path(str(ROOT / "benchmarks" / "estimate_paper.py"))
+ESTIMATE = runpy.run_path(str(ROOT / "evidence" / "speed" / "estimate_paper.py"))
 
 
 @pytest.mark.parametrize("path", ["gsm8k_forget_dental.yaml", "paper/llama-3.2-1b.yaml", "paper/llama-3-8b.yaml"])
@@ -55,7 +55,7 @@ def test_every_value_of_a_paper_recipe_says_where_it_comes_from(name: str) -> No
 def test_tables_of_the_readme_are_computed() -> None:
     text = (RECIPES / "README.md").read_text(encoding="utf-8")
     assert text.count("<!-- estimate: ") == 2
-    assert ESTIMATE["filled"](text) == text, "recipes/README.md is out of date: python benchmarks/estimate_paper.py"
+    assert ESTIMATE["filled"](text) == text, "recipes/README.md is out of date: python evidence/speed/estimate_paper.py"
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATE["SHAPES"]))

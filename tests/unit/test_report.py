@@ -7,7 +7,13 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graceful_forgetting.experiment.result import (
+from graceful_forgetting.report import render_report
+from graceful_forgetting.report.headline import headline
+from graceful_forgetting.report.measures import general_measures, task_measures
+from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
+from graceful_forgetting.report.scales import scale_for
+from graceful_forgetting.results.formatting import number, percent, script_json, signed, size, timestamp
+from graceful_forgetting.results.result import (
     GuardResult,
     SelectionResult,
     StageResult,
@@ -16,14 +22,8 @@ from graceful_forgetting.experiment.result import (
     TrainingRunResult,
     TrialsResult,
 )
-from graceful_forgetting.experiment.summary import summarise
-from graceful_forgetting.experiment.times import duration
-from graceful_forgetting.report import render_report
-from graceful_forgetting.report.formatting import number, percent, script_json, signed, size, timestamp
-from graceful_forgetting.report.headline import headline
-from graceful_forgetting.report.measures import general_measures, task_measures
-from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
-from graceful_forgetting.report.scales import scale_for
+from graceful_forgetting.results.summary import summarise
+from graceful_forgetting.results.times import duration
 from html_page import Page
 from report_data import (
     HOSTILE,

@@ -9,13 +9,13 @@ import psutil
 import pytest
 import torch
 
-from graceful_forgetting.experiment.provenance import (
+from graceful_forgetting.results.provenance import (
     collect_provenance,
     peak_memory,
     public_settings,
     reset_peak_memory,
 )
-from graceful_forgetting.experiment.result import (
+from graceful_forgetting.results.result import (
     SCHEMA_VERSION,
     ChoiceMetrics,
     GuardResult,
@@ -27,7 +27,7 @@ from graceful_forgetting.experiment.result import (
     TaskSelection,
     TrainingRunResult,
 )
-from graceful_forgetting.experiment.summary import summarise
+from graceful_forgetting.results.summary import summarise
 
 SCHEMA_PAGE = Path(__file__).parents[2] / "docs" / "result-schema.md"
 

@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset
 from sklearn.metrics import roc_auc_score
 
-from graceful_forgetting.experiment.scoring_study.measure import Terms
-from graceful_forgetting.experiment.scoring_study.rows import (
+from evidence.plots.scoring import step_size_charts
+from evidence.scoring_study.measure import Terms
+from evidence.scoring_study.rows import (
     MULTIPLES,
     Detection,
     Setting,
@@ -18,8 +19,7 @@ from graceful_forgetting.experiment.scoring_study.rows import (
     detection,
     read_rows,
 )
-from graceful_forgetting.experiment.scoring_study.summary import DEFAULT, MEAN, TABLES, Study
-from graceful_forgetting.report.scoring_plots import step_size_charts
+from evidence.scoring_study.summary import DEFAULT, MEAN, TABLES, Study
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,7 +114,7 @@ def test_tables_and_charts_show_what_was_measured():
 
 
 def test_a_tiny_run_is_resumed_and_complete(tmp_path):
-    script = runpy.run_path(str(ROOT / "benchmarks" / "scoring_study.py"))
+    script = runpy.run_path(str(ROOT / "evidence" / "scoring_study" / "run.py"))
     recipe = script["RECIPE"] | {"max_steps": 2, "learning_rate": 1e-3, "forgetting_limit": 8}
     output = tmp_path / "study.jsonl"
     script["measure"]("shortcut", 0, {0: ["sampled"]}, output, recipe)

@@ -2,8 +2,8 @@
 
 from statistics import fmean
 
-from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.sensitivity import sensitivity
+from evidence.tables.sensitivity import sensitivity
+from graceful_forgetting.sweeps.comparison import groups_of
 from sweep_data import cell
 
 NAMES = ("plain", "default", "rate-x0.5", "rate-x2", "cap-x4")

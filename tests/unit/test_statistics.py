@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from graceful_forgetting.experiment.statistics import gap_recovered, paired_interval
+from graceful_forgetting.results.statistics import gap_recovered, paired_interval
 
 _LWF = [0.74, 0.71, 0.78, 0.73]
 _PLAIN = [0.69, 0.70, 0.71, 0.68]

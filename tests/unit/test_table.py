@@ -1,10 +1,10 @@
 """The table that a run ends with."""
 
-from graceful_forgetting.experiment.provenance import collect_provenance
-from graceful_forgetting.experiment.result import GuardResult, RunResult, SelectionResult, TaskMetrics, TaskSelection
-from graceful_forgetting.experiment.result import TrainingRunResult as Run
-from graceful_forgetting.experiment.summary import summarise
-from graceful_forgetting.experiment.table import summary_table
+from graceful_forgetting.results.provenance import collect_provenance
+from graceful_forgetting.results.result import GuardResult, RunResult, SelectionResult, TaskMetrics, TaskSelection
+from graceful_forgetting.results.result import TrainingRunResult as Run
+from graceful_forgetting.results.summary import summarise
+from graceful_forgetting.results.table import summary_table
 
 
 def result_of(scores: dict[str, list[int]], stopped: bool = False) -> RunResult:

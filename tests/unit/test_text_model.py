@@ -14,23 +14,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from graceful_forgetting.artifacts import read_json
-from graceful_forgetting.base_model import (
-    SHIPPED_NAME,
-    BaseModelConfig,
-    build_base_model,
-    resolve_model_name,
-    shipped_model,
-)
-from graceful_forgetting.base_model.corpus import END_OF_DOCUMENT, read_documents, text_files
-from graceful_forgetting.base_model.measure import bits_per_byte
-from graceful_forgetting.base_model.overlap import NGRAM_WORDS, HeldOutRows
-from graceful_forgetting.base_model.packing import Blocks, Mixture, ShuffledBlocks, divide, spread, write_tokens
-from graceful_forgetting.base_model.questions import load_questions
-from graceful_forgetting.base_model.tokenizer import token_bytes, train_tokenizer
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.recipe import parse_fields
+from graceful_forgetting.lab.base_model import BaseModelConfig, build_base_model
+from graceful_forgetting.lab.base_model.corpus import END_OF_DOCUMENT, read_documents, text_files
+from graceful_forgetting.lab.base_model.measure import bits_per_byte
+from graceful_forgetting.lab.base_model.overlap import NGRAM_WORDS, HeldOutRows
+from graceful_forgetting.lab.base_model.packing import Blocks, Mixture, ShuffledBlocks, divide, spread, write_tokens
+from graceful_forgetting.lab.base_model.questions import load_questions
+from graceful_forgetting.lab.base_model.tokenizer import token_bytes, train_tokenizer
+from graceful_forgetting.runs.recipe import parse_fields
+from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.tasks import TASKS, load_task
+from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name, shipped_model
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -349,7 +344,7 @@ def test_overlap_agrees_with_looking_at_every_pair(text: list[str], row: list[st
 
 
 def test_long_documents_come_in_pieces_that_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graceful_forgetting.base_model.corpus._PIECE", 50)
+    monkeypatch.setattr("graceful_forgetting.lab.base_model.corpus._PIECE", 50)
     lines = [f"line {n} of a long book" for n in range(20)]
     (tmp_path / "book.txt").write_text("\n".join([*lines, "x" * 200, END_OF_DOCUMENT, "the next"]), encoding="utf-8")
     pieces = list(read_documents(tmp_path / "book.txt"))

@@ -6,8 +6,8 @@ import pytest
 from datasets import Dataset
 
 from graceful_forgetting.config import SelectionConfig
-from graceful_forgetting.reference import NonFiniteLossError
-from graceful_forgetting.trials import (
+from graceful_forgetting.posterior.reference import NonFiniteLossError
+from graceful_forgetting.training.trials import (
     FORGET_FIRST,
     NOTHING,
     SETTINGS,

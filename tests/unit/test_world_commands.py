@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from graceful_forgetting.artifacts import read_json
 from graceful_forgetting.cli import main
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.sources import load_sources
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.sources import load_sources
+from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.worlds import WORLDS, Difficulty, load_world
 
 
@@ -50,7 +50,7 @@ def test_bad_builds_are_refused(
 def test_a_recipe_sets_difficulty_and_build_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
-        "graceful_forgetting.experiment.sources.world_checkpoint", lambda *given: asked.append(given) or tmp_path
+        "graceful_forgetting.runs.sources.world_checkpoint", lambda *given: asked.append(given) or tmp_path
     )
     arguments = RunArguments(world="arithmetic", world_train_share=0.2, world_harmful_share=0.5, world_seed=4)
     difficulty = Difficulty(train_share=0.2, harmful_share=0.5)
@@ -64,7 +64,7 @@ def test_a_recipe_sets_difficulty_and_build_seed(tmp_path: Path, monkeypatch: py
 
 
 def test_settings_can_be_chosen_on_validation_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graceful_forgetting.experiment.sources.world_checkpoint", lambda *_: tmp_path)
+    monkeypatch.setattr("graceful_forgetting.runs.sources.world_checkpoint", lambda *_: tmp_path)
     world = load_world("entangled")
     for split, rows in (("validation", world.learning_validation), ("test", world.learning_test)):
         sources = load_sources(RunArguments(world="entangled", world_split=split), None, seed=0)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from graceful_forgetting.artifacts import read_json
+from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.worlds import WORLDS, Difficulty, World, load_world, world_checkpoint
 from graceful_forgetting.worlds.build import build_models, encode, world_tokenizer
 from graceful_forgetting.worlds.cache import cached_models

@@ -1,4 +1,7 @@
-"""Baselines that graceful forgetting is compared with: one file each, one line here."""
+"""Baselines that graceful forgetting is compared with: one file each, one line here.
+
+Imports `posterior`, `confidence`, `gradients` and what is below them.
+"""
 
 from graceful_forgetting.baselines.afec import AFEC
 from graceful_forgetting.baselines.baseline import Baseline, BaselineContext, LearningBatch, Need

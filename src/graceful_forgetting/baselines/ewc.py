@@ -6,7 +6,7 @@ from torch import Tensor
 
 from graceful_forgetting.baselines.baseline import Baseline, BaselineContext, LearningBatch, Need
 from graceful_forgetting.baselines.quadratic import QuadraticPenalty, trained_parameters
-from graceful_forgetting.fisher import estimate_fisher
+from graceful_forgetting.posterior.fisher import estimate_fisher
 
 
 class EWC(Baseline):

@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.baselines.baseline import Baseline, BaselineContext, Need
 from graceful_forgetting.baselines.quadratic import trained_parameters
-from graceful_forgetting.reference import restored_weights
+from graceful_forgetting.posterior.reference import restored_weights
 
 
 class FLearning(Baseline):

@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from graceful_forgetting.baselines.baseline import Baseline, BaselineContext, Need
-from graceful_forgetting.rng import preserved_rng
+from graceful_forgetting.runtime.rng import preserved_rng
 
 
 class ShrinkPerturb(Baseline):

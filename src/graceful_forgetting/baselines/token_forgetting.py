@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from graceful_forgetting.baselines.baseline import Baseline, BaselineContext, LearningBatch, Need
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets
 from graceful_forgetting.confidence.measure import exchanged, in_place_of
-from graceful_forgetting.confidence.rows import load_batch
-from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.gradients.rows import load_batch
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 
 class TokenForgetting(Baseline):

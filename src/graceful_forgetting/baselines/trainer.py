@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from graceful_forgetting.baselines.baseline import Baseline, LearningBatch
-from graceful_forgetting.reference import PlainTrainer
+from graceful_forgetting.posterior.reference import PlainTrainer
 
 
 class BaselineTrainer(PlainTrainer):

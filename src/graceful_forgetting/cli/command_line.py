@@ -9,9 +9,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from graceful_forgetting import commands
-from graceful_forgetting.commands import RANK
-from graceful_forgetting.launching import launch, launch_parser
+from graceful_forgetting.cli import commands
+from graceful_forgetting.cli.commands import RANK
+from graceful_forgetting.cli.launching import launch, launch_parser
 
 # TRL and transformers read these when imported. Nothing here reaches the network unless a recipe names a hub model or
 # data set, and telemetry is neither.
@@ -188,7 +188,3 @@ def _configure_output(verbose: bool, quiet: bool) -> None:
         # Of what libraries will change: of use to those who write against them.
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.filterwarnings("ignore", category=category)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

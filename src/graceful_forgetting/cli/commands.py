@@ -10,7 +10,7 @@ from typing import Any
 
 # Of several processes of one launch, the first one talks.
 RANK = int(os.environ.get("RANK", "0"))
-DEMO_RECIPE = Path(__file__).parent / "experiment" / "demo.yaml"
+DEMO_RECIPE = Path(__file__).parents[1] / "runs" / "demo.yaml"
 
 
 def _announcer(options: argparse.Namespace) -> Callable[[str], None]:
@@ -26,8 +26,8 @@ def fields(options: argparse.Namespace, rest: list[str]) -> None:
     del options, rest
     from trl import SFTConfig
 
-    from graceful_forgetting.base_model import BaseModelConfig
-    from graceful_forgetting.experiment.recipe import RECIPE_CLASSES
+    from graceful_forgetting.lab.base_model import BaseModelConfig
+    from graceful_forgetting.runs.recipe import RECIPE_CLASSES
 
     inherited = {field.name for field in dataclasses.fields(SFTConfig)}
     for cls in RECIPE_CLASSES:
@@ -56,8 +56,8 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
             raise ValueError("--sweep reports a finished sweep and takes no recipe: leave out --config and its fields")
         _report_sweep(Path(options.sweep), options.archive)
         return
-    from graceful_forgetting.experiment.pipeline import Pipeline
-    from graceful_forgetting.experiment.recipe import parse_recipe
+    from graceful_forgetting.runs.pipeline import Pipeline
+    from graceful_forgetting.runs.recipe import parse_recipe
 
     run, lwf, model = parse_recipe(options.config, rest)
 
@@ -79,10 +79,10 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report(pipeline: Any) -> None:
-    from graceful_forgetting.experiment.assemble import assemble_result
-    from graceful_forgetting.experiment.cost import cost_text
-    from graceful_forgetting.experiment.table import summary_table
     from graceful_forgetting.report import render_report
+    from graceful_forgetting.results.cost import cost_text
+    from graceful_forgetting.results.table import summary_table
+    from graceful_forgetting.runs.assemble import assemble_result
 
     result, samples = assemble_result(pipeline)
     if RANK > 0:
@@ -102,8 +102,8 @@ def _report(pipeline: Any) -> None:
 
 def compare(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
-    from graceful_forgetting.experiment.finished_runs import load_runs
     from graceful_forgetting.report import render_comparison
+    from graceful_forgetting.runs.finished_runs import load_runs
 
     output = Path(options.output)
     if output.is_dir() or not output.parent.is_dir():
@@ -124,8 +124,8 @@ def _cluster_parameters(cluster: str | None, given: Sequence[str]) -> dict[str, 
 
 def sweep(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
-    from graceful_forgetting.experiment.sweep.grid import load_grid
-    from graceful_forgetting.experiment.sweep.run import Sweep
+    from graceful_forgetting.sweeps.grid import load_grid
+    from graceful_forgetting.sweeps.run import Sweep
 
     grid = load_grid(options.config)
     if options.output_dir is not None:
@@ -147,11 +147,11 @@ def sweep(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report_sweep(folder: Path, archive: str | None) -> None:
-    from graceful_forgetting.artifacts import read_json, write_json, write_text
-    from graceful_forgetting.experiment.sweep.archive import read_archive, write_archive
-    from graceful_forgetting.experiment.sweep.run import TUNING_FILE, load_cells
-    from graceful_forgetting.experiment.sweep.tables import markdown_document, sweep_tables
     from graceful_forgetting.report import render_sweep
+    from graceful_forgetting.runtime.artifacts import read_json, write_json, write_text
+    from graceful_forgetting.sweeps.archive import read_archive, write_archive
+    from graceful_forgetting.sweeps.run import TUNING_FILE, load_cells
+    from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 
     cells = read_archive(folder) if folder.is_file() else load_cells(folder)
     place = folder.parent if folder.is_file() else folder
@@ -173,10 +173,10 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
 def advise(options: argparse.Namespace, rest: list[str]) -> None:
     from datasets import load_from_disk
 
-    from graceful_forgetting.experiment.advice import advice_text, advise, gather_evidence
-    from graceful_forgetting.experiment.pipeline import Pipeline
-    from graceful_forgetting.experiment.recipe import parse_recipe
-    from graceful_forgetting.preparation import TASK_COLUMN
+    from graceful_forgetting.runs.advice import advice_text, advise, gather_evidence
+    from graceful_forgetting.runs.pipeline import Pipeline
+    from graceful_forgetting.runs.recipe import parse_recipe
+    from graceful_forgetting.training.preparation import TASK_COLUMN
 
     pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options))
     scored = load_from_disk(str(pipeline.scores().path / "rows"))
@@ -215,8 +215,8 @@ def world(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def base(options: argparse.Namespace, rest: list[str]) -> None:
-    from graceful_forgetting.base_model import BaseModelConfig, build_base_model
-    from graceful_forgetting.experiment.recipe import parse_fields
+    from graceful_forgetting.lab.base_model import BaseModelConfig, build_base_model
+    from graceful_forgetting.runs.recipe import parse_fields
 
     (config,) = parse_fields((BaseModelConfig,), options.config, rest)
     print(f"written: {build_base_model(config, announce=_announcer(options))}")
@@ -238,10 +238,10 @@ def tasks(options: argparse.Namespace, rest: list[str]) -> None:
 
 def bench(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
-    from graceful_forgetting.artifacts import write_json
-    from graceful_forgetting.bench.confidence import benchmark_confidence, table
-    from graceful_forgetting.bench.methods import Setting
-    from graceful_forgetting.bench.subsets import subset_correlations, subset_table
+    from graceful_forgetting.lab.bench.confidence import benchmark_confidence, table
+    from graceful_forgetting.lab.bench.methods import Setting
+    from graceful_forgetting.lab.bench.subsets import subset_correlations, subset_table
+    from graceful_forgetting.runtime.artifacts import write_json
 
     for name in ("batch_size", "threads"):
         if getattr(options, name) < 1:
@@ -261,7 +261,7 @@ def env(options: argparse.Namespace, rest: list[str]) -> None:
     del options, rest
     import platform
 
-    from graceful_forgetting.experiment.provenance import collect_hardware, git_commit, package_versions
+    from graceful_forgetting.results.provenance import collect_hardware, git_commit, package_versions
 
     for name, number in package_versions().items():
         print(f"- {name}: {number}")

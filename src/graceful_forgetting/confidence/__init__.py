@@ -1,6 +1,8 @@
-"""Forgetting confidence of self-knowledge, and the per-sample gradients that it needs."""
+"""Stage 3: one score a piece of self-knowledge; the scorers, what they read, and `score_confidence`.
 
-from graceful_forgetting.confidence.oracle import ConfidenceValues, oracle_confidence_terms, oracle_fisher
+Imports `posterior`, `gradients`, `data`, `config` and `runtime`.
+"""
+
 from graceful_forgetting.confidence.scoring import score_confidence
 
-__all__ = ["ConfidenceValues", "oracle_confidence_terms", "oracle_fisher", "score_confidence"]
+__all__ = ["score_confidence"]

@@ -9,14 +9,14 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
 from graceful_forgetting.confidence.measure import COSINE, LEARNING_PRODUCT, LOSS, Measurement, empty
-from graceful_forgetting.confidence.oracle import oracle_confidence_terms
-from graceful_forgetting.confidence.reducers import ConfidenceTerms
-from graceful_forgetting.confidence.rows import batches, load_batch, usable_rows
-from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.config import ConfidenceConfig
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.gradients.reducers import ConfidenceTerms
+from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 
 def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
 from graceful_forgetting.confidence.measure import (
     LOSS,
     PRODUCT,
@@ -21,9 +20,10 @@ from graceful_forgetting.confidence.measure import (
     losses,
     polyak_step,
 )
-from graceful_forgetting.confidence.rows import load_batch
-from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.confidence.weights import ConfidenceWeights
+from graceful_forgetting.gradients.rows import load_batch
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 # Multiples of Polyak's step L/‖g‖² that are tried: on a plateau of L, as in a model at random weights, the best step is
 # several times as long, in a curved valley far shorter.

@@ -11,14 +11,14 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
-from graceful_forgetting.confidence.oracle import oracle_confidence_terms
-from graceful_forgetting.confidence.rows import load_batch
-from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.confidence.weights import ConfidenceWeights
 from graceful_forgetting.config import ConfidenceConfig
-from graceful_forgetting.parameters import ParameterValues
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.gradients.parameters import ParameterValues
+from graceful_forgetting.gradients.rows import load_batch
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 # Columns of what a measurement returns; those that it does not measure are NaN.
 LOSS, PRODUCT, SQUARE, STEP, REFERENCE_LOSS, LEARNING_PRODUCT, COSINE, LEAST_COSINE = range(8)

@@ -9,12 +9,12 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.diagnosis import not_finite
-from graceful_forgetting.confidence.engine import PerSampleEngine
 from graceful_forgetting.confidence.measure import LEAST_COSINE, LOSS, Measurement, empty
-from graceful_forgetting.confidence.oracle import oracle_gradients
-from graceful_forgetting.confidence.projection import ProjectedGradients
-from graceful_forgetting.confidence.rows import batches, load_batch, usable_rows
+from graceful_forgetting.gradients.diagnosis import not_finite
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.oracle import oracle_gradients
+from graceful_forgetting.gradients.projection import ProjectedGradients
+from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 
 # Numbers held of all learning examples together (2 GiB); of a single one never fewer than the second, since the least
 # of many cosines picks up the noise of the projection.

@@ -13,8 +13,7 @@ from datasets import Dataset, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.confidence import estimate, measure
-from graceful_forgetting.confidence.diagnosis import not_finite
+from graceful_forgetting.confidence import measure
 from graceful_forgetting.confidence.learning_gradient import LearningMeasurement, mean_gradient
 from graceful_forgetting.confidence.line_search import LineSearchMeasurement
 from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
@@ -25,15 +24,17 @@ from graceful_forgetting.confidence.pairwise import (
     feature_width,
     parameters_before_output,
 )
-from graceful_forgetting.confidence.projection import projection_bytes
-from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
 from graceful_forgetting.confidence.scorer import Measured, Need, crossover, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.confidence.shards import Plan, ShardStore, measure_rows
 from graceful_forgetting.confidence.weights import DTYPES, ConfidenceWeights
 from graceful_forgetting.config import ConfidenceConfig
-from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
-from graceful_forgetting.parameters import ParameterValues
+from graceful_forgetting.gradients import memory as estimate
+from graceful_forgetting.gradients.diagnosis import not_finite
+from graceful_forgetting.gradients.parameters import ParameterValues
+from graceful_forgetting.gradients.projection import projection_bytes
+from graceful_forgetting.gradients.rows import load_batch, tokenised_rows, usable_rows
+from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
 
 if TYPE_CHECKING:  # the Fisher estimator, which the posterior is made with, uses this package's engine
     from graceful_forgetting.posterior import LearningPosterior

@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from graceful_forgetting.artifacts import atomic_file
 from graceful_forgetting.confidence.measure import WIDTH, Measurement
-from graceful_forgetting.confidence.rows import batches
-from graceful_forgetting.distributed import gather, process_count, process_index, raise_together
-from graceful_forgetting.progress import progress_bar
+from graceful_forgetting.gradients.rows import batches
+from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.runtime.distributed import gather, process_count, process_index, raise_together
+from graceful_forgetting.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 

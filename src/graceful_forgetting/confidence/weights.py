@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graceful_forgetting.confidence.reducers import ConfidenceTerms
-from graceful_forgetting.confidence.rules import as_matrix
 from graceful_forgetting.config import WeightsDtype, WeightsPlacement
-from graceful_forgetting.parameters import ParameterValues
+from graceful_forgetting.gradients.parameters import ParameterValues
+from graceful_forgetting.gradients.reducers import ConfidenceTerms
+from graceful_forgetting.gradients.rules import as_matrix
 
 if TYPE_CHECKING:  # the Fisher estimator, which the posterior is made with, uses this package's engine
     from graceful_forgetting.posterior import LearningPosterior

@@ -4,6 +4,8 @@ A stage field has one home, its stage config. `LWFConfig` repeats it under a pre
 `ElicitationConfig.batch_size`) and takes default and help text from there, so that one flat YAML file or command line
 can set everything. Settings of unlearning and of the baselines, which nothing but the trainer reads, are fields of
 `LWFConfig` alone.
+
+Imports no other room.
 """
 
 from graceful_forgetting.config.baseline import BaselineName, BaselineSettings

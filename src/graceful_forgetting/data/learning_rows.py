@@ -5,7 +5,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.data.rows import IGNORE_INDEX
 
 _ROW = ("input_ids", "labels")
 _LENGTHS = "seq_lengths"

@@ -10,11 +10,11 @@ from datasets import Dataset, load_from_disk
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from graceful_forgetting import __version__
-from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model
 from graceful_forgetting.generation import Completion
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, write_json
+from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_model
+from graceful_forgetting.runtime.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import IGNORE_INDEX, require_pad_token, require_tokenizer
-from graceful_forgetting.distributed import gather, process_index
 from graceful_forgetting.elicitation.backends import open_backend
 from graceful_forgetting.elicitation.cache import completions_key, read_completions, write_completions
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
 from graceful_forgetting.elicitation.shards import complete_in_shards
 from graceful_forgetting.generation import Completion, check_context, make_requests, stop_token_ids
+from graceful_forgetting.runtime.distributed import gather, process_index
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from graceful_forgetting.distributed import gather, process_count, process_index, raise_together
 from graceful_forgetting.elicitation.backends import Backend
 from graceful_forgetting.elicitation.cache import read_completions, write_completions
-from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.generation import Completion, Request
 from graceful_forgetting.generation.batched import longest_first
-from graceful_forgetting.progress import progress_bar
+from graceful_forgetting.runtime.distributed import gather, process_count, process_index, raise_together
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.progress import progress_bar
 
 
 def complete_in_shards(

@@ -13,14 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import require_pad_token, tokenize_prompt
-from graceful_forgetting.experiment.likelihood import (
+from graceful_forgetting.evaluation.likelihood import (
     CompletionLikelihood,
     completion_text,
     tokenised_completions,
     tokenised_likelihoods,
 )
-from graceful_forgetting.experiment.result import ChoiceMetrics, Role, TaskMetrics
 from graceful_forgetting.generation import check_context, generate_completions, stop_token_ids
+from graceful_forgetting.results.result import ChoiceMetrics, Role, TaskMetrics
 from graceful_forgetting.tasks import Task, score_answers
 
 

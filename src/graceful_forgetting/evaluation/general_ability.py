@@ -1,5 +1,6 @@
 """What is measured of a model beside the tasks of the run: a neutral text, and tasks of lm-evaluation-harness."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.data import context_length
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.likelihood import text_bits_per_byte
-from graceful_forgetting.experiment.lm_eval import check_lm_eval_tasks, evaluate_with_lm_eval
-from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.evaluation.likelihood import text_bits_per_byte
+from graceful_forgetting.evaluation.lm_eval import check_lm_eval_tasks, evaluate_with_lm_eval
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
 
 # The opening of Kenneth Grahame's The Wind in the Willows (1908; its author died in 1932): public domain.
 NEUTRAL_SAMPLE = Path(__file__).parent / "neutral.txt"
@@ -22,27 +22,33 @@ class GeneralAbility:
     """The measurements that a recipe asks for.
 
     Args:
-        run: the recipe.
+        neutral_text: a text file, or 'sample'; none: no text.
+        lm_eval_tasks: names of the harness, or files and folders of tasks.
+        lm_eval_limit: rows of each of these tasks; none: all.
+        batch_size: rows per pass.
 
     Raises:
         FileNotFoundError, ValueError: no such text, or one that is empty or not UTF-8; no such task of the harness.
         ImportError: lm-evaluation-harness is asked for and not installed.
     """
 
-    def __init__(self, run: RunArguments):
-        self.run = run
-        self.text = None if run.neutral_text is None else _read(run.neutral_text)
-        if run.lm_eval_tasks:
-            check_lm_eval_tasks(run.lm_eval_tasks)
+    def __init__(
+        self, neutral_text: str | None, lm_eval_tasks: Sequence[str] | None, lm_eval_limit: int | None, batch_size: int
+    ):
+        self.text = None if neutral_text is None else _read(neutral_text)
+        self.lm_eval_tasks = list(lm_eval_tasks or [])
+        self.lm_eval_limit = lm_eval_limit
+        self.batch_size = batch_size
+        if self.lm_eval_tasks:
+            check_lm_eval_tasks(self.lm_eval_tasks)
 
     def settings(self) -> dict[str, Any]:
         """All that decides the result but the model: what is asked for, and the content of the files that say it."""
-        tasks = self.run.lm_eval_tasks or []
-        files = [file for task in tasks for file in _files(Path(task).expanduser())]
+        files = [file for task in self.lm_eval_tasks for file in _files(Path(task).expanduser())]
         return {
             "neutral_text": None if self.text is None else fingerprint_json(self.text),
-            "lm_eval_tasks": tasks,
-            "lm_eval_limit": self.run.lm_eval_limit,
+            "lm_eval_tasks": self.lm_eval_tasks,
+            "lm_eval_limit": self.lm_eval_limit,
             "lm_eval_files": [fingerprint_json(file.read_text(encoding="utf-8")) for file in files],
         }
 
@@ -52,13 +58,13 @@ class GeneralAbility:
         """`neutral_bits_per_byte` and `lm_eval` of one model, as `TrainingRunResult` has them."""
         bits = self.neutral_bits_per_byte(model, processing_class)
         scores: dict[str, dict[str, float]] = {}
-        if self.run.lm_eval_tasks:
+        if self.lm_eval_tasks:
             scores = evaluate_with_lm_eval(
                 model,
                 processing_class,
-                self.run.lm_eval_tasks,
-                limit=self.run.lm_eval_limit,
-                batch_size=self.run.evaluation_batch_size,
+                self.lm_eval_tasks,
+                limit=self.lm_eval_limit,
+                batch_size=self.batch_size,
             )
         return {"neutral_bits_per_byte": bits, "lm_eval": scores}
 
@@ -74,7 +80,7 @@ class GeneralAbility:
             processing_class,
             self.text,
             window=min(context, _WINDOW),
-            batch_size=self.run.evaluation_batch_size,
+            batch_size=self.batch_size,
         )
 
 

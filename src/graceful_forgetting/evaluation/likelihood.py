@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets
 from graceful_forgetting.data import IGNORE_INDEX, collate, require_pad_token, tokenize_dataset
-from graceful_forgetting.progress import progress_part
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets
+from graceful_forgetting.runtime.progress import progress_part
 
 
 @dataclass(frozen=True)

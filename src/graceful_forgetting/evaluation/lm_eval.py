@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.rng import preserved_rng
+from graceful_forgetting.runtime.rng import preserved_rng
 
 
 def check_lm_eval_tasks(tasks: Sequence[str]) -> None:

@@ -1,4 +1,7 @@
-"""Batched completion of tokenised prompts through `model.generate`."""
+"""Batched completion of tokenised prompts through `model.generate`.
+
+Imports `data`, `config` and `runtime`.
+"""
 
 from graceful_forgetting.generation.batched import complete, generate_completions
 from graceful_forgetting.generation.requests import (

@@ -22,7 +22,7 @@ from graceful_forgetting.generation.choice import TokenChoice, draw_quantiles
 from graceful_forgetting.generation.mode import generation_mode
 from graceful_forgetting.generation.requests import Completion, Request, make_requests, require_finite, until_stop
 from graceful_forgetting.generation.rows import Rows, divisible
-from graceful_forgetting.progress import progress_part
+from graceful_forgetting.runtime.progress import progress_part
 
 # What `generate` calls its cache, as argument and as result: transformers 5.24 renamed it.
 _CACHE = "cache" if "cache" in {field.name for field in fields(GenerateDecoderOnlyOutput)} else "past_key_values"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graceful_forgetting.confidence.contributions import Contribution
+from graceful_forgetting.gradients.contributions import Contribution
 
 
 class UnsupportedUse(Exception):

@@ -7,9 +7,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
-from graceful_forgetting.confidence.rows import load_batch
-from graceful_forgetting.confidence.undisturbed import differentiating
+from graceful_forgetting.gradients.rows import load_batch
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 
 def not_finite(

@@ -25,14 +25,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from graceful_forgetting.confidence.calls import Call, Rule, UnsupportedUse, reached
-from graceful_forgetting.confidence.contributions import Contribution, Dense, Direct, Routed, Rows, as_matrix
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
-from graceful_forgetting.confidence.recompute import recomputed_rule
-from graceful_forgetting.confidence.reducers import Reducer, Signature
-from graceful_forgetting.confidence.rules import rule_for
-from graceful_forgetting.confidence.undisturbed import differentiating
-from graceful_forgetting.parameters import lowest_precision
+from graceful_forgetting.gradients.calls import Call, Rule, UnsupportedUse, reached
+from graceful_forgetting.gradients.contributions import Contribution, Dense, Direct, Routed, Rows, as_matrix
+from graceful_forgetting.gradients.parameters import lowest_precision
+from graceful_forgetting.gradients.recompute import recomputed_rule
+from graceful_forgetting.gradients.reducers import Reducer, Signature
+from graceful_forgetting.gradients.rules import rule_for
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class PerSampleEngine:
         Args:
             batch: `input_ids`, `attention_mask`, `labels`, each (batch, length), padded on either side;
                 further entries (`position_ids`) go to the model.
-            reducer: see `graceful_forgetting.confidence.reducers`.
+            reducer: see `graceful_forgetting.gradients.reducers`.
             relabel: maps logits and targets at counted positions, (batch, positions, vocabulary) and
                 (batch, positions), to the targets whose loss is differentiated; default: the labels.
 

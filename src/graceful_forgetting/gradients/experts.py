@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graceful_forgetting.confidence.calls import Backward, Call, UnsupportedUse
-from graceful_forgetting.confidence.contributions import Contribution, Routed
+from graceful_forgetting.gradients.calls import Backward, Call, UnsupportedUse
+from graceful_forgetting.gradients.contributions import Contribution, Routed
 
 _ARGUMENTS = ("hidden_states", "top_k_index", "top_k_weights")
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, mean_nll
-from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
-from graceful_forgetting.distributed import process_count
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.undisturbed import differentiating
+from graceful_forgetting.runtime.distributed import process_count
 
 _FLOAT32 = 4
 

@@ -7,10 +7,10 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from graceful_forgetting.confidence.likelihood import draw_targets
-from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.config import FisherEstimator
 from graceful_forgetting.data import IGNORE_INDEX, collate, sequence_losses
+from graceful_forgetting.gradients.token_loss import draw_targets
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 
 class ConfidenceValues(NamedTuple):

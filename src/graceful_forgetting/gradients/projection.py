@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from graceful_forgetting.confidence.contributions import as_matrix
+from graceful_forgetting.gradients.contributions import as_matrix
 
 
 class ProjectedGradients:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from graceful_forgetting.confidence.calls import Backward, Call, UnsupportedUse
-from graceful_forgetting.confidence.contributions import Contribution, Direct, as_matrix
+from graceful_forgetting.gradients.calls import Backward, Call, UnsupportedUse
+from graceful_forgetting.gradients.contributions import Contribution, Direct, as_matrix
 
 # Elements of the per-sample gradients that are held together, of all samples of one call.
 _LIMIT = 2**22

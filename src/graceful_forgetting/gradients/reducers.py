@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from graceful_forgetting.confidence.contributions import as_matrix
-from graceful_forgetting.confidence.kernels import gradient_kernel
+from graceful_forgetting.gradients.contributions import as_matrix
+from graceful_forgetting.gradients.kernels import gradient_kernel
 
 
 class Reducer(Protocol):

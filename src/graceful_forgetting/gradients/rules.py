@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from graceful_forgetting.confidence.calls import Backward, Call, Rule, UnsupportedUse, by_sample
-from graceful_forgetting.confidence.contributions import Contribution, Dense, Direct, Rows, as_matrix
-from graceful_forgetting.confidence.experts import experts_rule, is_experts
-from graceful_forgetting.confidence.recompute import recomputed_rule
+from graceful_forgetting.gradients.calls import Backward, Call, Rule, UnsupportedUse, by_sample
+from graceful_forgetting.gradients.contributions import Contribution, Dense, Direct, Rows, as_matrix
+from graceful_forgetting.gradients.experts import experts_rule, is_experts
+from graceful_forgetting.gradients.recompute import recomputed_rule
 
 
 def rule_for(module: nn.Module) -> Rule | None:

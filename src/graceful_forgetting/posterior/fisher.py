@@ -16,20 +16,26 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.confidence import estimate
-from graceful_forgetting.confidence.diagnosis import not_finite
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.likelihood import counted_logits, counted_targets, draw_targets
-from graceful_forgetting.confidence.reducers import SquaredGradients
-from graceful_forgetting.confidence.rows import load_batch, tokenised_rows, usable_rows
-from graceful_forgetting.confidence.undisturbed import differentiating
 from graceful_forgetting.config import PosteriorConfig
 from graceful_forgetting.data import IGNORE_INDEX
-from graceful_forgetting.distributed import gather, process_count, process_index, raise_together, sum_over_processes
-from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
-from graceful_forgetting.parameters import covered_parameters
-from graceful_forgetting.progress import progress_bar
+from graceful_forgetting.gradients import memory as estimate
+from graceful_forgetting.gradients.diagnosis import not_finite
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.parameters import covered_parameters
+from graceful_forgetting.gradients.reducers import SquaredGradients
+from graceful_forgetting.gradients.rows import load_batch, tokenised_rows, usable_rows
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, draw_targets
+from graceful_forgetting.gradients.undisturbed import differentiating
+from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.runtime.distributed import (
+    gather,
+    process_count,
+    process_index,
+    raise_together,
+    sum_over_processes,
+)
+from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting import __version__
-from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.confidence.rows import tokenised_rows
 from graceful_forgetting.config import PosteriorConfig
-from graceful_forgetting.fingerprint import fingerprint_model, fingerprint_rows, fingerprint_tensors
-from graceful_forgetting.fisher import estimate_fisher, fisher_estimate
-from graceful_forgetting.parameters import ParameterValues, covered_parameters, matching_names, unrestricted_names
+from graceful_forgetting.gradients.parameters import (
+    ParameterValues,
+    covered_parameters,
+    matching_names,
+    unrestricted_names,
+)
+from graceful_forgetting.gradients.rows import tokenised_rows
+from graceful_forgetting.posterior.fisher import estimate_fisher, fisher_estimate
+from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows, fingerprint_tensors
+from graceful_forgetting.runtime.version import __version__
 
 __all__ = ["POSTERIOR_FILE", "LearningPosterior", "estimate_fisher", "estimate_posterior", "reference_mean"]
 

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
-from graceful_forgetting.distributed import shards_models, whole
+from graceful_forgetting.runtime.distributed import shards_models, whole
 
 
 class NonFiniteLossError(RuntimeError):

@@ -1,4 +1,7 @@
-"""The reports: each one self-contained HTML file, made from result files (and the scored self-knowledge of a run)."""
+"""The reports: each one self-contained HTML file, made from result files (and the scored self-knowledge of a run).
+
+Imports `results`, `runs` and `sweeps`, whose files it reads.
+"""
 
 from graceful_forgetting.report.comparison import render_comparison
 from graceful_forgetting.report.html import render_report

@@ -8,10 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.experiment.finished_runs import FinishedRun
-from graceful_forgetting.experiment.result import TaskSummary
-from graceful_forgetting.experiment.statistics import PairedInterval
 from graceful_forgetting.report import differences, plots
 from graceful_forgetting.report.headline import Verdict, verdict_of
 from graceful_forgetting.report.html import assets, environment
@@ -19,6 +15,10 @@ from graceful_forgetting.report.measures import Measure, general_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples
 from graceful_forgetting.report.svg import Figure
 from graceful_forgetting.report.table import MAX_ROWS, Head, SampleTable, fit_table, rounded
+from graceful_forgetting.results.result import TaskSummary
+from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.runs.finished_runs import FinishedRun
+from graceful_forgetting.runtime.artifacts import atomic_file
 
 # More runs side by side cannot be read; a sweep has tables for them.
 MAX_RUNS = 12

@@ -7,11 +7,11 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from graceful_forgetting.experiment.finished_runs import FinishedRun
-from graceful_forgetting.experiment.result import StageResult, TaskSummary
-from graceful_forgetting.experiment.statistics import PairedInterval, paired_interval
-from graceful_forgetting.report.formatting import setting
 from graceful_forgetting.report.samples import ScoredSamples
+from graceful_forgetting.results.formatting import setting
+from graceful_forgetting.results.result import StageResult, TaskSummary
+from graceful_forgetting.results.statistics import PairedInterval, paired_interval
+from graceful_forgetting.runs.finished_runs import FinishedRun
 
 # Where a run writes, and how it shows its progress: every run differs there, and no number depends on it.
 _OF_NO_EFFECT = frozenset({"output_dir", "run_name", "force", "disable_tqdm"})

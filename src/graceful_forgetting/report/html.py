@@ -11,14 +11,15 @@ from datasets import Dataset
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.experiment.result import RunResult, TaskSummary
-from graceful_forgetting.experiment.times import duration
-from graceful_forgetting.report import formatting, plots
+from graceful_forgetting.report import plots
 from graceful_forgetting.report.headline import headline, interval_text, verdict_of
 from graceful_forgetting.report.measures import TASK_MEASURES, general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
 from graceful_forgetting.report.svg import Figure
+from graceful_forgetting.results import formatting
+from graceful_forgetting.results.result import RunResult, TaskSummary
+from graceful_forgetting.results.times import duration
+from graceful_forgetting.runtime.artifacts import atomic_file
 
 
 def render_report(result: RunResult, samples: Dataset | None, path: str | Path) -> Path:

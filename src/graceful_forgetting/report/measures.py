@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from graceful_forgetting.experiment.result import ArmSummary, TaskMetrics, TrainingRunResult
-from graceful_forgetting.experiment.statistics import PairedInterval
-from graceful_forgetting.experiment.summary import arm_summary, lwf_minus_plain, values_by_arm
+from graceful_forgetting.results.result import ArmSummary, TaskMetrics, TrainingRunResult
+from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.results.summary import arm_summary, lwf_minus_plain, values_by_arm
 
 # By heading: what `TaskMetrics` holds, in the order of the tables.
 TASK_MEASURES: dict[str, Callable[[TaskMetrics], float | None]] = {

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.experiment.result import Provenance
-from graceful_forgetting.experiment.sweep.cell import CellResult
-from graceful_forgetting.experiment.sweep.comparison import groups_of
-from graceful_forgetting.experiment.sweep.tables import sweep_tables
 from graceful_forgetting.report.html import assets, environment
 from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
+from graceful_forgetting.results.result import Provenance
+from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.comparison import groups_of
+from graceful_forgetting.sweeps.tables import sweep_tables
 
 
 def render_sweep(cells: Sequence[CellResult], path: str | Path) -> Path:

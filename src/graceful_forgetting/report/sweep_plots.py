@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from graceful_forgetting.experiment.measures import mean_interval
-from graceful_forgetting.experiment.statistics import PairedInterval
-from graceful_forgetting.experiment.sweep.cell import CellResult
-from graceful_forgetting.experiment.sweep.comparison import Group, MethodResult, method_results
-from graceful_forgetting.experiment.sweep.tables import shown
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.plots import task_class
 from graceful_forgetting.report.scales import scale_for
+from graceful_forgetting.results.measures import mean_interval
+from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.comparison import Group, MethodResult, method_results
+from graceful_forgetting.sweeps.tables import shown
 
 # Gain, as a share of the metric's unit, at which a field of the heat map has its full colour.
 _FULL_COLOUR = 0.1

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from graceful_forgetting.experiment.statistics import gap_recovered
+from graceful_forgetting.results.statistics import gap_recovered
 
 RIGHT, OLD, OTHER = "1", "0", "-"
 _BOOTSTRAP_SEED = 0

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import torch
 
-from graceful_forgetting.experiment.result import Device, Hardware, Provenance
-from graceful_forgetting.processor import processor_name
+from graceful_forgetting.results.result import Device, Hardware, Provenance
+from graceful_forgetting.runtime.processor import processor_name
 
 PACKAGES = (
     "graceful-forgetting",

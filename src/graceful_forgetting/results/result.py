@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graceful_forgetting.artifacts import read_json, write_json
-from graceful_forgetting.experiment.schema import added, dataclass_from_plain
-from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval
+from graceful_forgetting.results.schema import added, dataclass_from_plain
+from graceful_forgetting.results.statistics import GapRecovered, PairedInterval
+from graceful_forgetting.runtime.artifacts import read_json, write_json
 
 SCHEMA_VERSION = 2
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
-from graceful_forgetting.experiment.result import (
+from graceful_forgetting.results.result import (
     Arm,
     ArmSummary,
     Metric,
@@ -13,7 +13,7 @@ from graceful_forgetting.experiment.result import (
     TaskSummary,
     TrainingRunResult,
 )
-from graceful_forgetting.experiment.statistics import PairedInterval, gap_recovered, paired_interval
+from graceful_forgetting.results.statistics import PairedInterval, gap_recovered, paired_interval
 
 # In order of preference. F1 and chrF are measured only for tasks that declare them as their metric.
 _HIGHER_IS_BETTER: dict[Metric, bool] = {

@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from graceful_forgetting.experiment.result import ArmSummary, RunResult, TaskSummary
+from graceful_forgetting.results.result import ArmSummary, RunResult, TaskSummary
 
 _TITLES = {"base": "base model", "plain": "plain", "lwf": "LWF", "never_knew": "never knew"}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from graceful_forgetting.artifacts import read_json
-from graceful_forgetting.experiment.finished_runs import with_choice
-from graceful_forgetting.experiment.pipeline import Pipeline
-from graceful_forgetting.experiment.provenance import collect_provenance
-from graceful_forgetting.experiment.result import (
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runs.finished_runs import with_choice
+from graceful_forgetting.runs.pipeline import Pipeline
+from graceful_forgetting.results.provenance import collect_provenance
+from graceful_forgetting.results.result import (
     GuardResult,
     LogEntry,
     RunResult,
@@ -21,12 +21,12 @@ from graceful_forgetting.experiment.result import (
     TrainingRunResult,
     TrialsResult,
 )
-from graceful_forgetting.experiment.schema import dataclass_from_plain
-from graceful_forgetting.experiment.stages import Stage
-from graceful_forgetting.experiment.summary import summarise
-from graceful_forgetting.experiment.training import LOG_FILE, UNLEARNING_FILE
-from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
-from graceful_forgetting.trials import is_by_score
+from graceful_forgetting.results.schema import dataclass_from_plain
+from graceful_forgetting.runs.stages import Stage
+from graceful_forgetting.results.summary import summarise
+from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE
+from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN
+from graceful_forgetting.training.trials import is_by_score
 
 CROSSOVER_COLUMN = "step_size_crossover"
 STEP_SIZE_COLUMN = "step_size"

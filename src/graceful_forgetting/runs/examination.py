@@ -8,13 +8,13 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.evaluation import EvaluationRows, evaluate_items
-from graceful_forgetting.experiment.general_ability import GeneralAbility
-from graceful_forgetting.experiment.inputs import RunInputs
-from graceful_forgetting.experiment.result import TaskMetrics
-from graceful_forgetting.progress import joint_progress
+from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
+from graceful_forgetting.evaluation.general_ability import GeneralAbility
+from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.results.result import TaskMetrics
+from graceful_forgetting.runtime.progress import joint_progress
 
 
 def examination_settings(run: RunArguments, inputs: RunInputs, general_ability: GeneralAbility) -> dict[str, Any]:

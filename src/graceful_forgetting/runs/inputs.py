@@ -9,12 +9,12 @@ from transformers import AutoConfig
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import assistant_template, context_length, tokenize_dataset
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.models import ModelArguments, ModelLoader
-from graceful_forgetting.experiment.result import Role
-from graceful_forgetting.experiment.sources import Sources, load_sources
-from graceful_forgetting.fingerprint import fingerprint_model, fingerprint_rows
-from graceful_forgetting.preparation import combine_forget_datasets
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.models import ModelArguments, ModelLoader
+from graceful_forgetting.results.result import Role
+from graceful_forgetting.runs.sources import Sources, load_sources
+from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
+from graceful_forgetting.training.preparation import combine_forget_datasets
 
 logger = logging.getLogger(__name__)
 

@@ -11,44 +11,44 @@ from datasets import load_from_disk
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from graceful_forgetting.artifacts import write_json
+from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.baselines import BASELINES
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
-from graceful_forgetting.distributed import process_index
+from graceful_forgetting.runtime.distributed import process_index
 from graceful_forgetting.elicitation import elicit_with_counts
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.examination import examination_settings, examine
-from graceful_forgetting.experiment.general_ability import GeneralAbility
-from graceful_forgetting.experiment.inputs import RunInputs
-from graceful_forgetting.experiment.models import ModelArguments
-from graceful_forgetting.experiment.provenance import public_settings
-from graceful_forgetting.experiment.recipe_checks import check_inputs, check_recipe
-from graceful_forgetting.experiment.stage_settings import (
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.examination import examination_settings, examine
+from graceful_forgetting.evaluation.general_ability import GeneralAbility
+from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.results.provenance import public_settings
+from graceful_forgetting.runs.recipe_checks import check_inputs, check_recipe
+from graceful_forgetting.runs.stage_settings import (
     UNLEARNING_PREFIXES,
     learning_settings,
     settings_of,
 )
-from graceful_forgetting.experiment.stages import RunDirectory, Stage
-from graceful_forgetting.experiment.stored_preparation import stored_preparation
-from graceful_forgetting.experiment.training import arm_args, run_training
-from graceful_forgetting.experiment.trial_stages import (
+from graceful_forgetting.runs.stages import RunDirectory, Stage
+from graceful_forgetting.runs.stored_preparation import stored_preparation
+from graceful_forgetting.runs.training import arm_args, run_training
+from graceful_forgetting.runs.trial_stages import (
     candidates_stage,
     choice_stage,
     trial_detail,
     trial_stage_name,
     write_selection,
 )
-from graceful_forgetting.fingerprint import fingerprint_json
-from graceful_forgetting.fisher_readers import needs_fisher
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.training.fisher_readers import needs_fisher
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.preparation import nothing_selected
-from graceful_forgetting.reference import stopping_after
+from graceful_forgetting.training.preparation import nothing_selected
+from graceful_forgetting.posterior.reference import stopping_after
 from graceful_forgetting.selection import select_with_audit
-from graceful_forgetting.trials import trial_args
+from graceful_forgetting.training.trials import trial_args
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ class Pipeline:
         self.model = model
         self.announce = announce
         check_recipe(lwf)
-        self.general_ability = GeneralAbility(run)
+        self.general_ability = GeneralAbility(
+            run.neutral_text, run.lm_eval_tasks, run.lm_eval_limit, run.evaluation_batch_size
+        )
         self.inputs = inputs or RunInputs(run, lwf, model)
         check_inputs(run, lwf, self.inputs, self._holds_out)
         self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)

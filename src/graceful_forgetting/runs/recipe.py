@@ -11,8 +11,8 @@ import yaml
 from trl import TrlParser
 
 from graceful_forgetting.config import METHODS, LWFConfig
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.models import ModelArguments
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.models import ModelArguments
 
 RECIPE_CLASSES = (RunArguments, LWFConfig, ModelArguments)
 Recipe = tuple[RunArguments, LWFConfig, ModelArguments]

@@ -1,10 +1,10 @@
 """What a recipe asks for that a run cannot do, said before any long work."""
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.inputs import RunInputs
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.tasks import require_metric
-from graceful_forgetting.topology import check_topology, requested_topology
+from graceful_forgetting.training.topology import check_topology, requested_topology
 
 
 def check_recipe(lwf: LWFConfig) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from graceful_forgetting.artifacts import remove_partials
-from graceful_forgetting.experiment.stages import RunDirectory
+from graceful_forgetting.runtime.artifacts import remove_partials
+from graceful_forgetting.runs.stages import RunDirectory
 
 
 class SharedStages(RunDirectory):

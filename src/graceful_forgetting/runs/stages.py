@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from graceful_forgetting import __version__
-from graceful_forgetting.artifacts import atomic_directory, read_json, remove_partials, write_json
-from graceful_forgetting.distributed import from_main_process, process_index
-from graceful_forgetting.experiment.provenance import peak_memory, reset_peak_memory
-from graceful_forgetting.experiment.result import StageResult
-from graceful_forgetting.experiment.times import duration
-from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.version import __version__
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
+from graceful_forgetting.runtime.distributed import from_main_process, process_index
+from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
+from graceful_forgetting.results.result import StageResult
+from graceful_forgetting.results.times import duration
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from datasets import Dataset, load_from_disk
 
-from graceful_forgetting.artifacts import read_json
-from graceful_forgetting.experiment.stages import Stage
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runs.stages import Stage
 from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.preparation import Preparation
+from graceful_forgetting.training.preparation import Preparation
 
 
 def stored_preparation(stages: Mapping[str, Stage], plain: Any | None = None) -> Preparation | None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from datasets import Dataset, load_from_disk
 
-from graceful_forgetting.artifacts import read_json, write_json
+from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.config import SelectionConfig
-from graceful_forgetting.experiment.stages import RunDirectory, Stage
-from graceful_forgetting.fingerprint import fingerprint_json
-from graceful_forgetting.preparation import nothing_selected
+from graceful_forgetting.runs.stages import RunDirectory, Stage
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.training.preparation import nothing_selected
 from graceful_forgetting.selection import save_selected
-from graceful_forgetting.trials import Candidate, candidates, chosen_by_trial, describe, loss_unless_diverged
+from graceful_forgetting.training.trials import Candidate, candidates, chosen_by_trial, describe, loss_unless_diverged
 
 
 def write_selection(folder: Path, selected: Dataset, audit: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from graceful_forgetting.distributed import process_index
+from graceful_forgetting.runtime.distributed import process_index
 
 _hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 _joint: ContextVar["tqdm[Any] | None"] = ContextVar("joint", default=None)

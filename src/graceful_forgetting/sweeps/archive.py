@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting.artifacts import atomic_file
-from graceful_forgetting.experiment.sweep.cell import CELL_SCHEMA_VERSION, CellResult, compact_json
-from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.sweeps.cell import CELL_SCHEMA_VERSION, CellResult, compact_json
 
 _COMMON = ("provenance", "scores")
 

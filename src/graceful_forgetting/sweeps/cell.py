@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graceful_forgetting.artifacts import atomic_file, read_json
-from graceful_forgetting.experiment.result import (
+from graceful_forgetting.results.result import (
     GuardResult,
     Metric,
     Provenance,
@@ -19,8 +18,9 @@ from graceful_forgetting.experiment.result import (
     TaskMetrics,
     TrialsResult,
 )
-from graceful_forgetting.experiment.schema import added, dataclass_from_plain
-from graceful_forgetting.experiment.summary import primary_metric
+from graceful_forgetting.results.schema import added, dataclass_from_plain
+from graceful_forgetting.results.summary import primary_metric
+from graceful_forgetting.runtime.artifacts import atomic_file, read_json
 
 CELL_SCHEMA_VERSION = 1
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting.experiment.sweep.run_cell import CellSettings, InputsCache
-from graceful_forgetting.experiment.sweep.workers import Outcome, Task, attempt
+from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache
+from graceful_forgetting.sweeps.workers import Outcome, Task, attempt
 
 
 def run_cells_on_cluster(

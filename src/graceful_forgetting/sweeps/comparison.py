@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
 
-from graceful_forgetting.experiment.measures import (
+from graceful_forgetting.results.measures import (
     Interval,
     answer_split,
     area_under_curve,
@@ -18,10 +18,10 @@ from graceful_forgetting.experiment.measures import (
     newly_right_and_broken,
     wilcoxon_p,
 )
-from graceful_forgetting.experiment.result import Metric
-from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval, gap_recovered, paired_interval
-from graceful_forgetting.experiment.summary import primary_metric
-from graceful_forgetting.experiment.sweep.cell import CellResult, CellRole
+from graceful_forgetting.results.result import Metric
+from graceful_forgetting.results.statistics import GapRecovered, PairedInterval, gap_recovered, paired_interval
+from graceful_forgetting.results.summary import primary_metric
+from graceful_forgetting.sweeps.cell import CellResult, CellRole
 
 # Evidence is required for this share of what the model that never knew reaches with all learning examples.
 EVIDENCE_SHARE = 0.9

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval, paired_interval
-from graceful_forgetting.experiment.sweep.comparison import Group
+from graceful_forgetting.results.statistics import GapRecovered, PairedInterval, paired_interval
+from graceful_forgetting.sweeps.comparison import Group
 
 NONE = "–"
 

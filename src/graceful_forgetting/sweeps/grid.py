@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from graceful_forgetting.experiment.recipe import check_name, read_yaml, recipe_fields
-from graceful_forgetting.experiment.sweep.cell import CellArm, CellRole, CellSplit
+from graceful_forgetting.runs.recipe import check_name, read_yaml, recipe_fields
+from graceful_forgetting.sweeps.cell import CellArm, CellRole, CellSplit
 
 MIXED = "mixed"
 # Recipe fields that the grid decides itself.

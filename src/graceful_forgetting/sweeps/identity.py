@@ -6,14 +6,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting import __version__
-from graceful_forgetting.artifacts import read_json
-from graceful_forgetting.experiment.recipe import Recipe, recipe_from_fields
-from graceful_forgetting.experiment.sources import Sources, load_sources
-from graceful_forgetting.experiment.sweep.cell import CellResult
-from graceful_forgetting.experiment.sweep.grid import Cell
-from graceful_forgetting.experiment.sweep.run_cell import CellSettings
-from graceful_forgetting.fingerprint import fingerprint_json, fingerprint_rows
+from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
+from graceful_forgetting.runs.sources import Sources, load_sources
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_rows
+from graceful_forgetting.runtime.version import __version__
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.grid import Cell
+from graceful_forgetting.sweeps.run_cell import CellSettings
 
 
 class CellKeys:

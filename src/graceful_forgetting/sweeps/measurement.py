@@ -13,14 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from graceful_forgetting.artifacts import read_json, write_json
 from graceful_forgetting.data import collate, require_pad_token, sequence_losses
-from graceful_forgetting.experiment.evaluation import EvaluationRows, TaskItems, evaluate_items
-from graceful_forgetting.experiment.likelihood import tokenised_completions
-from graceful_forgetting.experiment.measures import OLD, OTHER, RIGHT
-from graceful_forgetting.experiment.result import Role, TaskMetrics
-from graceful_forgetting.progress import progress_bar
-from graceful_forgetting.rng import preserved_rng
+from graceful_forgetting.evaluation.evaluate import EvaluationRows, TaskItems, evaluate_items
+from graceful_forgetting.evaluation.likelihood import tokenised_completions
+from graceful_forgetting.results.measures import OLD, OTHER, RIGHT
+from graceful_forgetting.results.result import Role, TaskMetrics
+from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.tasks import Task
 
 TestSets = Mapping[str, tuple[Dataset, Role, Task | None]]

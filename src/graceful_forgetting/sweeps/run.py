@@ -7,15 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting.artifacts import write_json
-from graceful_forgetting.experiment.sweep.cell import CellResult
-from graceful_forgetting.experiment.sweep.cluster import run_cells_on_cluster
-from graceful_forgetting.experiment.sweep.grid import Cell, Grid
-from graceful_forgetting.experiment.sweep.identity import CellKeys, finished
-from graceful_forgetting.experiment.sweep.run_cell import CellSettings
-from graceful_forgetting.experiment.sweep.workers import Outcome, run_cells
-from graceful_forgetting.experiment.times import duration
-from graceful_forgetting.progress import counted_progress
+from graceful_forgetting.results.times import duration
+from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runtime.progress import counted_progress
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.cluster import run_cells_on_cluster
+from graceful_forgetting.sweeps.grid import Cell, Grid
+from graceful_forgetting.sweeps.identity import CellKeys, finished
+from graceful_forgetting.sweeps.run_cell import CellSettings
+from graceful_forgetting.sweeps.workers import Outcome, run_cells
 
 TUNING_FILE = "tuning.json"
 Choices = dict[str, dict[str, dict[str, Any]]]

@@ -10,25 +10,25 @@ from typing import Any, Literal
 
 from datasets import load_from_disk
 
-from graceful_forgetting.artifacts import read_json, write_json
-from graceful_forgetting.confidence.undisturbed import own_precision
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.experiment.arguments import RunArguments
-from graceful_forgetting.experiment.inputs import RunInputs
-from graceful_forgetting.experiment.pipeline import Pipeline
-from graceful_forgetting.experiment.provenance import collect_provenance
-from graceful_forgetting.experiment.recipe import Recipe, recipe_from_fields
-from graceful_forgetting.experiment.result import GuardResult, TaskMetrics, TrialsResult
-from graceful_forgetting.experiment.schema import dataclass_from_plain
-from graceful_forgetting.experiment.shared_stages import SharedStages
-from graceful_forgetting.experiment.stage_settings import WITHOUT_EFFECT
-from graceful_forgetting.experiment.stages import Stage
-from graceful_forgetting.experiment.sweep.cell import CellResult, CellSelection, CellSplit, CurvePoint, ScoreSummary
-from graceful_forgetting.experiment.sweep.grid import Cell
-from graceful_forgetting.experiment.sweep.measurement import Examiner, LearningCurve
-from graceful_forgetting.experiment.sweep.scores import kinds_of, score_summary
-from graceful_forgetting.experiment.training import UNLEARNING_FILE
-from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.gradients.undisturbed import own_precision
+from graceful_forgetting.results.provenance import collect_provenance
+from graceful_forgetting.results.result import GuardResult, TaskMetrics, TrialsResult
+from graceful_forgetting.results.schema import dataclass_from_plain
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.runs.pipeline import Pipeline
+from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
+from graceful_forgetting.runs.shared_stages import SharedStages
+from graceful_forgetting.runs.stage_settings import WITHOUT_EFFECT
+from graceful_forgetting.runs.stages import Stage
+from graceful_forgetting.runs.training import UNLEARNING_FILE
+from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.sweeps.cell import CellResult, CellSelection, CellSplit, CurvePoint, ScoreSummary
+from graceful_forgetting.sweeps.grid import Cell
+from graceful_forgetting.sweeps.measurement import Examiner, LearningCurve
+from graceful_forgetting.sweeps.scores import kinds_of, score_summary
 
 MEASURED_FILE = "measured.json"
 CURVE_FILE = "curve.json"

@@ -6,10 +6,10 @@ from statistics import median
 from datasets import Dataset
 
 from graceful_forgetting.config import ScorerName
-from graceful_forgetting.experiment.measures import by_falling_score, run_lengths
-from graceful_forgetting.experiment.sources import ForgettingSource
-from graceful_forgetting.experiment.sweep.cell import ScoreSummary
-from graceful_forgetting.preparation import SCORE_COLUMN, TASK_COLUMN
+from graceful_forgetting.results.measures import by_falling_score, run_lengths
+from graceful_forgetting.runs.sources import ForgettingSource
+from graceful_forgetting.sweeps.cell import ScoreSummary
+from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN
 
 # Letters by which rankings name the kinds of `KnowledgeKind`.
 LETTERS = {"conflicting": "c", "helpful": "h", "neutral": "n"}

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from graceful_forgetting.experiment.measures import Interval, auroc, expanded, precision_at
-from graceful_forgetting.experiment.result import Metric
-from graceful_forgetting.experiment.statistics import GapRecovered, PairedInterval
-from graceful_forgetting.experiment.sweep.cell import CellResult, ScoreSummary
-from graceful_forgetting.experiment.sweep.comparison import (
+from graceful_forgetting.results.measures import Interval, auroc, expanded, precision_at
+from graceful_forgetting.results.result import Metric
+from graceful_forgetting.results.statistics import GapRecovered, PairedInterval
+from graceful_forgetting.results.times import duration
+from graceful_forgetting.sweeps.cell import CellResult, ScoreSummary
+from graceful_forgetting.sweeps.comparison import (
     EVIDENCE_SHARE,
     Group,
     MethodResult,
@@ -19,7 +20,6 @@ from graceful_forgetting.experiment.sweep.comparison import (
     method_results,
     ranks_over_groups,
 )
-from graceful_forgetting.experiment.times import duration
 
 NONE = "–"
 PRECISION_SHARES = (0.1, 0.25)

@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from graceful_forgetting.experiment.sweep.grid import Cell
-from graceful_forgetting.experiment.sweep.run_cell import CellSettings, InputsCache, run_cell
+from graceful_forgetting.sweeps.grid import Cell
+from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
 
 Task = tuple[Cell, str]
 # A cell whose process dies (killed, out of memory) is tried so often.

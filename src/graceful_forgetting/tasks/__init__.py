@@ -1,6 +1,6 @@
 """Tasks: public question-answering data and the user's own, as prompt, completion and answer.
 
-A new task is one new file and one entry in `catalogue.py`, or a YAML file (`file_task.py`).
+A new task is one new file and one entry in `catalogue.py`, or a YAML file (`file_task.py`). Imports `runtime` alone.
 """
 
 from graceful_forgetting.tasks.catalogue import FAMILIES, TASKS, resolve_task

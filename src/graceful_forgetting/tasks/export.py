@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from graceful_forgetting.artifacts import atomic_directory
+from graceful_forgetting.runtime.artifacts import atomic_directory
 from graceful_forgetting.tasks.answers import whole_text
 from graceful_forgetting.tasks.catalogue import resolve_task
 from graceful_forgetting.tasks.gsm8k import parse_number

@@ -9,10 +9,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from trl import SFTConfig
 
-from graceful_forgetting import __version__
-from graceful_forgetting.artifacts import atomic_file
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.preparation import TASK_COLUMN, Preparation
+from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.runtime.version import __version__
+from graceful_forgetting.training.preparation import TASK_COLUMN, Preparation
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # Named in every card; other settings of the method where they differ from their defaults.

@@ -13,20 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ForgetAnswers, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
+from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.elicitation import elicit_self_knowledge
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.fisher_readers import needs_fisher
-from graceful_forgetting.learning_rows import single_examples
-from graceful_forgetting.posterior import LearningPosterior, estimate_posterior, reference_mean
-from graceful_forgetting.reference import reference_args, restored_weights, stopping_after, train_reference
+from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+from graceful_forgetting.posterior.learning_posterior import reference_mean
+from graceful_forgetting.posterior.reference import reference_args, restored_weights, stopping_after, train_reference
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, write_json
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.selection import SOURCE_INDEX, save_selected, select_with_audit
-from graceful_forgetting.trials import Candidate, describe, select_by_trial
+from graceful_forgetting.training.fisher_readers import needs_fisher
+from graceful_forgetting.training.trials import Candidate, describe, select_by_trial
 
 logger = logging.getLogger(__name__)
 

@@ -14,18 +14,20 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_utils import get_last_checkpoint
 
-from graceful_forgetting.artifacts import read_json, write_json
-from graceful_forgetting.base_model import resolve_model_name
 from graceful_forgetting.baselines import BASELINES, Baseline, BaselineContext
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence.scorer import Need as ScorerNeed
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.fingerprint import fingerprint_model
-from graceful_forgetting.learning_rows import check_single_examples, single_examples
-from graceful_forgetting.model_card import add_section, card_section
+from graceful_forgetting.data.learning_rows import check_single_examples, single_examples
 from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.preparation import (
+from graceful_forgetting.posterior.reference import reference_args, restored_weights, train_reference
+from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.runtime.rng import preserved_rng
+from graceful_forgetting.selection import select_retained
+from graceful_forgetting.training.model_card import add_section, card_section
+from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
     SCORE_COLUMN,
     Preparation,
@@ -38,11 +40,9 @@ from graceful_forgetting.preparation import (
     prepare_unlearning,
     score_again,
 )
-from graceful_forgetting.reference import reference_args, restored_weights, train_reference
-from graceful_forgetting.rng import preserved_rng
-from graceful_forgetting.selection import select_retained
-from graceful_forgetting.topology import check_topology
-from graceful_forgetting.trials import SETTINGS, trial_args
+from graceful_forgetting.training.shipped import resolve_model_name
+from graceful_forgetting.training.topology import check_topology
+from graceful_forgetting.training.trials import SETTINGS, trial_args
 from graceful_forgetting.unlearning.base_losses import with_base_losses
 from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from graceful_forgetting.distributed import from_main_process, resharded, sharded_like
+from graceful_forgetting.runtime.distributed import from_main_process, resharded, sharded_like
 
 
 @dataclass(frozen=True)

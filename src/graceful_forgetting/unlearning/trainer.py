@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from graceful_forgetting.baselines.trainer import BaselineTrainer
 from graceful_forgetting.data import IGNORE_INDEX, collate
-from graceful_forgetting.distributed import whole
-from graceful_forgetting.reference import NonFiniteLossError
-from graceful_forgetting.rng import preserved_rng
+from graceful_forgetting.posterior.reference import NonFiniteLossError
+from graceful_forgetting.runtime.distributed import whole
+from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.unlearning.fallback import HeldOutComparison, keep_better
 from graceful_forgetting.unlearning.guard import Guard
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch

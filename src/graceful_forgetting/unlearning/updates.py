@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.training_args import OptimizerNames
 
-from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.distributed import sharded_like, whole
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, write_json
+from graceful_forgetting.runtime.distributed import sharded_like, whole
 from graceful_forgetting.selection import WEIGHT_COLUMN, save_selected
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.guard import Guard

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from graceful_forgetting.artifacts import atomic_directory, write_json
-from graceful_forgetting.processor import processor_name
+from graceful_forgetting.runtime.artifacts import atomic_directory, write_json
+from graceful_forgetting.runtime.processor import processor_name
 from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.difficulty import Difficulty
 from graceful_forgetting.worlds.pretraining import PretrainingData, answer_accuracy, pretrain

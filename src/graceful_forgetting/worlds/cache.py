@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from graceful_forgetting import __version__
-from graceful_forgetting.artifacts import cache_root, remove_partials
-from graceful_forgetting.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.artifacts import cache_root, remove_partials
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.version import __version__
 from graceful_forgetting.worlds.build import SUMMARY, build_models
 from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.difficulty import Difficulty

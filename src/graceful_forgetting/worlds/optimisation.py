@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from graceful_forgetting.progress import progress_bar
+from graceful_forgetting.runtime.progress import progress_bar
 
 
 def optimise(

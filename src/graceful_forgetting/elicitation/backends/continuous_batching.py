@@ -9,9 +9,9 @@ from transformers.generation import ContinuousMixin
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.elicitation.backends.judged import Answer, make_answer
-from graceful_forgetting.fingerprint import fingerprint_json
 from graceful_forgetting.generation import Request
 from graceful_forgetting.generation.mode import generation_mode
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
 
 # Tokens a page of the key-value cache. The library's default of 256 suits flash attention and wastes most of a page
 # on short answers.

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from graceful_forgetting.confidence.kernels import gpu
-from graceful_forgetting.confidence.kernels.cpu import tile_kernel
+from graceful_forgetting.gradients.kernels import gpu
+from graceful_forgetting.gradients.kernels.cpu import tile_kernel
 
 
 class GradientKernel(Protocol):

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from graceful_forgetting.artifacts import atomic_file, cache_root
+from graceful_forgetting.runtime.artifacts import atomic_file, cache_root
 
 logger = logging.getLogger(__name__)
 

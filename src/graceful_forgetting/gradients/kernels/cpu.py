@@ -8,7 +8,7 @@ import os
 import torch
 from torch import Tensor
 
-from graceful_forgetting.confidence.kernels.build import NoCompilerError, load_library
+from graceful_forgetting.gradients.kernels.build import NoCompilerError, load_library
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ Numerics. Tiles are accumulated in float32: by matrix units of bfloat16 or float
 type, else by three TF32 products for each float32 product (relative error about 2⁻²², near that of float32). Elements
 of a tile are summed in float32 and tiles in float64, without atomics, in an order fixed by shapes, types and the kind
 of GPU: the same input gives the same bits. That is why tile sizes come from a table and not from timings at run time,
-which differ from run to run; `benchmarks/gpu_tilings.py` compares them.
+which differ from run to run; `evidence/speed/gpu_tilings.py` compares them.
 """
 
 import functools
@@ -87,7 +87,7 @@ def confidence_terms(
     batch, positions, rows, columns = _shape(left, right, weights)
     if 0 in (batch, positions, rows, columns):
         return left.new_zeros(batch, dtype=torch.float64), left.new_zeros(batch, dtype=torch.float64)
-    from graceful_forgetting.confidence.kernels.triton_tiles import confidence_terms_kernel
+    from graceful_forgetting.gradients.kernels.triton_tiles import confidence_terms_kernel
 
     tiling = tiling or _chosen(left, rows, columns)
     tiles = tiling.tiles(rows, columns)
@@ -147,7 +147,7 @@ def add_squares(
         raise ValueError(f"sample_weights has shape {tuple(sample_weights.shape)}; left has {batch} samples")
     if 0 in (batch, positions, rows, columns):
         return left.new_zeros(batch, dtype=torch.float64)
-    from graceful_forgetting.confidence.kernels.triton_tiles import add_squares_kernel
+    from graceful_forgetting.gradients.kernels.triton_tiles import add_squares_kernel
 
     tiling = tiling or _chosen(left, rows, columns, at_least=_processors(left.device))
     tiles = tiling.tiles(rows, columns)
@@ -176,7 +176,7 @@ def tiling_for(dtype: torch.dtype, capability: tuple[int, int] | None) -> Tiling
     Set so that a tile of the gradient and the tiles of V and F fit the registers of the warps that share it: with 128 x
     128 in float32, 192 of 255 registers a thread. A larger tile would read its operands less often, but V and F again
     for every sample. The table follows from registers and shared memory as compiled for compute capabilities 8.0 to
-    12.0 (`benchmarks/gpu_tilings.py`), not from timings: it has not been run on a GPU yet.
+    12.0 (`evidence/speed/gpu_tilings.py`), not from timings: it has not been run on a GPU yet.
     """
     if capability is None:
         return Tiling(64, 64, 32, warps=4, stages=2)

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
-from graceful_forgetting.base_model.card import model_card
-from graceful_forgetting.base_model.config import FREE_FIELDS, BaseModelConfig
-from graceful_forgetting.base_model.measure import bits_per_byte
-from graceful_forgetting.base_model.packing import Mixture, ShuffledBlocks, divide, spread
-from graceful_forgetting.base_model.preparation import PreparedData, find_inputs, prepare
-from graceful_forgetting.base_model.tokenizer import token_bytes
-from graceful_forgetting.base_model.training import train
+from graceful_forgetting.lab.base_model.card import model_card
+from graceful_forgetting.lab.base_model.config import FREE_FIELDS, BaseModelConfig
+from graceful_forgetting.lab.base_model.measure import bits_per_byte
+from graceful_forgetting.lab.base_model.packing import Mixture, ShuffledBlocks, divide, spread
+from graceful_forgetting.lab.base_model.preparation import PreparedData, find_inputs, prepare
+from graceful_forgetting.lab.base_model.tokenizer import token_bytes
+from graceful_forgetting.lab.base_model.training import train
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, write_json
 
 
 def build_base_model(config: BaseModelConfig, announce: Callable[[str], None] = print) -> Path:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import PreTrainedModel
 
-from graceful_forgetting.base_model.config import BaseModelConfig
+from graceful_forgetting.lab.base_model.config import BaseModelConfig
 
 
 def make_optimizers(model: PreTrainedModel, config: BaseModelConfig) -> list[Optimizer]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from graceful_forgetting.progress import progress_bar
+from graceful_forgetting.runtime.progress import progress_bar
 
 # Every so many blocks, one is never trained on and measures the model.
 HELD_OUT_EVERY = 50

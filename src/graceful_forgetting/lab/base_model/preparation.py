@@ -8,13 +8,13 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from graceful_forgetting.artifacts import atomic_directory, read_json, write_json
-from graceful_forgetting.base_model.config import BaseModelConfig
-from graceful_forgetting.base_model.corpus import read_documents, text_files
-from graceful_forgetting.base_model.overlap import HeldOutRows
-from graceful_forgetting.base_model.packing import Blocks, write_tokens
-from graceful_forgetting.base_model.questions import Questions, load_questions
-from graceful_forgetting.base_model.tokenizer import train_tokenizer
+from graceful_forgetting.lab.base_model.config import BaseModelConfig
+from graceful_forgetting.lab.base_model.corpus import read_documents, text_files
+from graceful_forgetting.lab.base_model.overlap import HeldOutRows
+from graceful_forgetting.lab.base_model.packing import Blocks, write_tokens
+from graceful_forgetting.lab.base_model.questions import Questions, load_questions
+from graceful_forgetting.lab.base_model.tokenizer import train_tokenizer
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, write_json
 
 # About how many characters of text the tokenizer is trained on; more changes little and takes memory.
 _TOKENIZER_CHARACTERS = 16_000_000

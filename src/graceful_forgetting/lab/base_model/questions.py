@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from graceful_forgetting.base_model.overlap import HeldOutRows
+from graceful_forgetting.lab.base_model.overlap import HeldOutRows
 from graceful_forgetting.tasks import available_splits, load_task
 
 

@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from graceful_forgetting.artifacts import atomic_directory, read_json, remove_partials, write_json
-from graceful_forgetting.base_model.config import BaseModelConfig
-from graceful_forgetting.base_model.optimisers import (
+from graceful_forgetting.lab.base_model.config import BaseModelConfig
+from graceful_forgetting.lab.base_model.optimisers import (
     clip,
     make_optimizers,
     optimizer_tensors,
     restore_optimizers,
     set_rate,
 )
-from graceful_forgetting.base_model.packing import Mixture
-from graceful_forgetting.progress import progress_bar
+from graceful_forgetting.lab.base_model.packing import Mixture
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
+from graceful_forgetting.runtime.progress import progress_bar
 
 
 @dataclass

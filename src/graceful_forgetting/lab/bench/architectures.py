@@ -13,10 +13,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.oracle import ConfidenceValues, oracle_confidence_terms
-from graceful_forgetting.confidence.reducers import ConfidenceTerms
 from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.oracle import ConfidenceValues, oracle_confidence_terms
+from graceful_forgetting.gradients.reducers import ConfidenceTerms
 
 VOCABULARY = 61
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from graceful_forgetting.bench.architectures import largest_error
-from graceful_forgetting.bench.methods import METHODS, Run, Setting, oracle
-from graceful_forgetting.experiment.provenance import collect_hardware, peak_memory, reset_peak_memory
+from graceful_forgetting.lab.bench.architectures import largest_error
+from graceful_forgetting.lab.bench.methods import METHODS, Run, Setting, oracle
+from graceful_forgetting.results.provenance import collect_hardware, peak_memory, reset_peak_memory
 
 UNIT = "forward + backward"
 _PACKAGES = ("torch", "transformers", "opacus", "backpack-for-pytorch")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from graceful_forgetting.confidence.engine import PerSampleEngine
-from graceful_forgetting.confidence.likelihood import draw_targets
-from graceful_forgetting.confidence.oracle import ConfidenceValues, oracle_confidence_terms
-from graceful_forgetting.confidence.reducers import ConfidenceTerms, SquaredGradients
 from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.oracle import ConfidenceValues, oracle_confidence_terms
+from graceful_forgetting.gradients.reducers import ConfidenceTerms, SquaredGradients
+from graceful_forgetting.gradients.token_loss import draw_targets
 
 Run = Callable[[], ConfidenceValues | None]
 
@@ -85,7 +85,7 @@ def plain(setting: Setting) -> Run:
 
 
 def engine(setting: Setting) -> Run:
-    """One forward and one backward of the batch (`graceful_forgetting.confidence.engine`)."""
+    """One forward and one backward of the batch (`graceful_forgetting.gradients.engine`)."""
     model, batch = setting.model(), setting.batch()
     weights = setting.weights(model)
     terms = ConfidenceTerms(*weights, dict(model.named_parameters()))

@@ -13,7 +13,7 @@ from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig, PosteriorConfig
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.posterior import estimate_posterior
-from graceful_forgetting.reference import train_reference
+from graceful_forgetting.posterior.reference import train_reference
 from graceful_forgetting.worlds import load_world, world_checkpoint
 
 WORLD = "shortcut"

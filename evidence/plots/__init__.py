@@ -1,0 +1,1 @@
+"""Figures of docs/ as files of their own."""

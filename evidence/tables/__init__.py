@@ -1,0 +1,1 @@
+"""Tables over archives of sweeps: by world, pair of tasks, setting and learning rate."""

@@ -1,0 +1,28 @@
+"""Text to token ids and labels, the one form of rows that every stage computes on.
+
+Imports `config` and `runtime`.
+"""
+
+from graceful_forgetting.data.rows import (
+    IGNORE_INDEX,
+    assistant_template,
+    collate,
+    context_length,
+    require_pad_token,
+    require_tokenizer,
+    sequence_losses,
+    tokenize_dataset,
+    tokenize_prompt,
+)
+
+__all__ = [
+    "IGNORE_INDEX",
+    "assistant_template",
+    "collate",
+    "context_length",
+    "require_pad_token",
+    "require_tokenizer",
+    "sequence_losses",
+    "tokenize_dataset",
+    "tokenize_prompt",
+]

@@ -1,1 +1,0 @@
-"""Sweeps: a grid of learning x forgetting x setting x method x seed, one result file a cell."""

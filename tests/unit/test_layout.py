@@ -1,0 +1,137 @@
+"""The rooms of the package: each imports only from rooms below it, and the laboratory stays outside."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "graceful_forgetting"
+# From the ground up; a room may import those before it.
+ROOMS = (
+    "runtime",
+    "config",
+    "data",
+    "tasks",
+    "gradients",
+    "generation",
+    "results",
+    "evaluation",
+    "elicitation",
+    "posterior",
+    "confidence",
+    "selection",
+    "baselines",
+    "unlearning",
+    "training",
+    "worlds",
+    "lab",
+    "runs",
+    "sweeps",
+    "report",
+    "cli",
+)
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import, in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are written in full"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
+    for line, name in imported(path):
+        if name.split(".")[0] == "graceful_forgetting":
+            yield line, name.split(".")[1] if "." in name else "the package itself"
+
+
+def test_every_room_is_known() -> None:
+    found = {room_of(path) for path in FILES}
+    assert found == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_rooms_below(room: str) -> None:
+    allowed = {room, *ROOMS[: ROOMS.index(room)]} - ({"lab"} if room not in ("lab", "cli") else set())
+    up = [
+        f"{path.relative_to(ROOT)}:{line} imports {other}"
+        for path in FILES
+        if room_of(path) == room
+        for line, other in rooms_imported(path)
+        if other not in allowed
+    ]
+    assert not up, "\n".join(up)
+
+
+def test_the_package_does_not_import_its_evidence_or_tests() -> None:
+    outside = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in FILES
+        for line, name in imported(path)
+        if name.split(".")[0] in ("evidence", "tests")
+    ]
+    assert not outside, "\n".join(outside)
+
+
+def modules() -> dict[str, Path]:
+    names = {}
+    for path in FILES:
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = modules()
+    arrows = {
+        name: {
+            target
+            for _, full in imported(path)
+            for target in (full, full.rpartition(".")[0])
+            if target in known and target != name
+        }
+        for name, path in known.items()
+    }
+    # A package's docstring module re-exports what is inside it: an arrow inwards, which closes no circle by itself.
+    for name, targets in arrows.items():
+        arrows[name] = {target for target in targets if not name.startswith(f"{target}.")}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for target in arrows[name]:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in arrows:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir()])
+def test_a_room_says_what_it_is_and_what_it_may_import(room: str) -> None:
+    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+    assert text
+    assert "mport" in text, f"{room}/__init__.py does not say what it imports"
+
+
+def test_training_loads_no_program_that_pre_trains() -> None:
+    program = (
+        "import sys, graceful_forgetting.training;"
+        "print([name for name in sys.modules if name.startswith(('graceful_forgetting.lab', "
+        "'graceful_forgetting.worlds', 'graceful_forgetting.runs'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
