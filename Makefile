@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
 	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun docs docs-serve format clean \
-	wheel release-check test-wheel test-minimum test-newest
+	wheel release-check test-processors test-wheel test-minimum test-newest
 
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ $(BITSANDBYTES): $(STAMP)
 test: $(STAMP) $(BITSANDBYTES) ## install, run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=$(BITSANDBYTES) $(BIN)/python -m pytest -q tests/end_to_end/test_quantised.py
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+test-processors: $(STAMP) ## the tests that rounding could break, on simulated processors (tests/processors.py)
+	$(BIN)/python tests/processors.py $(PROCESSORS)
 
 lint: $(STAMP) ## check format, style and types
 	$(BIN)/ruff format --check .

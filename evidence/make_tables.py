@@ -280,9 +280,13 @@ def _of_the_study(name: str) -> str:
 
 
 @cache
+def _groups(path: str) -> list[Group]:
+    return groups_of(read_archive(RESULTS / path))
+
+
 def worlds(folder: str = ".", names: tuple[str, ...] = WORLDS) -> dict[str, list[Group]]:
     """The archived sweep of every world in a folder of the results, in the order of the tables' columns."""
-    return {name: groups_of(read_archive(RESULTS / folder / f"{name}.jsonl")) for name in names}
+    return {name: _groups(f"{folder}/{name}.jsonl") for name in names}
 
 
 def all_builds() -> dict[str, list[Group]]:
@@ -310,7 +314,7 @@ def methods(world: str) -> str:
         method: ", ".join(f"`{field}` {value:g}" for field, value in tuned["chosen"].items())
         for method, tuned in record.items()
     }
-    return one_world(groups_of(read_archive(RESULTS / "methods" / f"{world}.jsonl")), chosen)
+    return one_world(_groups(f"methods/{world}.jsonl"), chosen)
 
 
 def difficulty() -> list[Group]:
@@ -325,7 +329,7 @@ def override_first() -> list[Group]:
 
 def text_cells() -> list[Group]:
     """Real text: what is learned against what may be forgotten."""
-    return groups_of(read_archive(RESULTS / "text" / "matrix.jsonl"))
+    return _groups("text/matrix.jsonl")
 
 
 TABLES = {
@@ -363,16 +367,10 @@ TABLES = {
     "best_rates": lambda: gains_at_best_rates(worlds("rates", RATE_WORLDS), ("default", "lwf")),
     "evidence_required": lambda: evidence_table(difficulty()),
     "text_bits": lambda: task_matrix(text_cells(), "default", bits_saved, 3),
-    "text_translation": lambda: task_matrix(
-        groups_of(read_archive(RESULTS / "text" / "translation.jsonl")), "default", bits_saved, 3
-    ),
+    "text_translation": lambda: task_matrix(_groups("text/translation.jsonl"), "default", bits_saved, 3),
     "text_neutral": lambda: task_matrix(text_cells(), "default", neutral_bits_saved, 3),
-    "text_retaining": lambda: methods_by_forgetting(
-        groups_of(read_archive(RESULTS / "text" / "retaining.jsonl")), neutral_bits_saved, 2
-    ),
-    "text_retaining_bits": lambda: methods_by_forgetting(
-        groups_of(read_archive(RESULTS / "text" / "retaining.jsonl")), bits_saved, 3
-    ),
+    "text_retaining": lambda: methods_by_forgetting(_groups("text/retaining.jsonl"), neutral_bits_saved, 2),
+    "text_retaining_bits": lambda: methods_by_forgetting(_groups("text/retaining.jsonl"), bits_saved, 3),
     "text_choice": lambda: task_matrix(text_cells(), "default", choice_accuracy, 3),
     "ways": lambda: world_gains(
         worlds("ways", ("shortcut", "override", "override-stable", "arithmetic", "capacity", "entangled"))

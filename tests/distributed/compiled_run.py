@@ -1,6 +1,8 @@
-"""The run `full` of tests/invariant/trajectories.py, compiled, in however many processes this is launched in.
+"""The runs of tests/invariant/trajectories.py, in however many processes this is launched in.
 
-`compiled_run.py <folder>` writes losses, number of traced graphs and topology into `<folder>/compiled.json`.
+`compiled_run.py <folder>` writes the losses of `full`, compiled, with the number of traced graphs and the topology
+into `<folder>/compiled.json`; with `plain` behind the folder, before that those of all runs, not compiled, into
+`<folder>/trajectories.json`.
 """
 
 import json
@@ -12,10 +14,10 @@ import torch
 from accelerate import PartialState
 
 sys.path.append(str(Path(__file__).parents[1] / "invariant"))
-from trajectories import BATCH, train
+from trajectories import BATCH, main, train
 
 
-def main(folder: Path) -> None:
+def compiled(folder: Path) -> None:
     size = BATCH // int(os.environ["WORLD_SIZE"])
     losses = train("full", folder, per_device=size, torch_compile=True, torch_compile_backend="eager")
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -26,4 +28,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if "plain" in sys.argv[2:]:
+        main(Path(sys.argv[1]))
+    compiled(Path(sys.argv[1]))

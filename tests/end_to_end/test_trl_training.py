@@ -245,7 +245,10 @@ def test_wandb_offline(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
         assert wandb.run.summary["train/unlearn_grad_norm"] > 0
         assert wandb.run.config["unlearn_every"] == 2
     finally:
-        # Ends the process that wandb started, too.
+        # Lets go of stdout and stderr: whatever is printed later would be sent to a process that is gone, and a
+        # traceback printed in its place.
+        wandb.finish()
+        # Ends the process that wandb started.
         wandb.teardown()
     assert list((tmp_path / "wandb").rglob("*.wandb"))
 

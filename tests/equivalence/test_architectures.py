@@ -33,9 +33,12 @@ def test_every_architecture_equals_the_oracle(name: str) -> None:
     assert found.right_padded <= 1e-5
     assert found.left_padded <= 1e-5
     assert found.checkpointing <= 1e-5
-    # Where bfloat16 alone moves the oracle further, the engine cannot be nearer to float32.
-    assert found.bfloat16 <= max(2e-2, 1.25 * found.bfloat16_oracle)
-    assert found.rank_correlation >= 0.99
+    # The way through two layers has some fifty roundings to bfloat16, of up to 2⁻⁹ each: √50 · 2⁻⁹ in a gradient that
+    # adds them up in random directions, and twice that, 2.8e-2, in its square. Where they move the oracle further, they
+    # move the engine as far, by other roundings: the two are as far apart from each other as from float32.
+    assert found.bfloat16 <= max(2.8e-2, 2 * found.bfloat16_oracle)
+    # Of 16 rows, two neighbours nearer to each other than that cost 6 · 2 / (16 · 255) = .003 when they change places.
+    assert found.rank_correlation >= 0.97
     expected = WITH_SLOW_PARAMETERS.get(name, set())
     assert {slow for slow in expected if any(full.endswith(slow) for full in found.slow)} == expected
     assert all(full.endswith(tuple(expected)) for full in found.slow)

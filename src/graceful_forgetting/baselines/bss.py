@@ -23,6 +23,7 @@ class BSS(Baseline):
         self.count = context.args.baseline_singular_values
 
     def penalty(self, batch: LearningBatch) -> Tensor:
-        # In descending order.
-        values = torch.linalg.svdvals(batch.hidden_states[batch.mask].float())
+        features = batch.hidden_states[batch.mask]
+        # In descending order; there is no decomposition in less than float32.
+        values = torch.linalg.svdvals(features.to(torch.promote_types(features.dtype, torch.float32)))
         return self.weight * values[-self.count :].square().sum()

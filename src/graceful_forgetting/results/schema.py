@@ -1,11 +1,15 @@
 """Reading dataclasses back from plain JSON values, strictly: every error names the field by its path."""
 
 import dataclasses
+import functools
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _ADDED = "added"
+# Archives are thousands of objects of a few classes.
+_hints = functools.cache(get_type_hints)
+_parts = functools.cache(lambda hint: (get_origin(hint), get_args(hint)))
 
 
 def added(default: Any) -> Any:
@@ -29,12 +33,14 @@ def dataclass_from_plain(cls: type[T], value: Any, where: str) -> T:
     for name in value:
         if name not in names:
             raise ValueError(f"field {where}.{name} is unknown; known: {', '.join(names)}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     return cls(**{name: _convert(hints[name], value[name], f"{where}.{name}") for name in names if name in value})
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
+    if type(value) is hint:
+        return value
+    origin, arguments = _parts(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -48,6 +54,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is list:
         _require(isinstance(value, list), where, value, "a list")
+        # Long lists of numbers: no path is needed of an item that is what it must be.
+        if all(type(item) is arguments[0] for item in value):
+            return list(value)
         return [_convert(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         _require(isinstance(value, dict), where, value, "an object")

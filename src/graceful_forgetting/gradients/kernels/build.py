@@ -14,12 +14,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("tiles.c")
 # Tried in this order: Apple's compiler has no OpenMP of its own, and some name the processor by -mcpu.
-_FLAGS = (
-    ("-march=native", "-fopenmp"),
-    ("-mcpu=native", "-fopenmp"),
-    ("-march=native",),
-    ("-mcpu=native",),
-)
+_FLAGS = (("-march={}", "-fopenmp"), ("-mcpu={}", "-fopenmp"), ("-march={}",), ("-mcpu={}",))
 _COMMON = ("-O3", "-std=gnu11", "-fPIC", "-shared")
 _SECONDS = 120
 
@@ -28,8 +23,10 @@ class NoCompilerError(RuntimeError):
     """There is no C compiler, or none that compiles the kernel."""
 
 
-def load_library() -> ctypes.CDLL:
+def load_library(processor: str = "native") -> ctypes.CDLL:
     """The kernel as a shared library, compiled for this processor if that was not done before.
+
+    `processor` names another one, as the compiler does (`x86-64-v3`); this one has to understand its code.
 
     It is kept in `$GRACEFUL_CACHE` (default: `~/.cache/graceful-forgetting`) under a hash of its source, the compiler
     and what that knows of the processor, so that machines of several kinds may share a home.
@@ -43,7 +40,7 @@ def load_library() -> ctypes.CDLL:
     if compiler is None:
         raise NoCompilerError("no C compiler found (cc, gcc or clang)")
     failures = []
-    for flags in _FLAGS:
+    for flags in (tuple(flag.format(processor) for flag in flags) for flags in _FLAGS):
         command = [*compiler.split(), *_COMMON, *flags]
         try:
             return ctypes.CDLL(str(_compiled(command)))

@@ -77,12 +77,14 @@ def _rows_contiguous(factor: Tensor) -> Tensor:
 def tile_kernel() -> TileKernel | None:
     """The kernel, compiled on first use; None, announced once, where that is not possible.
 
-    `GRACEFUL_CPU_KERNEL=0` in the environment turns it off.
+    `GRACEFUL_CPU_KERNEL=0` in the environment turns it off; the name of a processor in place of 0, such as
+    `x86-64-v3`, has it compiled for that one.
     """
-    if os.environ.get(SWITCH) == "0":
+    processor = os.environ.get(SWITCH) or "native"
+    if processor == "0":
         return None
     try:
-        kernel = TileKernel(load_library())
+        kernel = TileKernel(load_library(processor))
     except NoCompilerError as error:
         logger.warning("Scoring on the CPU without its compiled kernel, which is slower: %s", error)
         return None
