@@ -1,8 +1,9 @@
 """What a baseline adds to the loss of learning, pass by pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from graceful_forgetting.baselines.baseline import Baseline, LearningBatch
@@ -64,9 +65,9 @@ class AddedLoss:
         self._sum += term
         return loss - term
 
-    def drain(self, step: int, mean_over_processes: Callable[[Tensor], float]) -> dict[str, float]:
+    def drain(self, step: int, accelerator: Accelerator) -> dict[str, float]:
         """`baseline_loss`, the mean over the updates since the last call; empty where nothing was added."""
         if self._sum is None:
             return {}
-        total, self._sum = mean_over_processes(self._sum), None
+        total, self._sum = accelerator.gather(self._sum).mean().item(), None
         return {"baseline_loss": total / (step - self._since)}

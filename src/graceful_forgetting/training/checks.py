@@ -134,22 +134,27 @@ def check_model(
         )
 
 
-def check_loss_function(args: LWFConfig, compute_loss_func: Callable[..., Any] | None) -> None:
-    """Refuse a loss of the caller's own where a baseline adds to TRL's. Raises `ValueError`."""
+def check_own_parts(
+    args: LWFConfig,
+    compute_loss_func: Callable[..., Any] | None,
+    optimizer: Optimizer | None,
+    forget_dataset: Dataset | None,
+    preparation: Preparation | None,
+) -> None:
+    """Refuse a loss or an optimizer of the caller's own where a baseline or another run cannot share it.
+
+    Args:
+        args: settings of the run.
+        compute_loss_func, optimizer: of the trainer; none: its own.
+        forget_dataset, preparation: as in `check_forgetting`.
+
+    Raises:
+        ValueError: names what cannot share it, and the remedy.
+    """
     if args.baseline is not None and compute_loss_func is not None:
         raise ValueError(
             f"compute_loss_func cannot be used with baseline={args.baseline!r}, which adds to the loss of TRL"
         )
-
-
-def check_optimizer(
-    args: LWFConfig, optimizer: Optimizer | None, forget_dataset: Dataset | None, preparation: Preparation | None
-) -> None:
-    """Refuse an optimizer of the caller's own where other runs are made before training.
-
-    Raises:
-        ValueError: names the run that cannot share it, and the remedy.
-    """
     if optimizer is None:
         return
     unlearning = unlearns(args, forget_dataset, preparation)

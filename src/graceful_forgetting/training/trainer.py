@@ -1,7 +1,6 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
 import copy
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,59 +12,41 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
-from graceful_forgetting.baselines import BASELINES, Baseline, BaselineContext
+from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data.learning_rows import single_examples
-from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.posterior.reference import PlainTrainer, reference_args, restored_weights, train_reference
-from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.posterior.reference import PlainTrainer, restored_weights
+from graceful_forgetting.runtime import internals
+from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
-from graceful_forgetting.runtime.internals import (
-    forget_evaluation,
-    loss_scale,
-    presented_as,
-    watched_pass,
-    with_state_in_checkpoints,
-)
 from graceful_forgetting.runtime.rng import preserved_rng
-from graceful_forgetting.training.checks import (
-    baseline_needs,
-    check_data,
-    check_forgetting,
-    check_loss_function,
-    check_model,
-    check_optimizer,
-    is_scored,
-    unlearns,
-)
+from graceful_forgetting.training import checks
+from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
 from graceful_forgetting.training.model_card import NAME, PAPER, TAGS, add_section, card_section
 from graceful_forgetting.training.preparation import (
-    POSTERIOR_FOLDER,
     Preparation,
     combine_forget_datasets,
     has_preparation,
     load_preparation,
     preparation_folder,
-    prepare_posterior,
     prepare_unlearning,
 )
 from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
 from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs, renewal
-from graceful_forgetting.unlearning.fallback import HeldOutComparison, keep_better
+from graceful_forgetting.unlearning.fallback import HeldOutComparison, held_out_loss, keep_better
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.step import unlearn_if_due
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows, unlearning_summary
 
 CHECKPOINT_FOLDER = "unlearning"
-BASELINE_FILE = "baseline.json"
 
 
-@with_state_in_checkpoints
-@presented_as(NAME, PAPER, TAGS)
+@internals.with_state_in_checkpoints
+@internals.presented_as(NAME, PAPER, TAGS)
 class LWFTrainer(PlainTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
@@ -139,7 +120,7 @@ class LWFTrainer(PlainTrainer):
         self._forget_dataset = None
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
-        check_forgetting(args, self._forget_dataset, preparation)
+        checks.check_forgetting(args, self._forget_dataset, preparation)
         super().__init__(model, args, *positional, **keywords)
         if self.unlearning_enabled or args.baseline is not None:
             self._check()
@@ -147,24 +128,22 @@ class LWFTrainer(PlainTrainer):
     @property
     def unlearning_enabled(self) -> bool:
         """Whether this run unlearns at all."""
-        return unlearns(self.args, self._forget_dataset, self.preparation)
-
-    def _needs(self, need: BaselineNeed) -> bool:
-        return need in baseline_needs(self.args)
+        return checks.unlearns(self.args, self._forget_dataset, self.preparation)
 
     def _check(self) -> None:
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         check_topology(self.args, self.accelerator.distributed_type, plugin)
-        check_model(self.args, self.model, self.processing_class)
-        check_loss_function(self.args, self.compute_loss_func)
-        check_data(
+        checks.check_model(self.args, self.model, self.processing_class)
+        checks.check_data(
             self.args,
             train_dataset=self.train_dataset,
             eval_dataset=self.eval_dataset,
             forget_dataset=self._forget_dataset,
             preparation=self.preparation,
         )
-        check_optimizer(self.args, self.optimizer, self._forget_dataset, self.preparation)
+        checks.check_own_parts(
+            self.args, self.compute_loss_func, self.optimizer, self._forget_dataset, self.preparation
+        )
 
     # Before training -------------------------------------------------------------------------------------------------
 
@@ -192,7 +171,9 @@ class LWFTrainer(PlainTrainer):
                 self._reference_arguments,
                 self.chat_template,
                 self._trial_loss,
-                with_plain=self._may_fall_back and not is_scored(self._forget_dataset) and self.optimizer is None,
+                with_plain=self._may_fall_back
+                and not checks.is_scored(self._forget_dataset)
+                and self.optimizer is None,
             )
         return self.preparation
 
@@ -232,7 +213,7 @@ class LWFTrainer(PlainTrainer):
         with preserved_rng():
             if self.args.baseline is not None:
                 self._base_weights = fingerprint_model(self.model)["weights"]
-                self._check_base_weights(checkpoint)
+                check_base_weights(self.args, self._base_weights, checkpoint)
                 baseline = self._make_baseline(checkpoint)
                 self._added_loss = AddedLoss(baseline)
             if self.unlearning_enabled:
@@ -300,52 +281,18 @@ class LWFTrainer(PlainTrainer):
         return self.preparation or self.prepare_unlearning()
 
     def _make_baseline(self, checkpoint: Path | None) -> Baseline:
-        assert self.args.baseline is not None
-        prepared = self._prepared(checkpoint) if self._needs(BaselineNeed.SELF_KNOWLEDGE) else None
-        return BASELINES[self.args.baseline](
-            BaselineContext(
-                model=self.model,
-                args=self.args,
-                learning=single_examples(self.train_dataset),
-                self_knowledge=None if prepared is None else prepared.scored,
-                selected=None if prepared is None else prepared.selected,
-                posterior=self._learning_posterior(checkpoint) if self._needs(BaselineNeed.POSTERIOR) else None,
-                fine_tune=self._fine_tune,
-            )
+        # Where there is unlearning too, its reference run gives the posterior.
+        needs = checks.baseline_needs(self.args)
+        shared = BaselineNeed.POSTERIOR in needs and self.unlearning_enabled and checkpoint is None
+        return make_baseline(
+            self.model,
+            self.args,
+            self.train_dataset,
+            self.processing_class,
+            self._reference_arguments,
+            self._prepared(checkpoint) if shared or BaselineNeed.SELF_KNOWLEDGE in needs else self.preparation,
+            resumed=checkpoint is not None,
         )
-
-    def _learning_posterior(self, checkpoint: Path | None) -> LearningPosterior:
-        if self.unlearning_enabled and checkpoint is None:
-            self._prepared(checkpoint)
-        if self.preparation is not None and self.preparation.posterior is not None:
-            return self.preparation.posterior
-        folder = preparation_folder(self.args)
-        if checkpoint is not None:
-            return LearningPosterior.from_pretrained(folder / POSTERIOR_FOLDER, model=self.model)
-        posterior, _ = prepare_posterior(
-            self.model, self.args, self.train_dataset, self.processing_class, self._reference_arguments
-        )
-        if self.args.process_index == 0:
-            posterior.save_pretrained(folder / POSTERIOR_FOLDER)
-            shutil.rmtree(Path(self.args.output_dir) / "work" / "posterior", ignore_errors=True)
-        return posterior
-
-    def _fine_tune(self, rows: Dataset, updates: int) -> None:
-        args = reference_args(self.args, Path(self.args.output_dir) / "work" / "baseline")
-        args.max_steps = updates
-        train_reference(self.model, args, rows, self.processing_class, **self._reference_arguments)
-
-    def _check_base_weights(self, checkpoint: Path | None) -> None:
-        """A baseline measures θ_base again when a run is resumed, so the model must start from the same weights."""
-        if checkpoint is None:
-            return
-        file = checkpoint / BASELINE_FILE
-        if not file.is_file() or read_json(file)["base_weights"] != self._base_weights:
-            raise ValueError(
-                f"resume_from_checkpoint={str(checkpoint)!r} with baseline={self.args.baseline!r}: the checkpoint was "
-                "written by a run from another base model, or without a baseline. Pass the model that the interrupted "
-                "run started from, and the same settings"
-            )
 
     def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
         if isinstance(resume_from_checkpoint, str):
@@ -378,10 +325,10 @@ class LWFTrainer(PlainTrainer):
         """As `SFTTrainer.compute_loss`, in training with the terms of the baseline."""
         if self._added_loss is None or not self.model.training or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with watched_pass(self.model) as seen:
+        with internals.watched_pass(self.model) as seen:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         progress = self.state.global_step / self.state.max_steps
-        term = self._added_loss.of_pass(seen, inputs, progress, loss_scale(self, num_items_in_batch))
+        term = self._added_loss.of_pass(seen, inputs, progress, internals.loss_scale(self, num_items_in_batch))
         return loss if term is None else loss + term
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
@@ -402,26 +349,15 @@ class LWFTrainer(PlainTrainer):
 
     def held_out_loss(self) -> float:
         """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
-        names = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else [None]
-        losses = [
-            self.evaluation_loop(
-                self.get_eval_dataloader(name), "Held-out loss", prediction_loss_only=True, metric_key_prefix="held_out"
-            ).metrics["held_out_loss"]
-            for name in names
-        ]
-        forget_evaluation(self)
-        return float(sum(losses) / len(losses))
+        return held_out_loss(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `SFTTrainer.log`, with the measurements of unlearning and of the baseline beside those of learning."""
         if self._updates is not None and "loss" in logs:
             logs |= self._updates.log.drain() | {"unlearn_updates": self._updates.count}
         if self._added_loss is not None and "loss" in logs:
-            logs |= self._added_loss.drain(self.state.global_step, self._mean_over_processes)
+            logs |= self._added_loss.drain(self.state.global_step, self.accelerator)
         super().log(logs, start_time)
-
-    def _mean_over_processes(self, value: Tensor) -> float:
-        return self.accelerator.gather(value).mean().item()
 
     def unlearning_summary(self) -> dict[str, Any]:
         """Number of unlearning updates so far, and what the guard did; JSON types.
@@ -437,7 +373,7 @@ class LWFTrainer(PlainTrainer):
             self._updates.observe_learning_loss(self.accelerator, self.state.global_step)
             self._updates.save(checkpoint / CHECKPOINT_FOLDER, write=self.args.should_save)
         if self._added_loss is not None and self.args.should_save:
-            write_json(checkpoint / BASELINE_FILE, {"base_weights": self._base_weights})
+            write_json(checkpoint / BASELINE_FILE, {BASE_WEIGHTS: self._base_weights})
 
     def load_beside_optimizer(self, checkpoint: Path) -> None:
         """Read what `save_beside_optimizer` wrote."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from trl import SFTTrainer
 
 from graceful_forgetting.runtime.distributed import from_main_process, resharded, sharded_like
+from graceful_forgetting.runtime.internals import forget_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,19 @@ def keep_better(model: nn.Module, plain: Mapping[str, Tensor], held_out_loss: Ca
             f"{comparison.plain_loss:.4f}. The model has the weights of plain fine-tuning (guard_fallback)"
         )
     return comparison
+
+
+def held_out_loss(trainer: SFTTrainer) -> float:
+    """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
+    names = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else [None]
+    losses = [
+        trainer.evaluation_loop(
+            trainer.get_eval_dataloader(name), "Held-out loss", prediction_loss_only=True, metric_key_prefix="held_out"
+        ).metrics["held_out_loss"]
+        for name in names
+    ]
+    forget_evaluation(trainer)
+    return float(sum(losses) / len(losses))
 
 
 def _trained(model: nn.Module, plain: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Parameter]]:
