@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
 	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun docs docs-serve format clean \
-	wheel release-check test-processors test-wheel test-minimum test-newest
+	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python
 
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -100,7 +100,8 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 # What touches TRL, transformers, PEFT, datasets and accelerate most.
 SMOKE := tests/end_to_end/test_trainer_stages.py tests/end_to_end/test_command_line.py tests/unit/test_posterior_io.py \
-	tests/unit/test_generation.py tests/robustness/test_scoring_resume.py tests/equivalence/test_fisher.py
+	tests/unit/test_generation.py tests/robustness/test_scoring_resume.py tests/equivalence/test_fisher.py \
+	tests/invariant/test_trainer_invariants.py
 
 $(RELEASE)/twine:
 	$(PYTHON) -m venv build/release
@@ -132,6 +133,10 @@ test-newest: ## the newest versions on the package index (torch as in constraint
 	echo '$(TORCH)' > build/newest/constraints.txt
 	build/newest/bin/$(PIP_INSTALL) -c build/newest/constraints.txt . pytest pytest-timeout hypothesis
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 build/newest/bin/python -m pytest -q -p no:cacheprovider $(SMOKE)
+
+test-newest-python: ## test-newest with the newest Python here, if there is a newer one and torch for it
+	set -e; python=$$($(PYTHON) release/newest_python.py '$(TORCH)'); \
+	if [ -n "$$python" ]; then $(MAKE) test-newest PYTHON="$$python"; fi
 
 clean: ## remove the environment, caches and what is built
 	rm -rf build dist site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

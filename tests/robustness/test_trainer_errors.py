@@ -12,6 +12,7 @@ from trl import SFTConfig
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer, NonFiniteLossError
 from graceful_forgetting.training.preparation import Preparation
+from graceful_forgetting.unlearning import step
 
 QUIET = {"bf16": False, "activation_checkpointing": False, "disable_tqdm": True, "save_strategy": "no", "max_steps": 4}
 
@@ -241,16 +242,16 @@ def test_non_finite_loss_stops_names_the_step_and_keeps_the_checkpoint(tmp_path,
     assert resumed.state.global_step == 4
 
 
-def test_non_finite_unlearning_loss(tmp_path, build, forgetting):
+def test_non_finite_unlearning_loss(tmp_path, build, forgetting, monkeypatch):
     scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
     trainer = build(config(tmp_path, unlearn_every=2), forget_dataset=scored)
-    original = trainer._unlearning_batch
+    original = step.unlearning_batch
 
     def broken(*args):
         batch, retained = original(*args)
         return replace(batch, log_probs=batch.log_probs * float("nan")), retained
 
-    trainer._unlearning_batch = broken
+    monkeypatch.setattr(step, "unlearning_batch", broken)
     with pytest.raises(
         NonFiniteLossError, match=r"unlearning loss is nan before learning update 3 \(unlearning update 1"
     ):

@@ -64,21 +64,19 @@ def launch(module: str, arguments: list[str]) -> int | None:
     if given.get("num_processes", 1) < 1:
         raise ValueError(f"--num_processes is {options.num_processes}; it must be 1 or more")
     import torch
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from graceful_forgetting.runtime.internals import run_launcher
+
     flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    launcher = launch_command_parser().parse_args(["--config_file", str(config), *flags, "--module", module, *own])
     # Its flag for the CPU starts one process, and the configuration's is not handed on to several.
     environment = {} if torch.accelerator.is_available() else {"ACCELERATE_USE_CPU": "true"}
     if "--verbose" not in own and "TORCH_CPP_LOG_LEVEL" not in os.environ:
         # Every process of DDP warns that it looked for unused parameters in vain. It has to: some models have them.
         environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     try:
-        with patch_environment(**environment):
-            launch_command(launcher)
+        run_launcher(["--config_file", str(config), *flags, "--module", module, *own], environment)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         # A process that a signal ended has a negative code.

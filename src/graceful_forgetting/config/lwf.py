@@ -1,6 +1,6 @@
 """`LWFConfig`: the settings of every stage and of TRL's `SFTConfig` in one flat dataclass."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from transformers.utils import is_torch_bf16_gpu_available
@@ -27,6 +27,7 @@ from graceful_forgetting.config.selection import (
     SelectionStrategy,
 )
 from graceful_forgetting.config.unlearning import UnlearningSettings
+from graceful_forgetting.runtime.internals import set_both_names_of_checkpointing
 
 ForgetAnswers = Literal["self_generated", "given"]
 
@@ -137,11 +138,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     )
 
     def __post_init__(self) -> None:
-        names = {f.name for f in fields(SFTConfig)}
-        # TRL 1.16 sets the old name by default, and transformers 5.23 warns of it unless the new one is set too.
-        # Can go when TRL's default uses `activation_checkpointing`.
-        if "activation_checkpointing" in names and self.activation_checkpointing is None:  # type: ignore[has-type]
-            self.activation_checkpointing = self.gradient_checkpointing
+        set_both_names_of_checkpointing(self)
         unset = self.bf16 is None  # type: ignore[has-type]
         if unset and not self.fp16 and not self.use_cpu and not is_torch_bf16_gpu_available():
             self.bf16 = False

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl import get_training_chat_template, maybe_convert_to_chatml
-from trl.chat_template_utils import has_generation_markers
+
+from graceful_forgetting.runtime.internals import marks_assistant
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def assistant_template(processing_class: PreTrainedTokenizerBase) -> str | None:
 
     As in `SFTTrainer`, TRL's patched version of a known template. Raises `ValueError` for one that it does not know.
     """
-    if processing_class.chat_template is None or has_generation_markers(processing_class.chat_template):
+    if processing_class.chat_template is None or marks_assistant(processing_class.chat_template):
         return None
     template: str | None = get_training_chat_template(processing_class)
     return template

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 import torch
 from peft import PeftModel
@@ -15,17 +14,14 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.generation import GenerateDecoderOnlyOutput
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.generation.choice import TokenChoice, draw_quantiles
 from graceful_forgetting.generation.mode import generation_mode
 from graceful_forgetting.generation.requests import Completion, Request, make_requests, require_finite, until_stop
-from graceful_forgetting.generation.rows import Rows, divisible
+from graceful_forgetting.generation.rows import Rows
+from graceful_forgetting.runtime.internals import CACHE, rows_can_leave
 from graceful_forgetting.runtime.progress import progress_part
-
-# What `generate` calls its cache, as argument and as result: transformers 5.24 renamed it.
-_CACHE = "cache" if "cache" in {field.name for field in fields(GenerateDecoderOnlyOutput)} else "past_key_values"
 
 
 def generate_completions(
@@ -170,10 +166,11 @@ def _advance(
         ),
         logits_processor=LogitsProcessorList([choice]),
         stopping_criteria=StoppingCriteriaList([stop]),
-        **({} if rows.cache is None else {_CACHE: rows.cache}),
+        **({} if rows.cache is None else {CACHE: rows.cache}),
     )
     new = output.sequences.shape[1] - rows.sequences.shape[1]
-    rows.sequences, rows.cache = output.sequences, divisible(getattr(output, _CACHE))
+    cache = getattr(output, CACHE)
+    rows.sequences, rows.cache = output.sequences, cache if rows_can_leave(cache) else None
     rows.attended = torch.nn.functional.pad(rows.attended, (0, new), value=1)
     rows.log_probabilities = torch.cat([rows.log_probabilities, choice.log_probabilities], dim=1)
     rows.generated = [done + new for done in rows.generated]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from graceful_forgetting.generation.requests import Request
+from graceful_forgetting.runtime.internals import join_caches, pad_cache, rows_can_join
 
 
 @dataclass
@@ -54,8 +54,8 @@ class Rows:
 
     @property
     def can_be_joined(self) -> bool:
-        """Whether other rows can join: with plain keys and values in every layer, and nothing but those."""
-        return isinstance(self.cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        """Whether other rows can join, which depends on the kind of cache."""
+        return rows_can_join(self.cache)
 
     def answer(self, row: int) -> tuple[list[int], list[float]]:
         """Tokens that a row has generated, and their log-probabilities."""
@@ -94,9 +94,7 @@ class Rows:
         )
         assert isinstance(self.cache, DynamicCache)
         assert isinstance(other.cache, DynamicCache)
-        for layer, added in zip(self.cache.layers, other.cache.layers, strict=True):
-            layer.keys = torch.cat([layer.keys, added.keys])
-            layer.values = torch.cat([layer.values, added.values])
+        join_caches(self.cache, other.cache)
 
     def _align(self, width: int) -> None:
         """Add or remove padding on the left."""
@@ -106,12 +104,4 @@ class Rows:
         # A padding token is never attended to: any valid id will do.
         self.sequences, self.attended = pad(self.sequences, (more, 0)), pad(self.attended, (more, 0))
         if isinstance(self.cache, DynamicCache):
-            for layer in self.cache.layers:
-                layer.keys = pad(layer.keys, (0, 0, more, 0))
-                layer.values = pad(layer.values, (0, 0, more, 0))
-
-
-def divisible(cache: Cache | None) -> Cache | None:
-    """`cache` if rows can be taken out of it, else None: recurrent states have no selection in transformers 5.23."""
-    separate = isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
-    return cache if separate else None
+            pad_cache(self.cache, more)

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from accelerate.utils.operations import ConvertOutputsToFp32
 from torch import nn
+
+from graceful_forgetting.runtime.internals import own_precision
 
 
 @contextmanager
@@ -35,17 +36,3 @@ def differentiating(model: nn.Module, names: Collection[str]) -> Iterator[None]:
             module.training = training
         for name, parameter in parameters.items():
             parameter.requires_grad_(flags[name])
-
-
-@contextmanager
-def own_precision(model: nn.Module) -> Iterator[None]:
-    """Without the autocast that accelerate puts around the forward of a model that it prepares, and leaves there."""
-    forward = vars(model).get("forward")
-    if forward is None or not isinstance(getattr(forward, "__wrapped__", None), ConvertOutputsToFp32):
-        yield
-        return
-    model.forward = vars(model)["_original_forward"]
-    try:
-        yield
-    finally:
-        model.forward = forward

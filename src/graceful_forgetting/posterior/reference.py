@@ -25,21 +25,20 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.runtime.distributed import shards_models, whole
+from graceful_forgetting.runtime.internals import restored_forward, unwrapped_copy, without_telemetry
 
 
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite. The last checkpoint is not touched."""
 
 
+@without_telemetry
 class PlainTrainer(SFTTrainer):
     """TRL's `SFTTrainer` without its telemetry, and with an end to a run whose loss is not finite.
 
     TRL reports each construction to the Hub unless told not to; the Trainer filters such losses from its log and goes
     on training.
     """
-
-    def _send_telemetry(self) -> None:
-        """Send nothing: the network is only used for models and data that the user names."""
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
         """As `SFTTrainer.training_step`; a loss that is not finite ends the run before it reaches the weights.
@@ -109,7 +108,7 @@ def train_reference(
     Returns:
         the trainer, whose `model` is at θ*_L, and its log, one entry per logged step.
     """
-    trained = _own_copy(model) if shards_models() else model
+    trained = unwrapped_copy(model) if shards_models() else model
     trainer = PlainTrainer(
         model=trained,
         args=args,
@@ -127,19 +126,9 @@ def train_reference(
     return trainer, trainer.state.log_history
 
 
-def _own_copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
-    copied = copy.deepcopy(model)
-    head = copied.get_base_model() if isinstance(copied, PeftModel) else copied
-    # A trainer's wrapping of the forward holds on to the model that it was made for.
-    vars(head).pop("forward", None)
-    return copied
-
-
 @contextmanager
-def restored_weights(model: nn.Module) -> Iterator[None]:
+def restored_weights(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Give the model back its trainable weights, its buffers, its mode and its `forward` when the block ends."""
-    head = model.get_base_model() if isinstance(model, PeftModel) else model
-    forward = head.forward
     training = model.training
     kept: dict[str, Tensor] = {
         name: tensor.detach().clone().cpu()
@@ -147,7 +136,8 @@ def restored_weights(model: nn.Module) -> Iterator[None]:
         if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
     }
     try:
-        yield
+        with restored_forward(model):
+            yield
     finally:
         with torch.no_grad():
             for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -155,6 +145,4 @@ def restored_weights(model: nn.Module) -> Iterator[None]:
                     tensor.copy_(kept[name])
         for parameter in model.parameters():
             parameter.grad = None
-        # A second trainer wraps the forward of the model (fused head, autocast) once more.
-        head.forward = forward
         model.train(training)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from datasets import load_from_disk
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.gradients.undisturbed import own_precision
 from graceful_forgetting.results.provenance import collect_provenance
 from graceful_forgetting.results.result import GuardResult, TaskMetrics, TrialsResult
 from graceful_forgetting.results.schema import dataclass_from_plain
@@ -25,6 +24,7 @@ from graceful_forgetting.runs.stages import Stage
 from graceful_forgetting.runs.training import UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.internals import own_precision
 from graceful_forgetting.sweeps.cell import CellResult, CellSelection, CellSplit, CurvePoint, ScoreSummary
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.measurement import Examiner, LearningCurve

@@ -1,5 +1,6 @@
 """What a model card says of unlearning: settings and numbers of the run."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -14,6 +15,20 @@ from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.runtime.version import __version__
 from graceful_forgetting.training.preparation import TASK_COLUMN, Preparation
 
+NAME = "LWF (Learning With Forgetting)"
+TAGS = ("trl", "sft", "graceful-forgetting", "learning-with-forgetting")
+PAPER = {
+    "title": "Graceful Forgetting in Generative Language Models",
+    "id": "2505.19715",
+    "citation": textwrap.dedent("""\
+        @inproceedings{jiang2025graceful,
+            title     = {{Graceful Forgetting in Generative Language Models}},
+            author    = {Jiang, Chunyang and Chan, Chi-Min and Cai, Yiyang and Liu, Yulong and Xue, Wei and
+                         Guo, Yike},
+            year      = 2025,
+            booktitle = {Proceedings of the 2025 Conference on Empirical Methods in Natural Language Processing},
+        }"""),
+}
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # Named in every card; other settings of the method where they differ from their defaults.
 _ALWAYS = (

@@ -1,60 +1,53 @@
-"""`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting. Orchestration, and every touch of TRL's internals."""
+"""`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
 import copy
-import logging
-import shutil
-import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
-from graceful_forgetting.baselines import BASELINES, Baseline, BaselineContext
+from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
-from graceful_forgetting.confidence.scorer import Need as ScorerNeed
-from graceful_forgetting.confidence.scorers import SCORERS
+from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data.learning_rows import check_single_examples, single_examples
-from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.posterior.reference import reference_args, restored_weights, train_reference
-from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.data.learning_rows import single_examples
+from graceful_forgetting.posterior.reference import PlainTrainer, restored_weights
+from graceful_forgetting.runtime import internals
+from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.runtime.rng import preserved_rng
-from graceful_forgetting.selection import select_retained
-from graceful_forgetting.training.model_card import add_section, card_section
+from graceful_forgetting.training import checks
+from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
+from graceful_forgetting.training.model_card import NAME, PAPER, TAGS, add_section, card_section
 from graceful_forgetting.training.preparation import (
-    POSTERIOR_FOLDER,
-    SCORE_COLUMN,
     Preparation,
-    check_forget_dataset,
     combine_forget_datasets,
     has_preparation,
     load_preparation,
     preparation_folder,
-    prepare_posterior,
     prepare_unlearning,
-    score_again,
 )
 from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
-from graceful_forgetting.unlearning.base_losses import with_base_losses
-from graceful_forgetting.unlearning.objectives import OBJECTIVES
+from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs, renewal
+from graceful_forgetting.unlearning.fallback import HeldOutComparison, held_out_loss, keep_better
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
-from graceful_forgetting.unlearning.trainer import CHECKPOINT_FOLDER, UnlearningTrainer
-from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
+from graceful_forgetting.unlearning.step import unlearn_if_due
+from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows, unlearning_summary
 
-logger = logging.getLogger(__name__)
-
-BASELINE_FILE = "baseline.json"
+CHECKPOINT_FOLDER = "unlearning"
 
 
-class LWFTrainer(UnlearningTrainer):
+@internals.with_state_in_checkpoints
+@internals.presented_as(NAME, PAPER, TAGS)
+class LWFTrainer(PlainTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
 
@@ -97,20 +90,9 @@ class LWFTrainer(UnlearningTrainer):
     """
 
     args: LWFConfig
-    _tag_names = ["trl", "sft", "graceful-forgetting", "learning-with-forgetting"]  # noqa: RUF012 (TRL's convention)
-    _name = "LWF (Learning With Forgetting)"
-    _paper = {  # noqa: RUF012 (TRL's convention)
-        "title": "Graceful Forgetting in Generative Language Models",
-        "id": "2505.19715",
-        "citation": textwrap.dedent("""\
-            @inproceedings{jiang2025graceful,
-                title     = {{Graceful Forgetting in Generative Language Models}},
-                author    = {Jiang, Chunyang and Chan, Chi-Min and Cai, Yiyang and Liu, Yulong and Xue, Wei and
-                             Guo, Yike},
-                year      = 2025,
-                booktitle = {Proceedings of the 2025 Conference on Empirical Methods in Natural Language Processing},
-            }"""),
-    }
+    held_out: HeldOutComparison | None = None
+    _updates: UnlearningUpdates | None = None
+    _added_loss: AddedLoss | None = None
 
     def __init__(
         self,
@@ -122,7 +104,7 @@ class LWFTrainer(UnlearningTrainer):
         **keywords: Any,
     ):
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
+            name = model if isinstance(model, str) else model.config.name_or_path
             args = LWFConfig(output_dir=f"{Path(name).name or 'model'}-LWF")
         if isinstance(model, str):
             model = resolve_model_name(model)
@@ -138,109 +120,30 @@ class LWFTrainer(UnlearningTrainer):
         self._forget_dataset = None
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
-        self._baseline_class = None if args.baseline is None else BASELINES[args.baseline]
-        self._check_baseline(model, args)
-        if self._forget_dataset is not None and (args.unlearn_every > 0 or self._needs(BaselineNeed.SELF_KNOWLEDGE)):
-            check_forget_dataset(self._forget_dataset, args)
+        checks.check_forgetting(args, self._forget_dataset, preparation)
         super().__init__(model, args, *positional, **keywords)
-        self._check_backend()
+        if self.unlearning_enabled or args.baseline is not None:
+            self._check()
 
     @property
     def unlearning_enabled(self) -> bool:
         """Whether this run unlearns at all."""
-        return self._has_self_knowledge and self.args.unlearn_every > 0
+        return checks.unlearns(self.args, self._forget_dataset, self.preparation)
 
-    @property
-    def _has_self_knowledge(self) -> bool:
-        return self._forget_dataset is not None or self.preparation is not None
-
-    def _needs(self, need: BaselineNeed) -> bool:
-        return self._baseline_class is not None and need in self._baseline_class.needs
-
-    def _check_baseline(self, model: str | PreTrainedModel | PeftModel, args: LWFConfig) -> None:
-        if self._needs(BaselineNeed.SELF_KNOWLEDGE) and not self._has_self_knowledge:
-            raise ValueError(
-                f"baseline={args.baseline!r} needs the base model's self-knowledge: pass forget_dataset (with "
-                "unlearn_every=0 nothing of it is unlearned)"
-            )
-        if self._needs(BaselineNeed.FULL_MODEL) and isinstance(model, PeftModel):
-            raise ValueError(
-                f"baseline={args.baseline!r} changes all weights of the model, and an adapter is trained: train the "
-                "model itself"
-            )
-
-    def _check_backend(self) -> None:
-        if self._needs(BaselineNeed.FULL_MODEL) and isinstance(self.model, PeftModel):
-            self._check_baseline(self.model, self.args)
-        if self.args.baseline is not None and self.compute_loss_func is not None:
-            raise ValueError(
-                f"compute_loss_func cannot be used with baseline={self.args.baseline!r}, which adds to the loss of TRL"
-            )
-        if not self.unlearning_enabled and self.args.baseline is None:
-            return
+    def _check(self) -> None:
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         check_topology(self.args, self.accelerator.distributed_type, plugin)
-        if isinstance(self.processing_class, ProcessorMixin):
-            raise ValueError(
-                f"processing_class is a {type(self.processing_class).__name__}: unlearning and baselines are for text "
-                "alone. Pass its `.tokenizer`, with rows of text"
-            )
-        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
-            raise ValueError(
-                f"peft_config adds virtual tokens ({self.model.active_peft_config.peft_type.value}), which shift the "
-                "logits against the labels: use LoRA or train the model itself"
-            )
-        self._check_learning_rows()
-        if self.optimizer is not None and self._has_reference_run():
-            raise ValueError(
-                "optimizers holds an optimizer of this model's parameters, which the reference run cannot share: pass "
-                "optimizer_cls_and_kwargs, which both runs make theirs from, or a forget_dataset that is already "
-                f"scored (column {SCORE_COLUMN})"
-            )
-        # A preparation has what trials chose already.
-        if self.args.forget_trials and self.unlearning_enabled and self.preparation is None:
-            self._check_trials()
-        if self.args.unlearn_rescore_every and self.unlearning_enabled and not self._can_score():
-            raise ValueError(
-                f"unlearn_rescore_every={self.args.unlearn_rescore_every} needs what scorer "
-                f"{self.args.confidence_scorer!r} reads, and the samples come scored without it: pass a forget_dataset "
-                "that is not scored yet, or preparation= with the posterior"
-            )
-
-    def _check_trials(self) -> None:
-        if self.eval_dataset is None:
-            raise ValueError(
-                "forget_trials=True needs held-out learning rows to judge trial runs by: pass eval_dataset, or set "
-                "forget_trials=False"
-            )
-        if self.optimizer is not None:
-            raise ValueError(
-                "optimizers holds an optimizer of this model's parameters, which trial runs cannot share: pass "
-                "optimizer_cls_and_kwargs, which all runs make theirs from, or set forget_trials=False"
-            )
-
-    def _is_scored(self) -> bool:
-        return self._forget_dataset is None or SCORE_COLUMN in self._forget_dataset.column_names
-
-    def _check_learning_rows(self) -> None:
-        objective = OBJECTIVES[self.args.unlearn_objective](self.args)
-        trains_on_them = self.unlearning_enabled and ObjectiveNeed.LEARNING in objective.needs
-        scores = SCORERS[self.args.confidence_scorer].needs & {ScorerNeed.POSTERIOR, ScorerNeed.LEARNING}
-        check_single_examples(
-            self.train_dataset,
+        checks.check_model(self.args, self.model, self.processing_class)
+        checks.check_data(
             self.args,
-            all_are_read=self.args.baseline is not None or trains_on_them,
-            some_are_read=bool(scores) and (not self._is_scored() or self.args.unlearn_rescore_every > 0),
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            forget_dataset=self._forget_dataset,
+            preparation=self.preparation,
         )
-
-    def _has_reference_run(self) -> bool:
-        scored = self._is_scored() or ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs
-        return self._needs(BaselineNeed.POSTERIOR) or (self.unlearning_enabled and not scored)
-
-    def _can_score(self) -> bool:
-        if ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs:
-            return True
-        return not self._is_scored() or (self.preparation is not None and self.preparation.posterior is not None)
+        checks.check_own_parts(
+            self.args, self.compute_loss_func, self.optimizer, self._forget_dataset, self.preparation
+        )
 
     # Before training -------------------------------------------------------------------------------------------------
 
@@ -268,7 +171,9 @@ class LWFTrainer(UnlearningTrainer):
                 self._reference_arguments,
                 self.chat_template,
                 self._trial_loss,
-                with_plain=self._may_fall_back and not self._is_scored() and self.optimizer is None,
+                with_plain=self._may_fall_back
+                and not checks.is_scored(self._forget_dataset)
+                and self.optimizer is None,
             )
         return self.preparation
 
@@ -304,17 +209,19 @@ class LWFTrainer(UnlearningTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`; runs `prepare_unlearning` first unless that was done or a checkpoint is resumed."""
         checkpoint = self._checkpoint(resume_from_checkpoint)
+        baseline = None
         with preserved_rng():
             if self.args.baseline is not None:
                 self._base_weights = fingerprint_model(self.model)["weights"]
-                self._check_base_weights(checkpoint)
-                self.baseline = self._make_baseline(checkpoint)
+                check_base_weights(self.args, self._base_weights, checkpoint)
+                baseline = self._make_baseline(checkpoint)
+                self._added_loss = AddedLoss(baseline)
             if self.unlearning_enabled:
                 self._take_over_settings(checkpoint)
                 self._updates = self._make_updates(checkpoint)
             # The last thing to happen at θ_base.
-            if self.baseline is not None and checkpoint is None:
-                self.baseline.before_training(self.model)
+            if baseline is not None and checkpoint is None:
+                baseline.before_training(self.model)
         output = super().train(resume_from_checkpoint, *positional, **keywords)
         self._keep_better(checkpoint)
         return output
@@ -344,46 +251,28 @@ class LWFTrainer(UnlearningTrainer):
             preparation = load_preparation(preparation_folder(self.args), None)
         plain = None if preparation is None else preparation.plain_weights()
         if plain is not None:
-            self.keep_better(plain)
+            self.held_out = keep_better(self.model, plain, self.held_out_loss)
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
-        args = self.args
-        objective_needs = OBJECTIVES[args.unlearn_objective](args).needs
+        needs = objective_needs(self.args)
         if checkpoint is None:
             preparation = self._prepared(checkpoint)
-            selected = preparation.selected
-            if ObjectiveNeed.BASE_LOSSES in objective_needs:
+            if ObjectiveNeed.BASE_LOSSES in needs:
                 self._place_whole_model()
-                selected = with_base_losses(selected, self.model, args.confidence_batch_size)
-            rows = selected, self._retained(preparation)
+            samples, retained = first_rows(self.model, self.args, preparation)
         else:
-            rows = load_rows(checkpoint / CHECKPOINT_FOLDER)
+            samples, retained = load_rows(checkpoint / CHECKPOINT_FOLDER)
+        renew = None
+        if self.args.unlearn_rescore_every:
+            renew = renewal(self.model, self.args, self._prepared(checkpoint), self.train_dataset)
         return UnlearningUpdates(
-            rows[0],
-            args,
+            samples,
+            self.args,
             lambda: self.model.parameters(),
-            retained=rows[1],
-            learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in objective_needs else None,
-            renew=self._renewal(checkpoint) if args.unlearn_rescore_every else None,
+            retained=retained,
+            learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in needs else None,
+            renew=renew,
         )
-
-    def _renewal(self, checkpoint: Path | None) -> Callable[[], tuple[Dataset, Dataset | None]]:
-        """Scores the pool at the weights of the moment; gives the samples to unlearn and those to retain."""
-        pool = self._prepared(checkpoint)
-        if ObjectiveNeed.BASE_LOSSES in OBJECTIVES[self.args.unlearn_objective](self.args).needs:
-            scored = with_base_losses(pool.scored, self.model, self.args.confidence_batch_size)
-            pool = replace(pool, scored=scored)
-
-        def renew() -> tuple[Dataset, Dataset | None]:
-            again = score_again(self.model, self.args, pool, self.train_dataset)
-            return again.selected, self._retained(again)
-
-        return renew
-
-    def _retained(self, preparation: Preparation) -> Dataset | None:
-        if not self.args.unlearn_retain_weight:
-            return None
-        return select_retained(preparation.scored, preparation.selected, self.args.unlearn_retain_fraction)
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:
         """The stages before training: as given, as done before, as the interrupted run left them, or done now."""
@@ -392,52 +281,18 @@ class LWFTrainer(UnlearningTrainer):
         return self.preparation or self.prepare_unlearning()
 
     def _make_baseline(self, checkpoint: Path | None) -> Baseline:
-        assert self._baseline_class is not None
-        prepared = self._prepared(checkpoint) if self._needs(BaselineNeed.SELF_KNOWLEDGE) else None
-        return self._baseline_class(
-            BaselineContext(
-                model=self.model,
-                args=self.args,
-                learning=single_examples(self.train_dataset),
-                self_knowledge=None if prepared is None else prepared.scored,
-                selected=None if prepared is None else prepared.selected,
-                posterior=self._learning_posterior(checkpoint) if self._needs(BaselineNeed.POSTERIOR) else None,
-                fine_tune=self._fine_tune,
-            )
+        # Where there is unlearning too, its reference run gives the posterior.
+        needs = checks.baseline_needs(self.args)
+        shared = BaselineNeed.POSTERIOR in needs and self.unlearning_enabled and checkpoint is None
+        return make_baseline(
+            self.model,
+            self.args,
+            self.train_dataset,
+            self.processing_class,
+            self._reference_arguments,
+            self._prepared(checkpoint) if shared or BaselineNeed.SELF_KNOWLEDGE in needs else self.preparation,
+            resumed=checkpoint is not None,
         )
-
-    def _learning_posterior(self, checkpoint: Path | None) -> LearningPosterior:
-        if self.unlearning_enabled and checkpoint is None:
-            self._prepared(checkpoint)
-        if self.preparation is not None and self.preparation.posterior is not None:
-            return self.preparation.posterior
-        folder = preparation_folder(self.args)
-        if checkpoint is not None:
-            return LearningPosterior.from_pretrained(folder / POSTERIOR_FOLDER, model=self.model)
-        posterior, _ = prepare_posterior(
-            self.model, self.args, self.train_dataset, self.processing_class, self._reference_arguments
-        )
-        if self.args.process_index == 0:
-            posterior.save_pretrained(folder / POSTERIOR_FOLDER)
-            shutil.rmtree(Path(self.args.output_dir) / "work" / "posterior", ignore_errors=True)
-        return posterior
-
-    def _fine_tune(self, rows: Dataset, updates: int) -> None:
-        args = reference_args(self.args, Path(self.args.output_dir) / "work" / "baseline")
-        args.max_steps = updates
-        train_reference(self.model, args, rows, self.processing_class, **self._reference_arguments)
-
-    def _check_base_weights(self, checkpoint: Path | None) -> None:
-        """A baseline measures θ_base again when a run is resumed, so the model must start from the same weights."""
-        if checkpoint is None:
-            return
-        file = checkpoint / BASELINE_FILE
-        if not file.is_file() or read_json(file)["base_weights"] != self._base_weights:
-            raise ValueError(
-                f"resume_from_checkpoint={str(checkpoint)!r} with baseline={self.args.baseline!r}: the checkpoint was "
-                "written by a run from another base model, or without a baseline. Pass the model that the interrupted "
-                "run started from, and the same settings"
-            )
 
     def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
         if isinstance(resume_from_checkpoint, str):
@@ -445,12 +300,85 @@ class LWFTrainer(UnlearningTrainer):
         last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
         return None if last is None else Path(last)
 
-    # Checkpoints -----------------------------------------------------------------------------------------------------
+    # During training -------------------------------------------------------------------------------------------------
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.baseline is not None and self.args.should_save:
-            write_json(Path(output_dir) / BASELINE_FILE, {"base_weights": self._base_weights})
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Fetch the micro-batches of the next learning update; the unlearning updates that precede it happen here.
+
+        At this point of the Trainer's loop gradients are empty and no `no_sync` context is open (there is one around
+        `training_step` when gradients are accumulated), so that clipping and DDP work as for any update.
+        """
+        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._updates is not None and batches[0]:
+            self._updates.observe_learning_loss(self.accelerator, self.state.global_step)
+            if not self._updates.guard.stopped:
+                unlearn_if_due(self, self._updates)
+        return batches
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As `SFTTrainer.compute_loss`, in training with the terms of the baseline."""
+        if self._added_loss is None or not self.model.training or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with internals.watched_pass(self.model) as seen:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        progress = self.state.global_step / self.state.max_steps
+        term = self._added_loss.of_pass(seen, inputs, progress, internals.loss_scale(self, num_items_in_batch))
+        return loss if term is None else loss + term
+
+    def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
+        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`."""
+        loss = super().training_step(*positional, **keywords)
+        if self._added_loss is not None:
+            loss = self._added_loss.without(loss, self.state.global_step)
+        if self._updates is not None:
+            self._updates.note_learning_loss(loss)
+        return loss
+
+    def evaluate(self, *positional: Any, **keywords: Any) -> dict[str, float]:
+        """As `SFTTrainer.evaluate`; during training, the guard sees the loss."""
+        metrics = super().evaluate(*positional, **keywords)
+        if self._updates is not None and self.is_in_train:
+            self._updates.observe_held_out_losses(metrics, self.state.global_step)
+        return metrics
+
+    def held_out_loss(self) -> float:
+        """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
+        return held_out_loss(self)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `SFTTrainer.log`, with the measurements of unlearning and of the baseline beside those of learning."""
+        if self._updates is not None and "loss" in logs:
+            logs |= self._updates.log.drain() | {"unlearn_updates": self._updates.count}
+        if self._added_loss is not None and "loss" in logs:
+            logs |= self._added_loss.drain(self.state.global_step, self.accelerator)
+        super().log(logs, start_time)
+
+    def unlearning_summary(self) -> dict[str, Any]:
+        """Number of unlearning updates so far, and what the guard did; JSON types.
+
+        Of the guard: whether, when and why it ended unlearning; the held-out losses of the trained model and of plain
+        fine-tuning (null where they were not compared); and whether the model `fell_back` to the latter.
+        """
+        return unlearning_summary(self._updates, self.held_out)
+
+    def save_beside_optimizer(self, checkpoint: Path) -> None:
+        """Write what a resumed run needs beside the Trainer's own state; every process must call."""
+        if self._updates is not None:
+            self._updates.observe_learning_loss(self.accelerator, self.state.global_step)
+            self._updates.save(checkpoint / CHECKPOINT_FOLDER, write=self.args.should_save)
+        if self._added_loss is not None and self.args.should_save:
+            write_json(checkpoint / BASELINE_FILE, {BASE_WEIGHTS: self._base_weights})
+
+    def load_beside_optimizer(self, checkpoint: Path) -> None:
+        """Read what `save_beside_optimizer` wrote."""
+        if self._updates is not None:
+            self._updates.load(checkpoint / CHECKPOINT_FOLDER)
 
     # Model card ------------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,18 @@
 """Gives back plain fine-tuning where forgetting did not help."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from trl import SFTTrainer
 
 from graceful_forgetting.runtime.distributed import from_main_process, resharded, sharded_like
+from graceful_forgetting.runtime.internals import forget_evaluation
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class HeldOutComparison:
 def keep_better(model: nn.Module, plain: Mapping[str, Tensor], held_out_loss: Callable[[], float]) -> HeldOutComparison:
     """Compare the model with plain fine-tuning, and leave in it the weights that have the lower held-out loss.
 
+    Warns where those are the weights of plain fine-tuning.
+
     Args:
         model: as it was trained; sharded by FSDP2 or not.
         plain: its trainable weights after plain fine-tuning with the same settings, by name, whole.
@@ -47,7 +54,25 @@ def keep_better(model: nn.Module, plain: Mapping[str, Tensor], held_out_loss: Ca
     finally:
         if comparison is None or not comparison.falls_back:
             _copy(own, model)
+    if comparison.falls_back:
+        logger.warning(
+            f"Forgetting did not help: held-out loss {comparison.loss:.4f} nats per token, that of plain fine-tuning "
+            f"{comparison.plain_loss:.4f}. The model has the weights of plain fine-tuning (guard_fallback)"
+        )
     return comparison
+
+
+def held_out_loss(trainer: SFTTrainer) -> float:
+    """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
+    names = list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else [None]
+    losses = [
+        trainer.evaluation_loop(
+            trainer.get_eval_dataloader(name), "Held-out loss", prediction_loss_only=True, metric_key_prefix="held_out"
+        ).metrics["held_out_loss"]
+        for name in names
+    ]
+    forget_evaluation(trainer)
+    return float(sum(losses) / len(losses))
 
 
 def _trained(model: nn.Module, plain: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Parameter]]:

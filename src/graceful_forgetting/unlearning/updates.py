@@ -1,12 +1,14 @@
 """The state of unlearning during one training run: rows, optimizer, order, guard; saved and restored exactly."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset, load_from_disk
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,9 +20,12 @@ from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, w
 from graceful_forgetting.runtime.distributed import sharded_like, whole
 from graceful_forgetting.selection import WEIGHT_COLUMN, save_selected
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
+from graceful_forgetting.unlearning.fallback import HeldOutComparison
 from graceful_forgetting.unlearning.guard import Guard
 from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, Objective
 from graceful_forgetting.unlearning.order import batch_indices
+
+logger = logging.getLogger(__name__)
 
 STATE_VERSION = 2
 SAMPLES, RETAINED = "samples", "retained"
@@ -101,6 +106,8 @@ class UnlearningUpdates:
         self.count = 0
         self.guard = Guard(margin=args.guard_margin, enabled=args.guard)
         self.log = UnlearningLog()
+        self._learning_losses: list[Tensor] = []
+        self._stop_announced = False
         self.peak_learning_rate = args.unlearn_learning_rate or args.learning_rate
         self._give_parameters = parameters
         self.learning = learning if Need.LEARNING in self.objective.needs else None
@@ -164,6 +171,35 @@ class UnlearningUpdates:
             )
         return batches
 
+    def note_learning_loss(self, loss: Tensor) -> None:
+        """Keep the loss of one pass of a learning update, (), nats per token, for the guard."""
+        self._learning_losses.append(loss)
+
+    def observe_learning_loss(self, accelerator: Accelerator, step: int) -> None:
+        """Hand the loss of the last learning update, the sum over its passes, to the guard; every process must call.
+
+        Args:
+            accelerator: of the trainer.
+            step: learning updates done.
+        """
+        if self._learning_losses:
+            loss = accelerator.gather(torch.stack(self._learning_losses).sum()).mean().item()
+            self._learning_losses.clear()
+            self.guard.observe_learning_loss(loss, step)
+            self._announce_stop()
+
+    def observe_held_out_losses(self, metrics: Mapping[str, float], step: int) -> None:
+        """Hand the losses (`*_loss`) of an evaluation to the guard."""
+        for name, value in metrics.items():
+            if name.endswith("_loss"):
+                self.guard.observe_held_out_loss(name, value, step)
+        self._announce_stop()
+
+    def _announce_stop(self) -> None:
+        if self.guard.stopped and not self._stop_announced:
+            self._stop_announced = True
+            logger.warning(f"Unlearning stopped at learning update {self.guard.step}: {self.guard.reason}")
+
     def save(self, directory: Path, write: bool) -> None:
         """Write everything that the next update depends on to `directory`.
 
@@ -226,6 +262,22 @@ def load_rows(directory: Path) -> tuple[Dataset, Dataset | None]:
         raise ValueError(f"{directory} has unlearning state of version {version}, and this one reads {STATE_VERSION}")
     retained = directory / RETAINED
     return load_from_disk(str(directory / SAMPLES)), load_from_disk(str(retained)) if retained.is_dir() else None
+
+
+def unlearning_summary(updates: UnlearningUpdates | None, compared: HeldOutComparison | None) -> dict[str, Any]:
+    """How many updates there were and what the guard did; JSON types. None: nothing was unlearned, or not compared."""
+    guard = Guard(margin=0.0) if updates is None else updates.guard
+    return {
+        "updates": 0 if updates is None else updates.count,
+        "guard": {
+            "stopped": guard.stopped,
+            "reason": guard.reason,
+            "step": guard.step,
+            "fell_back": compared is not None and compared.falls_back,
+            "held_out_loss": None if compared is None else compared.loss,
+            "plain_held_out_loss": None if compared is None else compared.plain_loss,
+        },
+    }
 
 
 def _rows(dataset: Dataset | None, indices: list[int]) -> list[dict[str, Any]]:

@@ -1,0 +1,174 @@
+"""What a run refuses before any work: data, models and arguments of the trainer that the settings do not go with.
+
+Topologies are in `topology`, settings on their own in `config`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from graceful_forgetting.baselines import BASELINES
+from graceful_forgetting.baselines import Need as BaselineNeed
+from graceful_forgetting.confidence.scorer import Need as ScorerNeed
+from graceful_forgetting.confidence.scorers import SCORERS
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data.learning_rows import check_single_examples
+from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation, check_forget_dataset
+from graceful_forgetting.unlearning.objectives import OBJECTIVES
+from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
+
+
+def baseline_needs(args: LWFConfig) -> frozenset[BaselineNeed]:
+    """What the baseline of these settings needs, if there is one."""
+    return frozenset() if args.baseline is None else BASELINES[args.baseline].needs
+
+
+def unlearns(args: LWFConfig, forget_dataset: Dataset | None, preparation: Preparation | None) -> bool:
+    """Whether a run with these data unlearns at all."""
+    return (forget_dataset is not None or preparation is not None) and args.unlearn_every > 0
+
+
+def is_scored(forget_dataset: Dataset | None) -> bool:
+    """Whether there is nothing to score: the samples come with scores, or a preparation stands in for them."""
+    return forget_dataset is None or SCORE_COLUMN in forget_dataset.column_names
+
+
+def check_forgetting(args: LWFConfig, forget_dataset: Dataset | None, preparation: Preparation | None) -> None:
+    """Refuse, before a model is loaded, what cannot be forgotten in the way that the settings say.
+
+    Args:
+        args: settings of the run.
+        forget_dataset: as `combine_forget_datasets` gives it.
+        preparation: in its place.
+
+    Raises:
+        ValueError: names the argument and the remedy.
+    """
+    needs_self_knowledge = BaselineNeed.SELF_KNOWLEDGE in baseline_needs(args)
+    if needs_self_knowledge and forget_dataset is None and preparation is None:
+        raise ValueError(
+            f"baseline={args.baseline!r} needs the base model's self-knowledge: pass forget_dataset (with "
+            "unlearn_every=0 nothing of it is unlearned)"
+        )
+    if forget_dataset is not None and (args.unlearn_every > 0 or needs_self_knowledge):
+        check_forget_dataset(forget_dataset, args)
+
+
+def check_data(
+    args: LWFConfig,
+    *,
+    train_dataset: Dataset | IterableDataset,
+    eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | None,
+    forget_dataset: Dataset | None,
+    preparation: Preparation | None,
+) -> None:
+    """Refuse data that a run with unlearning or a baseline cannot be made from.
+
+    Args:
+        args: settings of the run.
+        train_dataset: learning rows, prepared or not.
+        eval_dataset: held-out learning rows.
+        forget_dataset, preparation: as in `check_forgetting`.
+
+    Raises:
+        ValueError: names the argument or the setting, and the remedy.
+    """
+    unlearning, scored = unlearns(args, forget_dataset, preparation), is_scored(forget_dataset)
+    needs = SCORERS[args.confidence_scorer].needs
+    objective = OBJECTIVES[args.unlearn_objective](args)
+    scorer_reads = bool(needs & {ScorerNeed.POSTERIOR, ScorerNeed.LEARNING})
+    check_single_examples(
+        train_dataset,
+        args,
+        all_are_read=args.baseline is not None or (unlearning and ObjectiveNeed.LEARNING in objective.needs),
+        some_are_read=scorer_reads and (not scored or args.unlearn_rescore_every > 0),
+    )
+    # A preparation has what trials chose already.
+    if args.forget_trials and unlearning and preparation is None and eval_dataset is None:
+        raise ValueError(
+            "forget_trials=True needs held-out learning rows to judge trial runs by: pass eval_dataset, or set "
+            "forget_trials=False"
+        )
+    posterior_comes = not scored or (preparation is not None and preparation.posterior is not None)
+    if args.unlearn_rescore_every and unlearning and ScorerNeed.POSTERIOR in needs and not posterior_comes:
+        raise ValueError(
+            f"unlearn_rescore_every={args.unlearn_rescore_every} needs what scorer "
+            f"{args.confidence_scorer!r} reads, and the samples come scored without it: pass a forget_dataset "
+            "that is not scored yet, or preparation= with the posterior"
+        )
+
+
+def check_model(
+    args: LWFConfig,
+    model: PreTrainedModel | PeftModel,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+) -> None:
+    """Refuse models that unlearning, or the baseline, does not work on.
+
+    Args:
+        args: settings of the run.
+        model: of the trainer, with its adapter.
+        processing_class: of the trainer.
+
+    Raises:
+        ValueError: names the argument and the remedy.
+    """
+    if BaselineNeed.FULL_MODEL in baseline_needs(args) and isinstance(model, PeftModel):
+        raise ValueError(
+            f"baseline={args.baseline!r} changes all weights of the model, and an adapter is trained: train the "
+            "model itself"
+        )
+    if isinstance(processing_class, ProcessorMixin):
+        raise ValueError(
+            f"processing_class is a {type(processing_class).__name__}: unlearning and baselines are for text "
+            "alone. Pass its `.tokenizer`, with rows of text"
+        )
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"peft_config adds virtual tokens ({model.active_peft_config.peft_type.value}), which shift the "
+            "logits against the labels: use LoRA or train the model itself"
+        )
+
+
+def check_own_parts(
+    args: LWFConfig,
+    compute_loss_func: Callable[..., Any] | None,
+    optimizer: Optimizer | None,
+    forget_dataset: Dataset | None,
+    preparation: Preparation | None,
+) -> None:
+    """Refuse a loss or an optimizer of the caller's own where a baseline or another run cannot share it.
+
+    Args:
+        args: settings of the run.
+        compute_loss_func, optimizer: of the trainer; none: its own.
+        forget_dataset, preparation: as in `check_forgetting`.
+
+    Raises:
+        ValueError: names what cannot share it, and the remedy.
+    """
+    if args.baseline is not None and compute_loss_func is not None:
+        raise ValueError(
+            f"compute_loss_func cannot be used with baseline={args.baseline!r}, which adds to the loss of TRL"
+        )
+    if optimizer is None:
+        return
+    unlearning = unlearns(args, forget_dataset, preparation)
+    scorer_has_reference = not is_scored(forget_dataset) and (
+        ScorerNeed.POSTERIOR in SCORERS[args.confidence_scorer].needs
+    )
+    if BaselineNeed.POSTERIOR in baseline_needs(args) or (unlearning and scorer_has_reference):
+        raise ValueError(
+            "optimizers holds an optimizer of this model's parameters, which the reference run cannot share: pass "
+            "optimizer_cls_and_kwargs, which both runs make theirs from, or a forget_dataset that is already "
+            f"scored (column {SCORE_COLUMN})"
+        )
+    if args.forget_trials and unlearning and preparation is None:
+        raise ValueError(
+            "optimizers holds an optimizer of this model's parameters, which trial runs cannot share: pass "
+            "optimizer_cls_and_kwargs, which all runs make theirs from, or set forget_trials=False"
+        )

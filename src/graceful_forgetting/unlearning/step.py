@@ -1,0 +1,122 @@
+"""One unlearning update: its passes, its gradient, its step."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from trl import SFTTrainer
+
+from graceful_forgetting.data import IGNORE_INDEX, collate
+from graceful_forgetting.posterior.reference import NonFiniteLossError
+from graceful_forgetting.runtime.distributed import whole
+from graceful_forgetting.runtime.internals import forward_context, learning_rate, prepared_inputs, token_log_probs
+from graceful_forgetting.runtime.rng import preserved_rng
+from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
+from graceful_forgetting.unlearning.schedule import updates_due
+from graceful_forgetting.unlearning.updates import MicroBatch, UnlearningUpdates
+
+
+def unlearn_if_due(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
+    """The unlearning updates that the schedule has before the next learning update of `trainer`.
+
+    They do not count in `max_steps` or the learning-rate schedule, and consume no random numbers of the run. Gradients
+    must be empty.
+
+    Raises:
+        NonFiniteLossError: names the update.
+    """
+    args, step = updates.args, trainer.state.global_step
+    if updates.renew is not None and step > 0 and step % args.unlearn_rescore_every == 0:
+        with preserved_rng():
+            updates.replace_samples(*updates.renew())
+    if len(updates.samples) == 0:
+        return
+    due = updates_due(args.unlearn_schedule, step, trainer.state.max_steps, args.unlearn_every, args.seed)
+    for _ in range(due):
+        with preserved_rng(seed=args.seed + updates.count):
+            unlearn(trainer, updates)
+
+
+def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
+    """One unlearning update; with schedule 'joint', its gradient, left for the learning update to add to."""
+    args, model, joint = updates.args, trainer.model_wrapped, updates.args.unlearn_schedule == "joint"
+    model.train()
+    micro_batches = updates.next_micro_batches(args.process_index, args.world_size)
+    rows = sum(len(batch.forget) for batch in micro_batches)
+    scale = (args.unlearn_weight if joint else 1.0) / rows
+    loss_sum = active_sum = 0.0
+    for number, micro in enumerate(micro_batches):
+        last = number == len(micro_batches) - 1
+        with trainer.accelerator.no_sync(model) if not last else torch.enable_grad():
+            batch, retained_losses = unlearning_batch(trainer, micro, updates.objective.needs)
+            weights = micro.weights.to(batch.log_probs.device)
+            total = (weights * updates.objective.values(batch)).sum()
+            total = total + args.unlearn_retain_weight * retained_losses.sum()
+            trainer.accelerator.backward(scale * total)
+        loss_sum += _mean_over_processes(trainer, batch.losses.detach().sum())
+        active_sum += _mean_over_processes(trainer, updates.objective.active(batch).sum())
+    _require_finite("loss", loss_sum, trainer, updates)
+    grad_norm = 0.0
+    if active_sum > 0:
+        max_norm = math.inf if joint else args.unlearn_max_grad_norm or math.inf
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(updates.parameters, max_norm)).item()
+        _require_finite("gradient norm", grad_norm, trainer, updates)
+        if not joint:
+            _step(trainer, updates, active_sum / rows)
+    if not joint or active_sum == 0:
+        model.zero_grad()
+    updates.count += 1
+    updates.log.add(loss_sum / rows, active_sum / rows, grad_norm)
+
+
+def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Need]) -> tuple[UnlearningBatch, Tensor]:
+    """What the objective reads, and L of the retained rows, (retained,), from one forward pass of all rows.
+
+    One pass, since DDP expects one before each backward pass.
+    """
+    model: nn.Module = trainer.model_wrapped
+    rows = [*micro.forget, *micro.learning, *micro.retained]
+    inputs = prepared_inputs(trainer, collate(rows, trainer.processing_class.pad_token_id))
+    number, logits = len(micro.forget), None
+    with forward_context(trainer):
+        if Need.LOGITS in needs:
+            labels = inputs.pop("labels")[:, 1:]
+            mask = labels != IGNORE_INDEX
+            logits = model(**inputs, use_cache=False).logits[:, :-1]
+            tokens = labels.clamp(min=0).unsqueeze(-1)
+            log_probs = logits.float().log_softmax(dim=-1).gather(-1, tokens).squeeze(-1).masked_fill(~mask, 0)
+            logits = logits[:number]
+        else:
+            log_probs, mask = token_log_probs(model, inputs)
+    losses = -log_probs.sum(dim=1) / mask.sum(dim=1)
+    base_losses = None if micro.base_losses is None else micro.base_losses.to(losses.device)
+    learning_losses = losses[number : number + len(micro.learning)] if micro.learning else None
+    batch = UnlearningBatch(log_probs[:number], mask[:number], logits, base_losses, learning_losses)
+    return batch, losses[number + len(micro.learning) :]
+
+
+def _step(trainer: SFTTrainer, updates: UnlearningUpdates, active: float) -> None:
+    """A step of the unlearning optimizer, shorter by the share of the samples that is active."""
+    args, scale = updates.args, active
+    # Before the first learning update nothing has decayed yet, and a warm-up would leave a rate of 0.
+    if args.unlearn_lr_scheduler == "follow" and args.unlearn_schedule != "early":
+        # The rate of an optimizer that the caller has made need not be that of the settings.
+        peak = trainer.optimizer.param_groups[0].get("initial_lr", args.learning_rate)
+        scale *= learning_rate(trainer) / peak
+    for group in updates.optimizer.param_groups:
+        group["lr"] = updates.peak_learning_rate * scale
+    updates.optimizer.step()
+
+
+def _require_finite(what: str, value: float, trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
+    if not math.isfinite(value):
+        trainer.model_wrapped.zero_grad()
+        raise NonFiniteLossError(
+            f"the unlearning {what} is {value} before learning update {trainer.state.global_step + 1} (unlearning "
+            f"update {updates.count + 1}); checkpoints saved so far are intact. Lower unlearn_learning_rate "
+            f"({updates.peak_learning_rate:g}), or use unlearn_objective='bounded_tokens'"
+        )
+
+
+def _mean_over_processes(trainer: SFTTrainer, value: Tensor) -> float:
+    return trainer.accelerator.gather(value).mean().item()
