@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from graceful_forgetting.runs.stages import RunDirectory
+from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.runtime.artifacts import atomic_directory, atomic_file, read_json, remove_partials, write_json
 
 

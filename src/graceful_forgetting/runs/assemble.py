@@ -22,7 +22,7 @@ from graceful_forgetting.results.result import (
     TrialsResult,
 )
 from graceful_forgetting.results.schema import dataclass_from_plain
-from graceful_forgetting.runs.stages import Stage
+from graceful_forgetting.training.stages import Stage
 from graceful_forgetting.results.summary import summarise
 from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE
 from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN

@@ -32,7 +32,7 @@ from graceful_forgetting.runs.stage_settings import (
     learning_settings,
     settings_of,
 )
-from graceful_forgetting.runs.stages import RunDirectory, Stage
+from graceful_forgetting.training.stages import RunDirectory, Stage
 from graceful_forgetting.runs.stored_preparation import stored_preparation
 from graceful_forgetting.runs.training import arm_args, run_training
 from graceful_forgetting.runs.trial_stages import (

@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 
 from graceful_forgetting.runtime.artifacts import read_json
-from graceful_forgetting.runs.stages import Stage
+from graceful_forgetting.training.stages import Stage
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.training.preparation import Preparation
 

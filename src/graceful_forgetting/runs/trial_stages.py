@@ -10,7 +10,7 @@ from datasets import Dataset, load_from_disk
 
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.config import SelectionConfig
-from graceful_forgetting.runs.stages import RunDirectory, Stage
+from graceful_forgetting.training.stages import RunDirectory, Stage
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.training.preparation import nothing_selected
 from graceful_forgetting.selection import save_selected

@@ -21,7 +21,7 @@ from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.shared_stages import SharedStages
 from graceful_forgetting.runs.stage_settings import WITHOUT_EFFECT
-from graceful_forgetting.runs.stages import Stage
+from graceful_forgetting.training.stages import Stage
 from graceful_forgetting.runs.training import UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
