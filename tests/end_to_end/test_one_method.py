@@ -90,14 +90,14 @@ def test_scores_selection_and_weights_are_equal(
     finished = run.lwf_run(run.seeds[0])
     script = trainer(changes)
     script.train()
-    read = run.preparation_stages()
+    read = run.method.stages_read()
     if "scores" in read:
-        scored = load_from_disk(str(run.scores().path / "rows"))
+        scored = load_from_disk(str(run.method.scores().path / "rows"))
         assert list(script.preparation.scored["input_ids"]) == list(scored["input_ids"])
         assert scores(script.preparation.scored) == scores(scored)
-        chosen = load_from_disk(str(run.selection().path / "rows"))
+        chosen = load_from_disk(str(run.method.selection().path / "rows"))
         assert list(script.preparation.selected["source_index"]) == list(chosen["source_index"])
-        audit = read_json(run.selection().path / "selection.json")
+        audit = read_json(run.method.selection().path / "selection.json")
         assert script.preparation.audit == audit
         assert len(chosen) > 0 or audit["trials"]["chosen"] == "nothing"
     script.save_model(str(tmp_path / "saved"))

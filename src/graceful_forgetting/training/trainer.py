@@ -2,10 +2,8 @@
 
 import copy
 import logging
-import shutil
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,13 @@ from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data.learning_rows import check_single_examples, single_examples
 from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.posterior.reference import reference_args, restored_weights, train_reference
+from graceful_forgetting.posterior.reference import reference_args, train_reference
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.selection import select_retained
+from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
+from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import add_section, card_section
 from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
@@ -33,14 +33,12 @@ from graceful_forgetting.training.preparation import (
     Preparation,
     check_forget_dataset,
     combine_forget_datasets,
-    has_preparation,
-    load_preparation,
-    preparation_folder,
-    prepare_posterior,
-    prepare_unlearning,
-    score_again,
+    nothing_selected,
+    read_preparation,
+    trained_weights,
 )
 from graceful_forgetting.training.shipped import resolve_model_name
+from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
 from graceful_forgetting.unlearning.base_losses import with_base_losses
@@ -135,6 +133,7 @@ class LWFTrainer(UnlearningTrainer):
                 "forget_dataset and preparation are both given: a preparation takes the place of a forget_dataset"
             )
         self.preparation = preparation
+        self._has_self_knowledge = forget_dataset is not None or preparation is not None
         self._forget_dataset = None
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
@@ -149,10 +148,6 @@ class LWFTrainer(UnlearningTrainer):
     def unlearning_enabled(self) -> bool:
         """Whether this run unlearns at all."""
         return self._has_self_knowledge and self.args.unlearn_every > 0
-
-    @property
-    def _has_self_knowledge(self) -> bool:
-        return self._forget_dataset is not None or self.preparation is not None
 
     def _needs(self, need: BaselineNeed) -> bool:
         return self._baseline_class is not None and need in self._baseline_class.needs
@@ -200,12 +195,6 @@ class LWFTrainer(UnlearningTrainer):
         # A preparation has what trials chose already.
         if self.args.forget_trials and self.unlearning_enabled and self.preparation is None:
             self._check_trials()
-        if self.args.unlearn_rescore_every and self.unlearning_enabled and not self._can_score():
-            raise ValueError(
-                f"unlearn_rescore_every={self.args.unlearn_rescore_every} needs what scorer "
-                f"{self.args.confidence_scorer!r} reads, and the samples come scored without it: pass a forget_dataset "
-                "that is not scored yet, or preparation= with the posterior"
-            )
 
     def _check_trials(self) -> None:
         if self.eval_dataset is None:
@@ -230,17 +219,12 @@ class LWFTrainer(UnlearningTrainer):
             self.train_dataset,
             self.args,
             all_are_read=self.args.baseline is not None or trains_on_them,
-            some_are_read=bool(scores) and (not self._is_scored() or self.args.unlearn_rescore_every > 0),
+            some_are_read=bool(scores) and not self._is_scored(),
         )
 
     def _has_reference_run(self) -> bool:
         scored = self._is_scored() or ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs
         return self._needs(BaselineNeed.POSTERIOR) or (self.unlearning_enabled and not scored)
-
-    def _can_score(self) -> bool:
-        if ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs:
-            return True
-        return not self._is_scored() or (self.preparation is not None and self.preparation.posterior is not None)
 
     # Before training -------------------------------------------------------------------------------------------------
 
@@ -257,35 +241,53 @@ class LWFTrainer(UnlearningTrainer):
             if self.preparation is None:
                 raise ValueError("forget_dataset is None: there is no self-knowledge to prepare")
             return self.preparation
+        return self._prepare(resumes=False)
+
+    def _prepare(self, resumes: bool) -> Preparation:
+        """Make the stages that training reads; a run that `resumes` takes those that are finished."""
         self._place_whole_model()
         with preserved_rng():
-            self.preparation = prepare_unlearning(
-                self.model,
-                self.args,
-                self.train_dataset,
-                self._forget_dataset,
-                self.processing_class,
-                self._reference_arguments,
-                self.chat_template,
-                self._trial_loss,
-                with_plain=self._may_fall_back and not self._is_scored() and self.optimizer is None,
-            )
+            method = self._method(resumes)
+            stages = method.stages_read()
+            if "posterior" in stages:
+                stages["reference"] = method.reference()
+            nothing = Dataset.from_dict({})
+            self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
+            if "selection" in stages:
+                self._say_what_is_unlearned(self.preparation)
+            if self._compares_with_plain and len(self.preparation.selected) > 0:
+                with method.models.trained(method.models.plain(1.0)) as model:
+                    self.preparation.plain = trained_weights(model)
         return self.preparation
 
-    def _trial_loss(self, preparation: Preparation) -> float:
-        """Held-out loss after a trial run that unlearns what `preparation` selects; the model comes back as it was."""
-        with restored_weights(self.model):
-            trial = LWFTrainer(
-                self.model,
-                trial_args(self.args, Path(self.args.output_dir) / "work" / "trial"),
-                train_dataset=self.train_dataset,
-                eval_dataset=self.eval_dataset,
-                processing_class=self.processing_class,
-                preparation=preparation,
-                **self._reference_arguments,
-            )
-            trial.train()
-            return trial.held_out_loss()
+    def _method(self, reuse: bool) -> Method:
+        args = self.args
+        directory = RunDirectory(Path(args.output_dir) / "preparation", announce=logger.info, reuse=reuse)
+        what_counts = {"assistant_only": args.assistant_only_loss, "chat_template": self.chat_template}
+        rows = TrainerRows(
+            self.train_dataset, self._forget_dataset, self.processing_class, what_counts, args.posterior_num_samples
+        )
+        models = ModelInMemory(self.model, args, rows, directory, self._reference_arguments, self._trial_loss)
+        return Method(args, rows, models, directory, logger.info)
+
+    def _say_what_is_unlearned(self, preparation: Preparation) -> None:
+        logger.info(f"{len(preparation.selected)} of {len(preparation.scored)} samples are unlearned")
+        if len(preparation.selected) == 0:
+            logger.warning(nothing_selected(preparation.audit))
+
+    def _trial_loss(self, folder: Path, preparation: Preparation) -> float:
+        """Held-out loss after a trial run that unlearns what `preparation` selects; the model stays as it is then."""
+        trial = LWFTrainer(
+            self.model,
+            trial_args(self.args, folder),
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            processing_class=self.processing_class,
+            preparation=preparation,
+            **self._reference_arguments,
+        )
+        trial.train()
+        return trial.held_out_loss()
 
     @property
     def _reference_arguments(self) -> dict[str, Any]:
@@ -310,13 +312,15 @@ class LWFTrainer(UnlearningTrainer):
                 self._check_base_weights(checkpoint)
                 self.baseline = self._make_baseline(checkpoint)
             if self.unlearning_enabled:
+                if self._compares_with_plain:
+                    self._prepared(checkpoint)
                 self._take_over_settings(checkpoint)
                 self._updates = self._make_updates(checkpoint)
             # The last thing to happen at θ_base.
             if self.baseline is not None and checkpoint is None:
                 self.baseline.before_training(self.model)
         output = super().train(resume_from_checkpoint, *positional, **keywords)
-        self._keep_better(checkpoint)
+        self._keep_better()
         return output
 
     def _take_over_settings(self, checkpoint: Path | None) -> None:
@@ -334,16 +338,16 @@ class LWFTrainer(UnlearningTrainer):
     def _may_fall_back(self) -> bool:
         return self.args.guard_fallback and self.unlearning_enabled and self.eval_dataset is not None
 
-    def _keep_better(self, checkpoint: Path | None) -> None:
+    @property
+    def _compares_with_plain(self) -> bool:
+        """Whether plain fine-tuning is made to compare with; whole trial runs have been held against it."""
+        tried = self.args.forget_trials and self.args.forget_trial_fraction == 1
+        return self._may_fall_back and not self._is_scored() and self.optimizer is None and not tried
+
+    def _keep_better(self) -> None:
         """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
-        if not self._may_fall_back:
-            return
-        preparation = self.preparation
-        if preparation is None and checkpoint is not None and has_preparation(preparation_folder(self.args)):
-            # The model has left θ_base, by which its posterior is known.
-            preparation = load_preparation(preparation_folder(self.args), None)
-        plain = None if preparation is None else preparation.plain_weights()
-        if plain is not None:
+        plain = None if self.preparation is None else self.preparation.plain
+        if self._may_fall_back and plain is not None:
             self.keep_better(plain)
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
@@ -364,21 +368,7 @@ class LWFTrainer(UnlearningTrainer):
             lambda: self.model.parameters(),
             retained=rows[1],
             learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in objective_needs else None,
-            renew=self._renewal(checkpoint) if args.unlearn_rescore_every else None,
         )
-
-    def _renewal(self, checkpoint: Path | None) -> Callable[[], tuple[Dataset, Dataset | None]]:
-        """Scores the pool at the weights of the moment; gives the samples to unlearn and those to retain."""
-        pool = self._prepared(checkpoint)
-        if ObjectiveNeed.BASE_LOSSES in OBJECTIVES[self.args.unlearn_objective](self.args).needs:
-            scored = with_base_losses(pool.scored, self.model, self.args.confidence_batch_size)
-            pool = replace(pool, scored=scored)
-
-        def renew() -> tuple[Dataset, Dataset | None]:
-            again = score_again(self.model, self.args, pool, self.train_dataset)
-            return again.selected, self._retained(again)
-
-        return renew
 
     def _retained(self, preparation: Preparation) -> Dataset | None:
         if not self.args.unlearn_retain_weight:
@@ -387,9 +377,7 @@ class LWFTrainer(UnlearningTrainer):
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:
         """The stages before training: as given, as done before, as the interrupted run left them, or done now."""
-        if self.preparation is None and checkpoint is not None:
-            self.preparation = load_preparation(preparation_folder(self.args), self.model)
-        return self.preparation or self.prepare_unlearning()
+        return self.preparation or self._prepare(resumes=checkpoint is not None)
 
     def _make_baseline(self, checkpoint: Path | None) -> Baseline:
         assert self._baseline_class is not None
@@ -407,20 +395,12 @@ class LWFTrainer(UnlearningTrainer):
         )
 
     def _learning_posterior(self, checkpoint: Path | None) -> LearningPosterior:
-        if self.unlearning_enabled and checkpoint is None:
-            self._prepared(checkpoint)
-        if self.preparation is not None and self.preparation.posterior is not None:
-            return self.preparation.posterior
-        folder = preparation_folder(self.args)
-        if checkpoint is not None:
-            return LearningPosterior.from_pretrained(folder / POSTERIOR_FOLDER, model=self.model)
-        posterior, _ = prepare_posterior(
-            self.model, self.args, self.train_dataset, self.processing_class, self._reference_arguments
-        )
-        if self.args.process_index == 0:
-            posterior.save_pretrained(folder / POSTERIOR_FOLDER)
-            shutil.rmtree(Path(self.args.output_dir) / "work" / "posterior", ignore_errors=True)
-        return posterior
+        posterior = self._prepared(checkpoint).posterior
+        if posterior is not None:
+            return posterior
+        # Self-knowledge that came scored brings none.
+        stage = self._method(reuse=checkpoint is not None).posterior()
+        return LearningPosterior.from_pretrained(stage.path / POSTERIOR_FOLDER)
 
     def _fine_tune(self, rows: Dataset, updates: int) -> None:
         args = reference_args(self.args, Path(self.args.output_dir) / "work" / "baseline")
