@@ -38,9 +38,9 @@ def measure(recipe: Path, changes: list[str], seeds: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         fields = [*changes, "--output_dir", folder, "--num_seeds", str(seeds)]
         pipeline = Pipeline(*parse_recipe(str(recipe), fields), announce=print)
-        pipeline.preparation_stages()
+        pipeline.method.stages_read()
         for seed in pipeline.seeds:
-            pipeline.plain(seed)
+            pipeline.plain_arm(seed)
             pipeline.lwf_run(seed)
         cost = method_cost(pipeline.directory.results)
     assert cost is not None

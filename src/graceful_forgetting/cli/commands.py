@@ -64,16 +64,16 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
     pipeline = Pipeline(run, lwf, model, announce=_announcer(options))
     last = "report" if options.command == "run" else options.command
     steps: dict[str, Callable[[], object]] = {
-        "elicit": pipeline.self_knowledge,
-        "posterior": pipeline.posterior,
-        "score": pipeline.scores,
-        "select": pipeline.selection,
+        "elicit": pipeline.method.self_knowledge,
+        "posterior": pipeline.method.posterior,
+        "score": pipeline.method.scores,
+        "select": pipeline.method.selection,
         "train": pipeline.train,
         "evaluate": pipeline.evaluate,
         "report": lambda: _report(pipeline),
     }
     # One stage asks for those that it reads and no more; the report reads all, the posterior if anything does.
-    everything = [name for name in steps if name != "posterior" or pipeline.needs_posterior]
+    everything = [name for name in steps if name != "posterior" or pipeline.method.scorer_needs_posterior]
     for name in everything if last == "report" else [last]:
         steps[name]()
 
@@ -179,9 +179,9 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.training.preparation import TASK_COLUMN
 
     pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options))
-    scored = load_from_disk(str(pipeline.scores().path / "rows"))
-    chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
-    interference = pipeline.interference()
+    scored = load_from_disk(str(pipeline.method.scores().path / "rows"))
+    chosen = set(load_from_disk(str(pipeline.method.selection().path / "rows"))["source_index"])
+    interference = pipeline.method.interference()
     changes = None
     if interference is not None:
         losses = load_from_disk(str(interference.path / "rows"))

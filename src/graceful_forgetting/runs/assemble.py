@@ -7,9 +7,6 @@ from typing import Any
 
 from datasets import Dataset
 
-from graceful_forgetting.runtime.artifacts import read_json
-from graceful_forgetting.runs.finished_runs import with_choice
-from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.results.provenance import collect_provenance
 from graceful_forgetting.results.result import (
     GuardResult,
@@ -22,10 +19,13 @@ from graceful_forgetting.results.result import (
     TrialsResult,
 )
 from graceful_forgetting.results.schema import dataclass_from_plain
-from graceful_forgetting.runs.stages import Stage
 from graceful_forgetting.results.summary import summarise
+from graceful_forgetting.runs.finished_runs import with_choice
+from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE
+from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN
+from graceful_forgetting.training.stages import Stage
 from graceful_forgetting.training.trials import is_by_score
 
 CROSSOVER_COLUMN = "step_size_crossover"
@@ -40,7 +40,7 @@ def assemble_result(pipeline: Pipeline) -> tuple[RunResult, Dataset]:
         the result, and the scored self-knowledge with the column `chosen`.
     """
     runs = [_training_run(pipeline, arm, seed) for arm, seed in pipeline.arms]
-    scored = with_choice(pipeline.scores().path, pipeline.selection().path)
+    scored = with_choice(pipeline.method.scores().path, pipeline.method.selection().path)
     model, data, posterior = pipeline.fingerprints()
     result = RunResult(
         name=pipeline.lwf.run_name or _title(pipeline),
@@ -105,7 +105,7 @@ def training_log(stage: Stage) -> list[LogEntry]:
 
 def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
     selection = pipeline.lwf.selection_config()
-    trials = read_json(pipeline.selection().path / "selection.json").get("trials")
+    trials = read_json(pipeline.method.selection().path / "selection.json").get("trials")
     chosen_scores = [score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen]
     by_score = trials is None or is_by_score(trials["chosen"])
     single_cut = by_score and selection.quotas is None and selection.strategy in ("highest", "threshold")

@@ -8,12 +8,12 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from graceful_forgetting.runtime.artifacts import write_json
-from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
-from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.results.result import TaskMetrics
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.progress import joint_progress
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from datasets import Dataset, load_from_disk
 
-from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.results.result import RunResult
-from graceful_forgetting.runs.stages import STAGE_FILE
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.training.stages import STAGE_FILE
 
 RESULT_FILE = "result.json"
 

@@ -9,9 +9,9 @@ from transformers import AutoConfig
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import assistant_template, context_length, tokenize_dataset
+from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
-from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.sources import Sources, load_sources
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
 from graceful_forgetting.training.preparation import combine_forget_datasets
@@ -41,7 +41,7 @@ class RunInputs:
         return self.loader.tokenizer(self.sources.model)
 
     @property
-    def _what_counts(self) -> dict[str, Any]:
+    def what_counts(self) -> dict[str, Any]:
         if not self.assistant_only:
             return {}
         return {"assistant_only": True, "chat_template": assistant_template(self.tokenizer)}
@@ -50,7 +50,7 @@ class RunInputs:
     def learning_rows(self) -> Dataset:
         """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
         rows = tokenize_dataset(
-            self.sources.learning_train, self.tokenizer, argument="learning_task", **self._what_counts
+            self.sources.learning_train, self.tokenizer, argument="learning_task", **self.what_counts
         )
         rows = rows.select_columns(["input_ids", "labels"])
         limit = self.max_length
@@ -105,18 +105,6 @@ class RunInputs:
                 "forget_answers='self_generated'"
             )
         return combine_forget_datasets({name: rows for name, rows in given.items() if rows is not None})
-
-    @cached_property
-    def given_self_knowledge(self) -> Dataset:
-        """`forgetting_answers`, tokenised, in place of what the model would have answered."""
-        limit = context_length(self.base_config)
-        return tokenize_dataset(
-            self.forgetting_answers,
-            self.tokenizer,
-            max_length=limit,
-            argument="forgetting_tasks",
-            **self._what_counts,
-        )
 
     def forgetting_fingerprint(self, *, given: bool) -> str:
         """Content hash of what self-knowledge is made from: the prompts, or the given answers as well."""

@@ -1,56 +1,76 @@
-"""The whole method as stages of a run directory; each stage asks for those that it reads."""
+"""A run: the stages of the method in a run directory, the arms beside it, and what is measured of each."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from datasets import load_from_disk
+from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from graceful_forgetting.runtime.artifacts import write_json
-from graceful_forgetting.baselines import BASELINES
-from graceful_forgetting.baselines import Need as BaselineNeed
-from graceful_forgetting.confidence import score_confidence
-from graceful_forgetting.confidence.scorer import Need
-from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.config import ConfidenceConfig, LWFConfig
-from graceful_forgetting.runtime.distributed import process_index
-from graceful_forgetting.elicitation import elicit_with_counts
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.evaluation.general_ability import GeneralAbility
+from graceful_forgetting.posterior.reference import stopping_after
+from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.examination import examination_settings, examine
-from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
-from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.recipe_checks import check_inputs, check_recipe
-from graceful_forgetting.runs.stage_settings import (
-    UNLEARNING_PREFIXES,
-    learning_settings,
-    settings_of,
-)
-from graceful_forgetting.runs.stages import RunDirectory, Stage
-from graceful_forgetting.runs.stored_preparation import stored_preparation
+from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
 from graceful_forgetting.runs.training import arm_args, run_training
-from graceful_forgetting.runs.trial_stages import (
-    candidates_stage,
-    choice_stage,
-    trial_detail,
-    trial_stage_name,
-    write_selection,
-)
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
-from graceful_forgetting.training.fisher_readers import needs_fisher
-from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.training.preparation import nothing_selected
-from graceful_forgetting.posterior.reference import stopping_after
-from graceful_forgetting.selection import select_with_audit
+from graceful_forgetting.training.method import Method
+from graceful_forgetting.training.preparation import Preparation, read_preparation, trained_weights
+from graceful_forgetting.training.stages import RunDirectory, Stage
 from graceful_forgetting.training.trials import trial_args
 
 logger = logging.getLogger(__name__)
+
+
+class RunRows:
+    """`MethodRows` of a run.
+
+    Args:
+        inputs: what the run reads.
+        lwf: its settings.
+    """
+
+    def __init__(self, inputs: RunInputs, lwf: LWFConfig):
+        self._inputs = inputs
+        self._given = lwf.forget_answers == "given"
+
+    @property
+    def learning(self) -> Dataset:
+        """Tokenised learning examples."""
+        return self._inputs.learning_rows
+
+    @cached_property
+    def forgetting(self) -> Dataset:
+        """The forgetting prompts; with `forget_answers` 'given', with their answers."""
+        return self._inputs.forgetting_answers if self._given else self._inputs.forgetting_prompts
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the base model."""
+        return self._inputs.tokenizer
+
+    @property
+    def what_counts(self) -> Mapping[str, Any]:
+        """As in the learning rows."""
+        return self._inputs.what_counts
+
+    def key(self, of: Literal["model", "learning", "forgetting"]) -> Any:
+        """Content hashes."""
+        if of == "model":
+            return self._inputs.base_fingerprint
+        if of == "learning":
+            return self._inputs.data_fingerprints["learning_train"]
+        return self._inputs.forgetting_fingerprint(given=self._given)
 
 
 class Pipeline:
@@ -90,6 +110,7 @@ class Pipeline:
         self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
+        self.method = Method(lwf, RunRows(self.inputs, lwf), self, self.directory, announce)
 
     def _settings(self, *prefixes: str) -> dict[str, Any]:
         return settings_of(self.lwf, *prefixes)
@@ -104,19 +125,9 @@ class Pipeline:
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
-    def plain(self, seed: int) -> Stage:
-        """Plain fine-tuning of the base model; with the first seed it is also the reference run."""
+    def plain_arm(self, seed: int) -> Stage:
+        """Plain fine-tuning of the base model; with the first seed it may be the reference run too."""
         return self._plain_arm("plain", self.inputs.sources.model, self.inputs.base_fingerprint, seed)
-
-    def reference(self) -> Stage:
-        """Where the learning task's posterior is estimated: the first plain run, or a part of it run on its own."""
-        seed, fraction = self.seeds[0], self.lwf.reference_share
-        if fraction == 1:
-            return self.plain(seed)
-        settings = {**self._plain_settings(self.inputs.base_fingerprint, seed), "fraction": fraction}
-        load = partial(self.inputs.loader.trainable, self.inputs.sources.model, seed)
-        name = f"reference/seed-{seed}"
-        return self._once(name, lambda: self._training_stage(name, settings, [], load, seed, None))
 
     def never_knew(self, seed: int) -> Stage:
         """Plain fine-tuning of the model that never knew what gets in the way."""
@@ -145,169 +156,12 @@ class Pipeline:
             "data": self.inputs.data_fingerprints["learning_train"],
         }
 
-    def self_knowledge(self) -> Stage:
-        """The base model's answers to the forgetting prompts."""
-
-        def build(folder: Path, key: str) -> dict[str, Any]:
-            if self.lwf.forget_answers == "given":
-                given = self.inputs.given_self_knowledge
-                given.save_to_disk(str(folder / "rows"))
-                return {"prompts": len(given), "kept": len(given)}
-            rows, counts = elicit_with_counts(
-                self.inputs.loader.base(self.inputs.sources.model),
-                self.inputs.tokenizer,
-                self.inputs.forgetting_prompts,
-                self.lwf.elicitation_config(),
-                resume_dir=self.directory.work_folder("self_knowledge", key),
-                announce=self.announce,
-            )
-            rows.save_to_disk(str(folder / "rows"))
-            write_json(folder / "counts.json", asdict(counts))
-            detail = {"prompts": counts.prompts, "kept": counts.kept}
-            detail |= {"duplicates": counts.duplicates, "empty": counts.empty, "tokens": counts.tokens}
-            return detail | {"tokens_per_second": round(counts.tokens_per_second)}
-
-        settings = {
-            **self._settings("elicitation_"),
-            "answers": self.lwf.forget_answers or "self_generated",
-            # Greedy answers do not depend on it.
-            "seed": self.lwf.seed if self.lwf.elicitation_do_sample else None,
-            "fingerprint": self.inputs.base_fingerprint,
-            "data": self.inputs.forgetting_fingerprint(given=self.lwf.forget_answers == "given"),
-        }
-        return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
-
-    def posterior(self) -> Stage:
-        """θ*_L from the first plain run and, if anything reads it, the diagonal Fisher information."""
-        reference = self.reference()
-        with_fisher = needs_fisher(self.lwf)
-
-        def build(folder: Path, key: str) -> dict[str, Any]:
-            base = self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
-            model = self.inputs.loader.finished(self.inputs.sources.model, reference.path, trainable=True)
-            posterior = estimate_posterior(
-                base,
-                model,
-                self.inputs.learning_rows,
-                self.lwf.posterior_config(),
-                self.inputs.tokenizer,
-                resume_dir=self.directory.work_folder("posterior", key),
-                with_fisher=with_fisher,
-            )
-            posterior.metadata["reference_fraction"] = self.lwf.reference_share
-            if process_index() == 0:
-                posterior.save_pretrained(folder / "posterior")
-            if not with_fisher:
-                return {"estimator": "none"}
-            return {"estimator": self.lwf.posterior_estimator, "samples": posterior.metadata["num_samples"]}
-
-        settings = {**self._settings("posterior_"), "seed": self.lwf.seed, "with_fisher": with_fisher}
-        return self._once("posterior", lambda: self.directory.stage("posterior", settings, [reference], build))
-
-    def scores(self) -> Stage:
-        """Score of every piece of self-knowledge, by default its forgetting confidence."""
-        settings = {**self._settings("confidence_"), "seed": self.lwf.seed}
-        return self._scored("scores", self.lwf.confidence_config(), settings, self.needs_posterior)
-
-    def interference(self) -> Stage | None:
-        """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
-        if self.lwf.posterior_parameter_pattern is not None or self.lwf.posterior_last_blocks is not None:
-            return None
-        batch_size, shard_size = self.lwf.confidence_batch_size, self.lwf.confidence_shard_size
-        config = ConfidenceConfig(scorer="interference", batch_size=batch_size, shard_size=shard_size)
-        return self._scored("interference", config, asdict(config), True)
-
-    def _scored(self, name: str, config: ConfidenceConfig, settings: dict[str, Any], with_posterior: bool) -> Stage:
-        knowledge = self.self_knowledge()
-        posterior = self.posterior() if with_posterior else None
-        with_learning = Need.LEARNING in SCORERS[config.scorer].needs
-        if with_learning:
-            settings = {**settings, "learning": self.inputs.data_fingerprints["learning_train"]}
-
-        def build(folder: Path, key: str) -> dict[str, Any]:
-            scored = score_confidence(
-                self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0]),
-                load_from_disk(str(knowledge.path / "rows")),
-                None if posterior is None else LearningPosterior.from_pretrained(posterior.path / "posterior"),
-                config,
-                self.inputs.tokenizer,
-                learning=self.inputs.learning_rows if with_learning else None,
-                resume_dir=self.directory.work_folder(name, key),
-                announce=self.announce,
-            )
-            scored.save_to_disk(str(folder / "rows"))
-            return {"scored": len(scored)}
-
-        inputs = [knowledge] if posterior is None else [knowledge, posterior]
-        return self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
-
-    @property
-    def needs_posterior(self) -> bool:
-        """Whether the scorer reads the learning task's posterior."""
-        return Need.POSTERIOR in SCORERS[self.lwf.confidence_scorer].needs
-
-    def selection(self, seed: int | None = None) -> Stage:
-        """The samples to unlearn; `seed`: of strategy 'random' and of trial runs, none for that of the run."""
-        scores = self.scores()
-        settings = asdict(self.lwf.selection_config()) | ({} if seed is None else {"seed": seed})
-        if self.lwf.forget_trials:
-            return self._once("selection", lambda: self._by_trial(self.seeds[0] if seed is None else seed, settings))
-
-        def build(folder: Path, _: str) -> dict[str, Any]:
-            scored = load_from_disk(str(scores.path / "rows"))
-            selected, audit = select_with_audit(scored, **settings)
-            write_selection(folder, selected, audit)
-            if len(selected) == 0:
-                self.announce(nothing_selected(audit))
-            return {"scored": len(scored), "chosen": len(selected)}
-
-        return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))
-
-    def _by_trial(self, seed: int, settings: dict[str, Any]) -> Stage:
-        """The samples to unlearn, as trial runs with this seed show."""
-        tried = candidates_stage(self.directory, self.scores(), settings, self.lwf.forget_trial_first)
-        trials = {
-            name: self._trial(name, trial_stage_name(number, name, seed), candidate, seed)
-            for number, (name, candidate) in enumerate(tried.items())
-        }
-        return choice_stage(self.directory, tried, trials, self.lwf.forget_trial_fraction, self.announce)
-
-    def _trial(self, name: str, stage_name: str, candidate: Stage, seed: int) -> Stage:
-        """A run that unlearns candidate `name`; it records the held-out loss at its end."""
-        preparation = self.preparation_stages(candidate)
-        settings = {
-            **self._unlearning_settings(seed),
-            "fraction": self.lwf.forget_trial_fraction,
-            "held_out": self.inputs.data_fingerprints["learning_validation"],
-        }
-
-        def build(folder: Path, key: str) -> dict[str, Any]:
-            args = arm_args(self.lwf, self.directory.work_folder(stage_name, key), seed)
-
-            def train() -> dict[str, Any]:
-                return run_training(
-                    folder,
-                    self.inputs.loader.trainable(self.inputs.sources.model, seed),
-                    trial_args(args, args.output_dir),
-                    self.inputs.learning_rows,
-                    self.inputs.held_out_rows,
-                    self.inputs.tokenizer,
-                    plain=False,
-                    preparation=stored_preparation(preparation),
-                    keep_model=False,
-                    measure_held_out=True,
-                )
-
-            return trial_detail(name, train)
-
-        return self.directory.stage(stage_name, settings, list(preparation.values()), build)
-
     def lwf_run(self, seed: int) -> Stage:
         """Fine-tuning with unlearning of the selected samples, or with a baseline."""
-        name, preparation = f"lwf/seed-{seed}", self.preparation_stages()
+        name, preparation = f"lwf/seed-{seed}", self.method.stages_read()
         settings = self._unlearning_settings(seed)
         if self._may_fall_back:
-            preparation["plain"] = self.plain(seed)
+            preparation["plain"] = self.plain_arm(seed)
             settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
         return self._once(
             name,
@@ -339,19 +193,6 @@ class Pipeline:
     def _may_fall_back(self) -> bool:
         """Whether the result is compared with plain fine-tuning."""
         return self.lwf.guard_fallback and self.lwf.unlearn_every > 0 and self._holds_out
-
-    def preparation_stages(self, selection: Stage | None = None) -> dict[str, Stage]:
-        """The stages that unlearning or the baseline reads, by name; none for a baseline that reads none.
-
-        `selection`: another stage in place of that of the run.
-        """
-        needs = frozenset() if self.lwf.baseline is None else BASELINES[self.lwf.baseline].needs
-        stages: dict[str, Stage] = {}
-        if self.lwf.unlearn_every > 0 or BaselineNeed.SELF_KNOWLEDGE in needs:
-            stages |= {"scores": self.scores(), "selection": selection or self.selection()}
-        if BaselineNeed.POSTERIOR in needs or (self.needs_posterior and self.lwf.unlearn_rescore_every):
-            stages["posterior"] = self.posterior()
-        return stages
 
     def _training_stage(
         self,
@@ -388,9 +229,11 @@ class Pipeline:
     ) -> dict[str, Any]:
         stages = preparation or {}
         args.guard_fallback = "plain" in stages
-        plain = None
+        prepared = read_preparation(stages)
         if args.guard_fallback:
-            plain = self.inputs.loader.finished(self.inputs.sources.model, stages["plain"].path, trainable=True)
+            assert prepared is not None
+            with self.trained(stages["plain"]) as model_after:
+                prepared.plain = trained_weights(model_after)
         return run_training(
             folder,
             model,
@@ -399,8 +242,60 @@ class Pipeline:
             self.inputs.held_out_rows,
             self.inputs.tokenizer,
             plain=preparation is None,
-            preparation=stored_preparation(stages, plain),
+            preparation=prepared,
             **keywords,
+        )
+
+    # As a source of models for the method -----------------------------------------------------------------------------
+
+    @contextmanager
+    def answering(self) -> Iterator[Any]:
+        """The base model as it is in its folder."""
+        yield self.inputs.loader.base(self.inputs.sources.model)
+
+    @contextmanager
+    def base(self) -> Iterator[Any]:
+        """The base model at the start of fine-tuning, with the adapter of the first seed where one is trained."""
+        yield self.inputs.loader.trainable(self.inputs.sources.model, self.seeds[0])
+
+    @contextmanager
+    def trained(self, stage: Stage) -> Iterator[Any]:
+        """The model in the folder of a training stage."""
+        yield self.inputs.loader.finished(self.inputs.sources.model, stage.path, trainable=True)
+
+    def plain(self, share: float) -> Stage:
+        """Plain fine-tuning with the first seed: the arm itself, or the beginning of it run on its own."""
+        seed = self.seeds[0]
+        if share == 1:
+            return self.plain_arm(seed)
+        settings = {**self._plain_settings(self.inputs.base_fingerprint, seed), "fraction": share}
+        load = partial(self.inputs.loader.trainable, self.inputs.sources.model, seed)
+        name = f"reference/seed-{seed}"
+        return self._once(name, lambda: self._training_stage(name, settings, [], load, seed, None))
+
+    def trial_settings(self) -> dict[str, Any]:
+        """Those of a run that unlearns, and the rows that trials are judged by."""
+        return {
+            **self._unlearning_settings(self.method.choice_seed),
+            "fraction": self.lwf.forget_trial_fraction,
+            "held_out": self.inputs.data_fingerprints["learning_validation"],
+        }
+
+    def trial(self, folder: Path, work: Path, preparation: Preparation | None) -> dict[str, Any]:
+        """A trial run from the base model in its folder; of its model nothing is kept."""
+        seed = self.method.choice_seed
+        args = arm_args(self.lwf, work, seed)
+        return run_training(
+            folder,
+            self.inputs.loader.trainable(self.inputs.sources.model, seed),
+            trial_args(args, args.output_dir),
+            self.inputs.learning_rows,
+            self.inputs.held_out_rows,
+            self.inputs.tokenizer,
+            plain=False,
+            preparation=preparation,
+            keep_model=False,
+            measure_held_out=True,
         )
 
     def evaluation(self, arm: str, seed: int | None) -> Stage:
@@ -424,7 +319,7 @@ class Pipeline:
 
     def arm(self, arm: str, seed: int) -> Stage:
         """The trained model of an arm."""
-        return {"plain": self.plain, "lwf": self.lwf_run, "never_knew": self.never_knew}[arm](seed)
+        return {"plain": self.plain_arm, "lwf": self.lwf_run, "never_knew": self.never_knew}[arm](seed)
 
     def train(self) -> None:
         """Every training run of every arm."""
@@ -455,5 +350,5 @@ class Pipeline:
 
     def fingerprints(self) -> tuple[str, dict[str, str], str | None]:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""
-        posterior = self.posterior().key if self.needs_posterior else None
+        posterior = self.method.posterior().key if self.method.scorer_needs_posterior else None
         return fingerprint_json(self.inputs.base_fingerprint), self.inputs.data_fingerprints, posterior

@@ -7,7 +7,7 @@ from typing import Any
 from filelock import FileLock
 
 from graceful_forgetting.runtime.artifacts import remove_partials
-from graceful_forgetting.runs.stages import RunDirectory
+from graceful_forgetting.training.stages import RunDirectory
 
 
 class SharedStages(RunDirectory):

@@ -7,9 +7,9 @@ from typing import get_args
 
 from datasets import Dataset
 
-from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
+from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
 from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
 
 

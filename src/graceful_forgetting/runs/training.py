@@ -13,12 +13,12 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
-from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.runtime.distributed import from_main_process
-from graceful_forgetting.training.preparation import Preparation
-from graceful_forgetting.runtime.progress import progress_allowed
 from graceful_forgetting.posterior.reference import PlainTrainer
+from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.runtime.distributed import from_main_process
+from graceful_forgetting.runtime.progress import progress_allowed
+from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.trainer import LWFTrainer
 
 LOG_FILE = "training_log.json"

@@ -20,7 +20,6 @@ from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.shared_stages import SharedStages
 from graceful_forgetting.runs.stage_settings import WITHOUT_EFFECT
-from graceful_forgetting.runs.stages import Stage
 from graceful_forgetting.runs.training import UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
@@ -29,6 +28,7 @@ from graceful_forgetting.sweeps.cell import CellResult, CellSelection, CellSplit
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.measurement import Examiner, LearningCurve
 from graceful_forgetting.sweeps.scores import kinds_of, score_summary
+from graceful_forgetting.training.stages import Stage
 
 MEASURED_FILE = "measured.json"
 CURVE_FILE = "curve.json"
@@ -122,12 +122,9 @@ class CellPipeline(Pipeline):
         super().__init__(*recipe, announce, SharedStages(settings.shared, announce=announce), kept.inputs)
         self.cell = cell
         self.settings = settings
+        self.method.choice_seed = cell.seed
         self._tested_on = kept.tested_on(cell.split)
         self.examiner = kept.examiner(cell.split)
-
-    def selection(self, seed: int | None = None) -> Stage:
-        """The samples to unlearn; random choices and trial runs are by the cell's own seed."""
-        return super().selection(self.cell.seed if seed is None else seed)
 
     def _kept(self, name: str) -> bool:
         """Whether the weights of this training stage are kept: runs without forgetting serve every forgetting set."""
@@ -160,7 +157,7 @@ class CellPipeline(Pipeline):
     def measured(self) -> tuple[Stage, Stage]:
         """The cell's training stage, and the one with its `MEASURED_FILE`: a later one where the weights are kept."""
         arms = {
-            "plain": self.plain,
+            "plain": self.plain_arm,
             "never_knew": self.never_knew,
             "scratch": self.scratch,
             "lwf": self.lwf_run,
@@ -220,9 +217,9 @@ def run_cell(
     pipeline = CellPipeline(cell, settings, cache, announce)
     stage, measurement = pipeline.measured()
     measured = read_json(measurement.path / MEASURED_FILE)
-    read = pipeline.preparation_stages() if cell.arm == "lwf" else {}
+    read = pipeline.method.stages_read() if cell.arm == "lwf" else {}
     selection, scores = _unlearned(pipeline, stage) if "selection" in read else (None, None)
-    with_posterior = "scores" in read and pipeline.needs_posterior
+    with_posterior = "scores" in read and pipeline.method.scorer_needs_posterior
     result = CellResult(
         sweep=cell.sweep,
         learning=cell.learning,
@@ -240,7 +237,7 @@ def run_cell(
         provenance=collect_provenance(
             model_fingerprint=fingerprint_json(pipeline.inputs.base_fingerprint),
             data_fingerprints=pipeline.inputs.data_fingerprints,
-            posterior_fingerprint=pipeline.posterior().key if with_posterior else None,
+            posterior_fingerprint=pipeline.method.posterior().key if with_posterior else None,
             seeds=[cell.seed],
         ),
         learning_rows=len(pipeline.inputs.learning_rows),
@@ -260,9 +257,9 @@ def run_cell(
 
 def _unlearned(pipeline: CellPipeline, stage: Stage) -> tuple[CellSelection, ScoreSummary | None]:
     """What was chosen and what the scores say of it. The scores are read again; each stage is made once a process."""
-    scored = load_from_disk(str(pipeline.scores().path / "rows"))
-    chosen = load_from_disk(str(pipeline.selection().path / "rows"))["source_index"]
-    trials = read_json(pipeline.selection().path / "selection.json").get("trials")
+    scored = load_from_disk(str(pipeline.method.scores().path / "rows"))
+    chosen = load_from_disk(str(pipeline.method.selection().path / "rows"))["source_index"]
+    trials = read_json(pipeline.method.selection().path / "selection.json").get("trials")
     kinds = kinds_of(scored, pipeline.inputs.sources.forgetting)
     tasks = scored["forgetting_task"]
     unlearning = read_json(stage.path / UNLEARNING_FILE)

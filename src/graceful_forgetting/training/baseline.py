@@ -1,7 +1,6 @@
 """The baseline of a run, made from what it needs, before training."""
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,7 @@ from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import reference_args, train_reference
 from graceful_forgetting.runtime.artifacts import read_json
-from graceful_forgetting.training.preparation import (
-    POSTERIOR_FOLDER,
-    Preparation,
-    preparation_folder,
-    prepare_posterior,
-)
+from graceful_forgetting.training.preparation import Preparation
 
 BASELINE_FILE = "baseline.json"
 BASE_WEIGHTS = "base_weights"
@@ -55,32 +49,20 @@ def make_baseline(
     processing_class: PreTrainedTokenizerBase,
     reference_arguments: Mapping[str, Any],
     preparation: Preparation | None,
-    resumed: bool,
+    learning_posterior: Callable[[], LearningPosterior],
 ) -> Baseline:
     """The baseline that `args` name, with what it declares as needed.
 
     Args:
         model: at θ_base.
-        args, train_dataset, processing_class, reference_arguments: as in `prepare_unlearning`.
-        preparation: the stages before unlearning, with the self-knowledge where it is needed; the posterior that it
-            lacks is read from the output folder when the run is resumed, else estimated, after a reference run.
-        resumed: whether the run goes on from a checkpoint.
+        args, train_dataset, processing_class: of the trainer.
+        reference_arguments: of the trainers of other runs, beside the settings.
+        preparation: with the self-knowledge, where it is needed.
+        learning_posterior: gives the posterior, where it is needed.
     """
     assert args.baseline is not None
     kind = BASELINES[args.baseline]
     known = preparation if Need.SELF_KNOWLEDGE in kind.needs else None
-
-    def learning_posterior() -> LearningPosterior:
-        if preparation is not None and preparation.posterior is not None:
-            return preparation.posterior
-        folder = preparation_folder(args) / POSTERIOR_FOLDER
-        if resumed:
-            return LearningPosterior.from_pretrained(folder, model=model)
-        posterior, _ = prepare_posterior(model, args, train_dataset, processing_class, reference_arguments)
-        if args.process_index == 0:
-            posterior.save_pretrained(folder)
-            shutil.rmtree(Path(args.output_dir) / "work" / "posterior", ignore_errors=True)
-        return posterior
 
     def fine_tune(rows: Dataset, updates: int) -> None:
         own = reference_args(args, Path(args.output_dir) / "work" / "baseline")

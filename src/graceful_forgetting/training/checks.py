@@ -85,20 +85,13 @@ def check_data(
         train_dataset,
         args,
         all_are_read=args.baseline is not None or (unlearning and ObjectiveNeed.LEARNING in objective.needs),
-        some_are_read=scorer_reads and (not scored or args.unlearn_rescore_every > 0),
+        some_are_read=scorer_reads and not scored,
     )
     # A preparation has what trials chose already.
     if args.forget_trials and unlearning and preparation is None and eval_dataset is None:
         raise ValueError(
             "forget_trials=True needs held-out learning rows to judge trial runs by: pass eval_dataset, or set "
             "forget_trials=False"
-        )
-    posterior_comes = not scored or (preparation is not None and preparation.posterior is not None)
-    if args.unlearn_rescore_every and unlearning and ScorerNeed.POSTERIOR in needs and not posterior_comes:
-        raise ValueError(
-            f"unlearn_rescore_every={args.unlearn_rescore_every} needs what scorer "
-            f"{args.confidence_scorer!r} reads, and the samples come scored without it: pass a forget_dataset "
-            "that is not scored yet, or preparation= with the posterior"
         )
 
 

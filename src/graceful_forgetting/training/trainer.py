@@ -1,6 +1,7 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,30 +18,36 @@ from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data.learning_rows import single_examples
-from graceful_forgetting.posterior.reference import PlainTrainer, restored_weights
+from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.posterior.reference import PlainTrainer
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
+from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
+from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import NAME, PAPER, TAGS, add_section, card_section
 from graceful_forgetting.training.preparation import (
+    POSTERIOR_FOLDER,
     Preparation,
     combine_forget_datasets,
-    has_preparation,
-    load_preparation,
-    preparation_folder,
-    prepare_unlearning,
+    nothing_selected,
+    read_preparation,
+    trained_weights,
 )
 from graceful_forgetting.training.shipped import resolve_model_name
+from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
-from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs, renewal
+from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs
 from graceful_forgetting.unlearning.fallback import HeldOutComparison, held_out_loss, keep_better
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.step import unlearn_if_due
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows, unlearning_summary
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "unlearning"
 
@@ -160,37 +167,53 @@ class LWFTrainer(PlainTrainer):
             if self.preparation is None:
                 raise ValueError("forget_dataset is None: there is no self-knowledge to prepare")
             return self.preparation
+        return self._prepare(resumes=False)
+
+    def _prepare(self, resumes: bool) -> Preparation:
+        """Make the stages that training reads; a run that `resumes` takes those that are finished."""
         self._place_whole_model()
         with preserved_rng():
-            self.preparation = prepare_unlearning(
-                self.model,
-                self.args,
-                self.train_dataset,
-                self._forget_dataset,
-                self.processing_class,
-                self._reference_arguments,
-                self.chat_template,
-                self._trial_loss,
-                with_plain=self._may_fall_back
-                and not checks.is_scored(self._forget_dataset)
-                and self.optimizer is None,
-            )
+            method = self._method(resumes)
+            stages = method.stages_read()
+            if "posterior" in stages:
+                stages["reference"] = method.reference()
+            nothing = Dataset.from_dict({})
+            self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
+            if "selection" in stages:
+                self._say_what_is_unlearned(self.preparation)
+            if self._compares_with_plain and len(self.preparation.selected) > 0:
+                with method.models.trained(method.models.plain(1.0)) as model:
+                    self.preparation.plain = trained_weights(model)
         return self.preparation
 
-    def _trial_loss(self, preparation: Preparation) -> float:
-        """Held-out loss after a trial run that unlearns what `preparation` selects; the model comes back as it was."""
-        with restored_weights(self.model):
-            trial = LWFTrainer(
-                self.model,
-                trial_args(self.args, Path(self.args.output_dir) / "work" / "trial"),
-                train_dataset=self.train_dataset,
-                eval_dataset=self.eval_dataset,
-                processing_class=self.processing_class,
-                preparation=preparation,
-                **self._reference_arguments,
-            )
-            trial.train()
-            return trial.held_out_loss()
+    def _method(self, reuse: bool) -> Method:
+        args = self.args
+        directory = RunDirectory(Path(args.output_dir) / "preparation", announce=logger.info, reuse=reuse)
+        what_counts = {"assistant_only": args.assistant_only_loss, "chat_template": self.chat_template}
+        rows = TrainerRows(
+            self.train_dataset, self._forget_dataset, self.processing_class, what_counts, args.posterior_num_samples
+        )
+        models = ModelInMemory(self.model, args, rows, directory, self._reference_arguments, self._trial_loss)
+        return Method(args, rows, models, directory, logger.info)
+
+    def _say_what_is_unlearned(self, preparation: Preparation) -> None:
+        logger.info(f"{len(preparation.selected)} of {len(preparation.scored)} samples are unlearned")
+        if len(preparation.selected) == 0:
+            logger.warning(nothing_selected(preparation.audit))
+
+    def _trial_loss(self, folder: Path, preparation: Preparation) -> float:
+        """Held-out loss after a trial run that unlearns what `preparation` selects; the model stays as it is then."""
+        trial = LWFTrainer(
+            self.model,
+            trial_args(self.args, folder),
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            processing_class=self.processing_class,
+            preparation=preparation,
+            **self._reference_arguments,
+        )
+        trial.train()
+        return trial.held_out_loss()
 
     @property
     def _reference_arguments(self) -> dict[str, Any]:
@@ -217,13 +240,15 @@ class LWFTrainer(PlainTrainer):
                 baseline = self._make_baseline(checkpoint)
                 self._added_loss = AddedLoss(baseline)
             if self.unlearning_enabled:
+                if self._compares_with_plain:
+                    self._prepared(checkpoint)
                 self._take_over_settings(checkpoint)
                 self._updates = self._make_updates(checkpoint)
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
                 baseline.before_training(self.model)
         output = super().train(resume_from_checkpoint, *positional, **keywords)
-        self._keep_better(checkpoint)
+        self._keep_better()
         return output
 
     def _take_over_settings(self, checkpoint: Path | None) -> None:
@@ -241,16 +266,17 @@ class LWFTrainer(PlainTrainer):
     def _may_fall_back(self) -> bool:
         return self.args.guard_fallback and self.unlearning_enabled and self.eval_dataset is not None
 
-    def _keep_better(self, checkpoint: Path | None) -> None:
+    @property
+    def _compares_with_plain(self) -> bool:
+        """Whether plain fine-tuning is made to compare with; whole trial runs have been held against it."""
+        tried = self.args.forget_trials and self.args.forget_trial_fraction == 1
+        comes_scored = checks.is_scored(self._forget_dataset)
+        return self._may_fall_back and not comes_scored and self.optimizer is None and not tried
+
+    def _keep_better(self) -> None:
         """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
-        if not self._may_fall_back:
-            return
-        preparation = self.preparation
-        if preparation is None and checkpoint is not None and has_preparation(preparation_folder(self.args)):
-            # The model has left θ_base, by which its posterior is known.
-            preparation = load_preparation(preparation_folder(self.args), None)
-        plain = None if preparation is None else preparation.plain_weights()
-        if plain is not None:
+        plain = None if self.preparation is None else self.preparation.plain
+        if self._may_fall_back and plain is not None:
             self.held_out = keep_better(self.model, plain, self.held_out_loss)
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
@@ -262,36 +288,38 @@ class LWFTrainer(PlainTrainer):
             samples, retained = first_rows(self.model, self.args, preparation)
         else:
             samples, retained = load_rows(checkpoint / CHECKPOINT_FOLDER)
-        renew = None
-        if self.args.unlearn_rescore_every:
-            renew = renewal(self.model, self.args, self._prepared(checkpoint), self.train_dataset)
         return UnlearningUpdates(
             samples,
             self.args,
             lambda: self.model.parameters(),
             retained=retained,
             learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in needs else None,
-            renew=renew,
         )
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:
         """The stages before training: as given, as done before, as the interrupted run left them, or done now."""
-        if self.preparation is None and checkpoint is not None:
-            self.preparation = load_preparation(preparation_folder(self.args), self.model)
-        return self.preparation or self.prepare_unlearning()
+        return self.preparation or self._prepare(resumes=checkpoint is not None)
 
     def _make_baseline(self, checkpoint: Path | None) -> Baseline:
         # Where there is unlearning too, its reference run gives the posterior.
         needs = checks.baseline_needs(self.args)
         shared = BaselineNeed.POSTERIOR in needs and self.unlearning_enabled and checkpoint is None
+        known = self._prepared(checkpoint) if shared or BaselineNeed.SELF_KNOWLEDGE in needs else self.preparation
+
+        def learning_posterior() -> LearningPosterior:
+            if known is not None and known.posterior is not None:
+                return known.posterior
+            stage = self._method(reuse=checkpoint is not None).posterior()
+            return LearningPosterior.from_pretrained(stage.path / POSTERIOR_FOLDER)
+
         return make_baseline(
             self.model,
             self.args,
             self.train_dataset,
             self.processing_class,
             self._reference_arguments,
-            self._prepared(checkpoint) if shared or BaselineNeed.SELF_KNOWLEDGE in needs else self.preparation,
-            resumed=checkpoint is not None,
+            known,
+            learning_posterior,
         )
 
     def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:

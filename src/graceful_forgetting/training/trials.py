@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,21 +128,6 @@ def trial_args(args: LWFConfig, output_dir: str | Path) -> LWFConfig:
         trial.warmup_steps = round(fraction * args.warmup_steps)
     trial.forget_trials = trial.guard_fallback = False
     return trial
-
-
-def select_by_trial(scored: Dataset, args: LWFConfig, held_out_loss: Callable[[str, Candidate], float]) -> Candidate:
-    """Try what `candidates` finds, and choose by `chosen_by_trial`.
-
-    Args:
-        scored: rows with a score and a column `forgetting_task`.
-        args: settings of the run.
-        held_out_loss: makes the trial run of a candidate, given with its name; the loss at its end.
-    """
-    tried = candidates(scored, args.selection_config(), args.forget_trial_first)
-    losses = {
-        name: loss_unless_diverged(name, partial(held_out_loss, name, candidate)) for name, candidate in tried.items()
-    }
-    return chosen_by_trial(tried, losses, args.forget_trial_fraction)
 
 
 def describe(audit: Mapping[str, Any]) -> str:

@@ -6,22 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_from_disk
+from datasets import load_from_disk
 
-from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.config import SelectionConfig
-from graceful_forgetting.runs.stages import RunDirectory, Stage
+from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
-from graceful_forgetting.training.preparation import nothing_selected
-from graceful_forgetting.selection import save_selected
+from graceful_forgetting.training.preparation import ROWS_FOLDER, SELECTION_FILE, nothing_selected, write_selection
+from graceful_forgetting.training.stages import RunDirectory, Stage
 from graceful_forgetting.training.trials import Candidate, candidates, chosen_by_trial, describe, loss_unless_diverged
-
-
-def write_selection(folder: Path, selected: Dataset, audit: Mapping[str, Any]) -> None:
-    """Write what is unlearned, and why, as `stored_preparation` reads it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_selected(selected, folder / "rows")
-    write_json(folder / "selection.json", audit)
 
 
 def candidates_stage(
@@ -37,7 +29,7 @@ def candidates_stage(
     """
 
     def build(folder: Path, _: str) -> dict[str, Any]:
-        scored = load_from_disk(str(scores.path / "rows"))
+        scored = load_from_disk(str(scores.path / ROWS_FOLDER))
         tried = candidates(scored, SelectionConfig(**settings), first)
         for number, candidate in enumerate(tried.values()):
             write_selection(folder / str(number), candidate.selected, candidate.audit)
@@ -90,7 +82,7 @@ def choice_stage(
     def build(folder: Path, _: str) -> dict[str, Any]:
         losses = {name: trial.detail["held_out_loss"] for name, trial in trials.items()}
         stored = {
-            name: Candidate(load_from_disk(str(stage.path / "rows")), read_json(stage.path / "selection.json"))
+            name: Candidate(load_from_disk(str(stage.path / ROWS_FOLDER)), read_json(stage.path / SELECTION_FILE))
             for name, stage in tried.items()
         }
         chosen = chosen_by_trial(stored, losses, fraction)

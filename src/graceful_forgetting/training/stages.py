@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from graceful_forgetting.runtime.version import __version__
-from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
-from graceful_forgetting.runtime.distributed import from_main_process, process_index
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import StageResult
 from graceful_forgetting.results.times import duration
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
+from graceful_forgetting.runtime.distributed import from_main_process, process_index
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +46,25 @@ class RunDirectory:
 
     Args:
         path: the run directory; made if missing.
-        force: never reuse.
+        force: make everything anew.
         announce: receives one line a stage.
+        reuse: whether finished stages serve again; work in progress always does, where its own keys allow it.
     """
 
-    def __init__(self, path: str | Path, force: bool = False, announce: Callable[[str], None] = logger.info):
+    def __init__(
+        self,
+        path: str | Path,
+        force: bool = False,
+        announce: Callable[[str], None] = logger.info,
+        reuse: bool = True,
+    ):
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir={str(path)!r} is a file: name a folder")
         self.path.mkdir(parents=True, exist_ok=True)
         self.force = force
         self.announce = announce
+        self.reuse = reuse and not force
         self.results: list[StageResult] = []
         self._remove_leftovers()
 
@@ -119,7 +127,7 @@ class RunDirectory:
     ) -> tuple[dict[str, Any], Literal["run", "reused"]]:
         """What the stage recorded of itself, and whether this call made it."""
         path = self._folder(name, key)
-        known = from_main_process(None if self.force else self._read(path))
+        known = from_main_process(self._read(path) if self.reuse else None)
         if known is not None and known["key"] == key:
             self.announce(f"{name}: reused ({_counts(known['detail'])})")
             return known, "reused"
