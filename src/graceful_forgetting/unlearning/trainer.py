@@ -83,7 +83,7 @@ class UnlearningTrainer(BaselineTrainer):
                 total = total + self.args.unlearn_retain_weight * retained_losses.sum()
                 self.accelerator.backward(scale * total)
             loss_sum += self._mean_over_processes(batch.losses.detach().sum())
-            active_sum += self._mean_over_processes(updates.objective.active(batch).sum())
+            active_sum += self._mean_over_processes(updates.objective.active(batch).float().sum())
         self._require_finite("loss", loss_sum)
         grad_norm = 0.0
         if active_sum > 0:
