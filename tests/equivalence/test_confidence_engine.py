@@ -133,7 +133,7 @@ def opt() -> OPTForCausalLM:
     return OPTForCausalLM(OPTConfig(**sizes, pad_token_id=1, dropout=0.1))
 
 
-# Every model here must need no slow path; `strict` holds that.
+# No model here may need a slow path.
 FAST_MODELS = {
     "llama": llama,
     "llama_tied": lambda: llama(tie_word_embeddings=True),
@@ -208,13 +208,24 @@ def columns(scored: Dataset) -> Tensor:
     return torch.tensor([scored[name] for name in names], dtype=torch.float64)
 
 
+def slow_columns(model: PreTrainedModel, rows: Dataset, posterior: LearningPosterior) -> Tensor:
+    """As `columns`, with α = 1, from one ordinary backward pass a row."""
+    own = dict(model.named_parameters())
+    difference = {name: own[name].detach().float() - mean for name, mean in posterior.mean.items()}
+    v = {name: f * difference[name] for name, f in posterior.precision.items()}
+    constant = sum(0.5 * float((v[name] * part).sum(dtype=torch.float64)) for name, part in difference.items())
+    loss, product, square = oracle_confidence_terms(model, rows, v, posterior.precision)
+    return torch.stack([loss, -product, 0.5 * square, constant - product + 0.5 * square])
+
+
 @pytest.mark.parametrize("kind", FAST_MODELS)
-def test_scores_equal_one_backward_pass_a_sample(kind: str) -> None:
+def test_scores_equal_one_backward_pass_a_sample(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     model = build(FAST_MODELS[kind])
     posterior = posterior_of(model)
-    fast = score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=3, strict=True))
-    slow = score_confidence(model, ROWS, posterior, ConfidenceConfig(engine="oracle"))
-    for found, expected in zip(columns(fast), columns(slow), strict=True):
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        fast = score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=3))
+    assert "slow exact path" not in caplog.text
+    for found, expected in zip(columns(fast), slow_columns(model, ROWS, posterior), strict=True):
         close(found, expected)
 
 
@@ -226,17 +237,8 @@ def test_modules_without_a_rule_take_the_announced_slow_path(kind: str, caplog: 
     with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
         fast = score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=3))
     assert named in caplog.text
-    slow = score_confidence(model, ROWS, posterior, ConfidenceConfig(engine="oracle"))
-    for found, expected in zip(columns(fast), columns(slow), strict=True):
+    for found, expected in zip(columns(fast), slow_columns(model, ROWS, posterior), strict=True):
         close(found, expected)
-
-
-@pytest.mark.parametrize("kind", SLOW_MODELS)
-def test_strict_refuses_modules_without_a_rule_by_name(kind: str) -> None:
-    make, named = SLOW_MODELS[kind]
-    model = build(make)
-    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
-        score_confidence(model, ROWS, posterior_of(model), ConfidenceConfig(strict=True))
     assert all(not module._forward_hooks for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
 

@@ -213,8 +213,7 @@ class Pipeline:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
         if self.lwf.posterior_parameter_pattern is not None or self.lwf.posterior_last_blocks is not None:
             return None
-        batch_size, shard_size = self.lwf.confidence_batch_size, self.lwf.confidence_shard_size
-        config = ConfidenceConfig(scorer="interference", batch_size=batch_size, shard_size=shard_size)
+        config = ConfidenceConfig(scorer="interference", batch_size=self.lwf.confidence_batch_size)
         return self._scored("interference", config, asdict(config), True)
 
     def _scored(self, name: str, config: ConfidenceConfig, settings: dict[str, Any], with_posterior: bool) -> Stage:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graceful_forgetting.baselines.trainer import BaselineTrainer
 from graceful_forgetting.data import IGNORE_INDEX, collate
+from graceful_forgetting.gradients.token_loss import token_log_probs
 from graceful_forgetting.posterior.reference import NonFiniteLossError
 from graceful_forgetting.runtime.distributed import whole
 from graceful_forgetting.runtime.rng import preserved_rng
@@ -135,11 +136,9 @@ class UnlearningTrainer(BaselineTrainer):
         number, logits = len(micro.forget), None
         with self.compute_loss_context_manager(), self.maybe_activation_offload_context:
             if Need.LOGITS in needs:
-                labels = inputs.pop("labels")[:, 1:]
-                mask = labels != IGNORE_INDEX
+                targets = inputs.pop("labels")[:, 1:]
                 logits = model(**inputs, use_cache=False).logits[:, :-1]
-                tokens = labels.clamp(min=0).unsqueeze(-1)
-                log_probs = logits.float().log_softmax(dim=-1).gather(-1, tokens).squeeze(-1).masked_fill(~mask, 0)
+                log_probs, mask = token_log_probs(logits, targets), targets != IGNORE_INDEX
                 logits = logits[:number]
             else:
                 outputs = model(**inputs, fused_lm_head=True)

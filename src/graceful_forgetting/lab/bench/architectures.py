@@ -145,12 +145,10 @@ def engine_terms(
     batch: dict[str, Tensor],
     linear_weights: dict[str, Tensor],
     quadratic_weights: dict[str, Tensor],
-    *,
-    strict: bool = False,
 ) -> tuple[ConfidenceValues, dict[str, str]]:
     """One engine pass over `batch`: the terms, and the parameters on a slow path."""
     terms = ConfidenceTerms(linear_weights, quadratic_weights, dict(model.named_parameters()))
-    with PerSampleEngine(model, quadratic_weights, strict=strict) as engine:
+    with PerSampleEngine(model, quadratic_weights) as engine:
         losses = engine.run(batch, terms)
         slow = engine.slow_parameters()
     return ConfidenceValues(losses.double(), terms.linear, terms.quadratic), slow
