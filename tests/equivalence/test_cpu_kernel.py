@@ -117,7 +117,7 @@ def reduced(reducer: reducers.Reducer, left: Tensor, right: Tensor, looked_up: R
         if looked_up is not None:
             rows = looked_up.merged()
             taken = torch.empty_like(rows.values)
-            taken[rows.index] = product.at(looked_up.ids).flatten(0, 1)
+            taken[rows.places] = product.at(looked_up.ids).flatten(0, 1)
             reducer.sparse("w", rows.samples, rows.rows, rows.values, taken)
         return
     block = torch.empty(len(left), left.shape[2], right.shape[2])

@@ -213,7 +213,7 @@ def test_not_available_on_a_cpu() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which Triton works")
-@pytest.mark.parametrize(("capability", "reason"), [((9, 0), "CUDA"), ((7, 5), "(7, 5), which is too old")])
+@pytest.mark.parametrize(("capability", "reason"), [((9, 0), "CUDA"), ((7, 5), "(7, 5) is too old")])
 def test_a_gpu_on_which_triton_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: tuple[int, int], reason: str
 ) -> None:

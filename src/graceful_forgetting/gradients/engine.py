@@ -289,7 +289,7 @@ class PerSampleEngine:
             rows = looked_up.merged()
             # A row that occurs at several positions is the same at each.
             taken = torch.empty_like(rows.values)
-            taken[rows.index] = product.at(looked_up.ids).flatten(0, 1)
+            taken[rows.places] = product.at(looked_up.ids).flatten(0, 1)
             self._reducer.sparse(name, rows.samples, rows.rows, rows.values, taken)
         return True
 
