@@ -15,7 +15,10 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.forgetting_terms import GRID
+from graceful_forgetting.confidence.learning_gradient import LearningProducts
+from graceful_forgetting.confidence.losses import Losses, ReferenceLosses
 from graceful_forgetting.confidence.pairwise import directions, parameters_before_output
+from graceful_forgetting.confidence.scorer import Measured, Scorer
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.gradients.oracle import oracle_gradients
@@ -283,6 +286,25 @@ def test_every_scorer_adds_the_same_columns(
         assert all(scored.features[column].dtype == "float64" for column in COLUMNS)
         again = score_confidence(model, scored, posterior, ConfidenceConfig(scorer="lwf"))
         assert again.column_names == scored.column_names
+
+
+def test_a_scorer_reads_several_measurements_and_what_they_share_is_measured_once(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Both(Scorer):
+        reads = (Losses, ReferenceLosses, LearningProducts)
+
+        def score(self, measured: Measured) -> Tensor:
+            return measured["reference_loss"] - measured["loss"] - measured["learning_cosine"]
+
+    def scored(scorer: str) -> Tensor:
+        found = score_confidence(model, rows, posterior, ConfidenceConfig(scorer=scorer, batch_size=3), learning=rows)
+        return torch.tensor(found["forgetting_confidence"][:], dtype=torch.float64)
+
+    expected = scored("interference") + scored("gradient_cosine")
+    monkeypatch.setitem(SCORERS, "loss", Both())
+    monkeypatch.setattr(Losses, "measure", None)
+    torch.testing.assert_close(scored("loss"), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["fixed", "crossover", "polyak", "line_search"])

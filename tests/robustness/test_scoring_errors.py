@@ -150,6 +150,14 @@ def test_non_finite_gradient_names_the_row(model: LlamaForCausalLM, caplog: pyte
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_learning_product_that_is_not_finite_is_named_with_its_parameter(model: LlamaForCausalLM) -> None:
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = 3e38
+    rows, config = Dataset.from_list([*GOOD, row(8, 9, 10)]), ConfidenceConfig(scorer="gradient_cosine", batch_size=4)
+    with pytest.raises(FloatingPointError, match=r"self_knowledge: the gradient of row 2 is not finite in model\."):
+        score_confidence(model, rows, None, config, learning=Dataset.from_list(GOOD))
+
+
 def test_pairwise_conflict_names_a_learning_row_that_is_not_finite(model: LlamaForCausalLM) -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight[9] = 3e38

@@ -121,8 +121,7 @@ class LineSearchTerms(ForgettingTerms):
         super().__init__(inputs)
         self._stepped: dict[str, Tensor] = {}
 
-    def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
-        del batch_size
+    def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:  # noqa: ARG002
         found = super().memory(row, 1)
         covered = [p.nbytes for name, p in self.inputs.model.named_parameters() if name in self._posterior.mean]
         return replace(found, copies=2 * sum(covered), remedies=(*found.remedies, "use step_size_rule='polyak'"))

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.scorer import Measurement, Need
+from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
 from graceful_forgetting.gradients.engine import PerSampleEngine
 from graceful_forgetting.gradients.memory import MemoryEstimate, backward_bytes
 from graceful_forgetting.gradients.reducers import ConfidenceTerms
@@ -55,18 +55,18 @@ class LearningProducts(Measurement):
     _terms: ConfidenceTerms
     _norm: Tensor
 
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.inputs.model.named_parameters() if p.requires_grad}
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self._trained = {name: p.numel() for name, p in inputs.model.named_parameters() if p.requires_grad}
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
-        trained = self._trained()
-        activations = backward_bytes(self.inputs.model, row, batch_size, list(trained))
+        activations = backward_bytes(self.inputs.model, row, batch_size, self.parameters())
         # The mean gradient, and that of one batch while it is formed.
-        copies = 2 * sum(4 * parameter.numel() for parameter in trained.values())
+        copies = 2 * 4 * sum(self._trained.values())
         return MemoryEstimate.on(self.inputs.model, activations, copies=copies)
 
     def parameters(self) -> list[str]:
-        return list(self._trained())
+        return list(self._trained)
 
     @contextmanager
     def prepared(self) -> Iterator[None]:

@@ -135,9 +135,8 @@ class Measurement(ABC):
             raise not_finite(self.inputs.model, self.inputs.rows, wrong, self.parameters(), "self_knowledge")
         return values
 
-    def derived(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def derived(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Further columns, from those of all rows at once; each (rows,) float64."""
-        del values
         return {}
 
 
