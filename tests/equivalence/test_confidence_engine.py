@@ -338,8 +338,9 @@ def test_padding_on_either_side_changes_nothing(kind: str, left: bool) -> None:
     model = build(FAST_MODELS[kind])
     linear, quadratic = weights_of(model)
     terms = ConfidenceTerms(linear, quadratic, dict(model.named_parameters()))
-    with PerSampleEngine(model, quadratic, strict=True) as engine:
+    with PerSampleEngine(model, quadratic) as engine:
         losses = engine.run(padded(ROWS, left=left), terms)
+        assert engine.slow_parameters() == {}
     expected = oracle_confidence_terms(model, ROWS, linear, quadratic)
     close(losses, expected.loss)
     close(terms.linear, expected.linear)
@@ -365,13 +366,14 @@ def test_the_model_is_left_as_it_was(kind: str) -> None:
     assert all(not module._forward_hooks for module in model.modules())
 
 
-def test_gradient_checkpointing_changes_nothing_and_stays_on() -> None:
+def test_gradient_checkpointing_changes_nothing_and_stays_on(caplog: pytest.LogCaptureFixture) -> None:
     model = build(llama)
     posterior = posterior_of(model)
     model.train()
     expected = columns(score_confidence(model, ROWS, posterior))
     model.gradient_checkpointing_enable()
-    found = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(strict=True)))
+    found = columns(score_confidence(model, ROWS, posterior))
+    assert "slow exact path" not in caplog.text
     assert torch.equal(found, expected)
     assert all(layer.gradient_checkpointing for layer in model.model.layers)
 
@@ -381,8 +383,9 @@ def test_bfloat16_weights_are_contracted_in_float32(kind: str) -> None:
     model = build(FAST_MODELS[kind]).to(torch.bfloat16)
     linear, quadratic = weights_of(model)
     terms = ConfidenceTerms(linear, quadratic, dict(model.named_parameters()))
-    with PerSampleEngine(model, quadratic, strict=True) as engine:
+    with PerSampleEngine(model, quadratic) as engine:
         losses = engine.run(right_padded(ROWS), terms)
+        assert engine.slow_parameters() == {}
     expected = oracle_confidence_terms(model, ROWS, linear, quadratic)
     close(losses, expected.loss, 2e-2)
     close(terms.quadratic, expected.quadratic, 5e-2)
@@ -478,8 +481,9 @@ def test_a_detached_use_of_another_shape_is_tolerated_until_a_gradient_comes_bac
     model = build(lambda: llama_with(TwoUses))
     linear, quadratic = weights_of(model)
     terms = ConfidenceTerms(linear, quadratic, dict(model.named_parameters()))
-    with PerSampleEngine(model, quadratic, strict=True) as engine:
+    with PerSampleEngine(model, quadratic) as engine:
         engine.run(right_padded(ROWS), terms)
+        assert engine.slow_parameters() == {}
         expected = oracle_confidence_terms(model, ROWS, linear, quadratic)
         close(terms.quadratic, expected.quadratic)
         model.model.layers[0].mlp.down_proj.leak = True
@@ -512,8 +516,9 @@ def test_the_check_of_the_rules_holds_the_gradient_of_one_parameter_at_a_time() 
     for parameter in model.parameters():
         parameter.register_hook(note)
         parameter.grad = torch.ones_like(parameter)
-    with PerSampleEngine(model, quadratic, strict=True) as engine:
+    with PerSampleEngine(model, quadratic) as engine:
         engine.run(right_padded(ROWS), terms)
+        assert engine.slow_parameters() == {}
     assert len(seen) == 2 * len(quadratic)
     assert max(alive) <= 1  # the one before, until the operation that made it returns
     assert all(bool((parameter.grad == 1).all()) for parameter in model.parameters())
