@@ -58,8 +58,8 @@ for name, settings in (
     ("crossover", {"step_size_rule": "crossover", "weights": "bfloat16"}),
 ):
     config = ConfidenceConfig(batch_size=4, **settings)
-    shards = folder / f"scores-{state.num_processes}"
-    scored = score_confidence(base, rows, posterior, config, learning=rows, resume_dir=shards)
+    saved = folder / f"scores-{state.num_processes}"
+    scored = score_confidence(base, rows, posterior, config, learning=rows, resume_dir=saved)
     results[name] = scored.remove_columns(["input_ids", "labels"]).to_dict()
 write_json(folder / f"result-{state.num_processes}-{state.process_index}.json", results)
 try:
