@@ -18,8 +18,8 @@ INTRODUCTION = """# Architectures
 
 <!-- Written by evidence/speed/architectures.py. Do not edit. -->
 
-The batched engine against the oracle (one backward pass a sample, `engine: oracle`) on tiny random models, 2 layers of
-width 32, {rows} rows of 2 to 24 tokens in one batch, V random and F ≥ 0 random. torch {torch}, transformers
+The batched engine against the oracle (`gradients/oracle.py`, one backward pass a sample) on tiny random models, 2
+layers of width 32, {rows} rows of 2 to 24 tokens in one batch, V random and F ≥ 0 random. torch {torch}, transformers
 {transformers}, peft {peft}, CPU.
 
 - **Errors** are the largest over the rows: L(x) and Σ F g² relative to each row's own value; ⟨V, g⟩, which may cancel
@@ -28,9 +28,8 @@ width 32, {rows} rows of 2 to 24 tokens in one batch, V random and F ≥ 0 rando
 - **bfloat16**: the model rounded to bfloat16, scored by the engine, against the float32 oracle on the same rounded
   weights. **its oracle**: what bfloat16 arithmetic does to the oracle itself; no engine can be expected to be closer
   than that. **ρ**: Spearman's rank correlation of Σ F g² between engine in bfloat16 and oracle in float32.
-- **Slow path**: parameters that no batched rule covers. They are exact too, and are announced by name; with
-  `strict: true` they are an error. *module*: the module is run once more for every sample; *model*: one backward pass
-  of the model for every sample.
+- **Slow path**: parameters that no batched rule covers. They are exact too, and are announced by name.
+  *module*: the module is run once more for every sample; *model*: one backward pass of the model for every sample.
 """
 
 HEADER = "| architecture | right | left | checkpointing | bfloat16 | its oracle | ρ | slow path |"

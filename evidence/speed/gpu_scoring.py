@@ -371,7 +371,7 @@ def main() -> None:
         device=arguments.device,
         dtype=dtype,
     )
-    kernels = gpu.available(torch.device(setting.device))
+    kernels = gpu.triton_kernel(torch.device(setting.device)) is not None
     result = {
         "model_shape": setting.shape,
         "batch_size": setting.batch_size,

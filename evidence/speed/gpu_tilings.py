@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    with_gpu = gpu.available(torch.device("cuda")) if torch.cuda.is_available() else False
+    with_gpu = torch.cuda.is_available() and gpu.triton_kernel(torch.device("cuda")) is not None
     rows: list[dict[str, Any]] = []
     for dtype in arguments.dtype:
         seconds = timed(TILINGS, _TYPES[dtype][0], arguments.repetitions) if with_gpu else {}

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from evidence.scoring_study.measure import BuildStudy
 from evidence.scoring_study.rows import detection
-from graceful_forgetting.confidence.measure import LEAST_COSINE
-from graceful_forgetting.confidence.pairwise import LearningDirections, PairwiseMeasurement
+from graceful_forgetting.confidence.pairwise import LeastCosines
+from graceful_forgetting.confidence.scorer import Inputs
+from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.gradients.rows import tokenised_rows
 from graceful_forgetting.results.provenance import package_versions
 from graceful_forgetting.runtime.artifacts import write_json
@@ -33,10 +34,12 @@ RECIPE = {"elicitation_batch_size": 128, "elicitation_max_new_tokens": 4, "gradi
 def scores(study: BuildStudy, samples: Dataset, width: int) -> tuple[Tensor, int]:
     """The score of every sample, and the numbers that are kept of a gradient."""
     rows = tokenised_rows(samples, study.inputs.tokenizer, argument="samples")
-    learning = LearningDirections(study.model, study.inputs.learning_rows, BATCH, width)
-    with PairwiseMeasurement(study.model, rows, learning, strict=True) as measurement:
+    config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=BATCH)
+    inputs = Inputs(study.model, rows, config, None, study.inputs.learning_rows, print)
+    measurement = LeastCosines(inputs, width)
+    with measurement.prepared():
         parts = [measurement.measure(part.tolist()) for part in torch.arange(len(rows)).split(BATCH)]
-    return -torch.cat(parts)[:, LEAST_COSINE], learning.projection.width
+    return -torch.cat([part["least_cosine"] for part in parts]), measurement.kept
 
 
 def main() -> None:

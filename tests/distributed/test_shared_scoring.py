@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from graceful_forgetting.runtime.artifacts import write_json
-from graceful_forgetting.confidence import score_confidence
+from graceful_forgetting.confidence import score_confidence, shards
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.posterior import estimate_posterior
 
@@ -44,6 +44,7 @@ posterior.save_pretrained(folder / f"own-{state.process_index}")
 at_base = PosteriorConfig(batch_size=4, shard_size=8, fisher_at="base")
 at_base = estimate_posterior(base, reference, rows, at_base, resume_dir=folder / "posterior")
 results["at base"] = {name: float(tensor.double().sum()) for name, tensor in at_base.precision.items()}
+shards.SHARD_SIZE = 4
 # Scores are compared under one and the same posterior.
 if state.num_processes == 1:
     posterior.save_pretrained(folder / "shared")
@@ -54,11 +55,11 @@ for name, settings in (
     ("interference", {"scorer": "interference"}),
     ("pairwise", {"scorer": "pairwise_conflict"}),
     # In shards of its own: those of 'lwf' would do.
-    ("crossover", {"step_size_rule": "crossover", "weights_dtype": "bfloat16"}),
+    ("crossover", {"step_size_rule": "crossover", "weights": "bfloat16"}),
 ):
-    config = ConfidenceConfig(batch_size=4, shard_size=4, **settings)
-    shards = folder / f"scores-{state.num_processes}"
-    scored = score_confidence(base, rows, posterior, config, learning=rows, resume_dir=shards)
+    config = ConfidenceConfig(batch_size=4, **settings)
+    saved = folder / f"scores-{state.num_processes}"
+    scored = score_confidence(base, rows, posterior, config, learning=rows, resume_dir=saved)
     results[name] = scored.remove_columns(["input_ids", "labels"]).to_dict()
 write_json(folder / f"result-{state.num_processes}-{state.process_index}.json", results)
 try:
@@ -66,7 +67,8 @@ try:
     base.model.embed_tokens.register_forward_hook(
         lambda _, inputs, output: output * torch.where(inputs[0] == 1, torch.nan, 1.0).unsqueeze(-1)
     )
-    score_confidence(base, bad, None, ConfidenceConfig(scorer="loss", batch_size=1, shard_size=1))
+    shards.SHARD_SIZE = 1
+    score_confidence(base, bad, None, ConfidenceConfig(scorer="loss", batch_size=1))
 except (FloatingPointError, RuntimeError) as error:
     (folder / f"error-{state.num_processes}-{state.process_index}").write_text(str(error))
 """

@@ -180,7 +180,6 @@ def test_a_trainers_mixed_precision_does_not_reach_gradients(
             use_cpu=True,
             max_steps=4,
             unlearn_rescore_every=2,
-            confidence_strict=True,
             posterior_fisher_at=fisher_at,
         ),
         train_dataset=learning,
@@ -318,10 +317,11 @@ def test_scored_again_the_crossover_is_that_of_the_weights_of_the_moment(
 def test_a_preparation_killed_while_scoring_goes_on_from_its_shards(
     tmp_path, make_model, tokenizer, learning, forgetting, monkeypatch
 ):
-    from graceful_forgetting.confidence.measure import GradientMeasurement
+    from graceful_forgetting.confidence import shards
+    from graceful_forgetting.confidence.forgetting_terms import ForgettingTerms
 
     def run(folder, limit=None):
-        rows, measure = [], GradientMeasurement.measure
+        rows, measure = [], ForgettingTerms.measure
 
         def counted(self, indices):
             if limit is not None and len(rows) >= limit:
@@ -329,12 +329,12 @@ def test_a_preparation_killed_while_scoring_goes_on_from_its_shards(
             rows.extend(indices)
             return measure(self, indices)
 
-        settings = {"confidence_batch_size": 1, "confidence_shard_size": 1}
         with monkeypatch.context() as patch:
-            patch.setattr(GradientMeasurement, "measure", counted)
+            patch.setattr(shards, "SHARD_SIZE", 1)
+            patch.setattr(ForgettingTerms, "measure", counted)
             trainer = LWFTrainer(
                 make_model(),
-                config(folder, **settings),
+                config(folder, confidence_batch_size=1),
                 train_dataset=learning,
                 processing_class=tokenizer,
                 forget_dataset=forgetting,

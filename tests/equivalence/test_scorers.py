@@ -15,9 +15,14 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from exact import exact
 from graceful_forgetting.confidence import score_confidence
-from graceful_forgetting.confidence.line_search import GRID
+from graceful_forgetting.confidence.forgetting_terms import GRID
+from graceful_forgetting.confidence.learning_gradient import LearningProducts
+from graceful_forgetting.confidence.losses import Losses, ReferenceLosses
+from graceful_forgetting.confidence.pairwise import directions, parameters_before_output
+from graceful_forgetting.confidence.scorer import Measured, Scorer
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
+from graceful_forgetting.gradients.oracle import oracle_gradients
 from graceful_forgetting.lab.bench.architectures import build, random_rows
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
@@ -89,13 +94,12 @@ def terms_of(
     return float(loss.detach()), product, square, norm, summed
 
 
-@pytest.mark.parametrize("engine", ["batched", "oracle"])
 @pytest.mark.parametrize("rule", ["fixed", "crossover", "polyak"])
 def test_gradient_scorers_follow_their_formulas(
-    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, rule: str, engine: str
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, rule: str
 ) -> None:
     def scored(scorer: str) -> Dataset:
-        config = ConfidenceConfig(scorer=scorer, step_size=0.7, step_size_rule=rule, batch_size=3, engine=engine)
+        config = ConfidenceConfig(scorer=scorer, step_size=0.7, step_size_rule=rule, batch_size=3)
         return score_confidence(model, rows, posterior, config)
 
     lwf, linear, overlap = scored("lwf"), scored("linear"), scored("overlap")
@@ -203,9 +207,8 @@ def test_interference_and_loss_are_losses_of_the_two_models(
     assert again["forgetting_confidence"][:] == scored["forgetting_confidence"][:]
 
 
-@pytest.mark.parametrize("engine", ["batched", "oracle"])
 def test_gradient_cosine_opposes_the_mean_learning_gradient(
-    model: PreTrainedModel, rows: Dataset, engine: str, tmp_path: Path
+    model: PreTrainedModel, rows: Dataset, tmp_path: Path
 ) -> None:
     reference = exact(model)
 
@@ -215,7 +218,7 @@ def test_gradient_cosine_opposes_the_mean_learning_gradient(
 
     learning, knowledge = rows.select([0, 3]), rows.select([0, 1, 2, 4])
     mean = (gradient(learning[0]) + gradient(learning[1])) / 2
-    config = ConfidenceConfig(scorer="gradient_cosine", batch_size=3, engine=engine)
+    config = ConfidenceConfig(scorer="gradient_cosine", batch_size=3)
     scored = score_confidence(model, knowledge, None, config, learning=learning, resume_dir=tmp_path)
     expected = [-torch.cosine_similarity(gradient(row), mean, dim=0).item() for row in knowledge]
     assert scored["forgetting_confidence"][:] == pytest.approx(expected, rel=1e-4, abs=1e-6)
@@ -223,7 +226,7 @@ def test_gradient_cosine_opposes_the_mean_learning_gradient(
     for column in ("confidence_constant", "confidence_linear", "confidence_quadratic", "step_size", "reference_loss"):
         assert scored[column][:] == [None] * len(knowledge)
     assert all(parameter.grad is None for parameter in model.parameters())
-    conflict = ConfidenceConfig(scorer="gradient_conflict", batch_size=3, engine=engine)
+    conflict = ConfidenceConfig(scorer="gradient_conflict", batch_size=3)
     scored = score_confidence(model, knowledge, None, conflict, learning=learning)
     expected = [-(gradient(row) @ mean).item() for row in knowledge]
     # Products that cancel are judged by the largest.
@@ -235,9 +238,8 @@ def test_gradient_cosine_opposes_the_mean_learning_gradient(
         score_confidence(model, knowledge, None, config)
 
 
-@pytest.mark.parametrize("engine", ["batched", "oracle"])
 def test_pairwise_conflict_is_the_worst_of_single_learning_examples(
-    model: PreTrainedModel, rows: Dataset, engine: str, tmp_path: Path
+    model: PreTrainedModel, rows: Dataset, tmp_path: Path
 ) -> None:
     reference = exact(model)
     head = reference.get_output_embeddings().weight
@@ -248,7 +250,7 @@ def test_pairwise_conflict_is_the_worst_of_single_learning_examples(
         return torch.cat([g.flatten() for g in found])
 
     learning, knowledge = rows.select([0, 3]), rows.select([0, 1, 2, 4])
-    config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=3, engine=engine)
+    config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=3)
     scored = score_confidence(model, knowledge, None, config, learning=learning, resume_dir=tmp_path)
     expected = [
         max(-torch.cosine_similarity(gradient(row), gradient(example), dim=0).item() for example in learning)
@@ -268,13 +270,12 @@ def test_pairwise_conflict_is_the_worst_of_single_learning_examples(
 
 def test_pairwise_conflict_of_experts_that_few_rows_reach() -> None:
     model = build("Qwen3-MoE")
-    learning = random_rows(3, seed=4)
-
-    def scored(engine: str) -> list[float]:
-        config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=2, engine=engine)
-        return score_confidence(model, random_rows(5), None, config, learning=learning)["forgetting_confidence"][:]
-
-    assert scored("batched") == pytest.approx(scored("oracle"), rel=1e-4, abs=1e-6)
+    rows, learning = random_rows(5), random_rows(3, seed=4)
+    config = ConfidenceConfig(scorer="pairwise_conflict", batch_size=2)
+    found = score_confidence(model, rows, None, config, learning=learning)["forgetting_confidence"][:]
+    names = list(parameters_before_output(model))
+    own, others = (directions(oracle_gradients(model, part, names)[1]) for part in (rows, learning))
+    assert found == pytest.approx((-(own @ others.mT).amin(dim=1)).tolist(), rel=1e-4, abs=1e-6)
 
 
 def test_random_scores_follow_the_seed_and_nothing_else(make_model: MakeModel, rows: Dataset) -> None:
@@ -302,6 +303,25 @@ def test_every_scorer_adds_the_same_columns(
         assert again.column_names == scored.column_names
 
 
+def test_a_scorer_reads_several_measurements_and_what_they_share_is_measured_once(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Both(Scorer):
+        reads = (Losses, ReferenceLosses, LearningProducts)
+
+        def score(self, measured: Measured) -> Tensor:
+            return measured["reference_loss"] - measured["loss"] - measured["learning_cosine"]
+
+    def scored(scorer: str) -> Tensor:
+        found = score_confidence(model, rows, posterior, ConfidenceConfig(scorer=scorer, batch_size=3), learning=rows)
+        return torch.tensor(found["forgetting_confidence"][:], dtype=torch.float64)
+
+    expected = scored("interference") + scored("gradient_cosine")
+    monkeypatch.setitem(SCORERS, "loss", Both())
+    monkeypatch.setattr(Losses, "measure", None)
+    torch.testing.assert_close(scored("loss"), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("rule", ["fixed", "crossover", "polyak", "line_search"])
 def test_streamed_weights_give_the_scores_of_resident_ones(
     model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset, rule: str, tmp_path: Path
@@ -314,11 +334,10 @@ def test_streamed_weights_give_the_scores_of_resident_ones(
         return score_confidence(model, rows, mapped, config)["forgetting_confidence"][:]
 
     resident = scored()
-    assert scored(weights_placement="streamed") == pytest.approx(resident, rel=1e-6)
-    halved = scored(weights_dtype="bfloat16")
+    assert scored(weights="streamed") == pytest.approx(resident, rel=1e-6)
+    halved = scored(weights="bfloat16")
     assert halved != resident
     assert halved == pytest.approx(resident, rel=1e-2)
-    assert scored(weights_dtype="bfloat16", weights_placement="streamed") == pytest.approx(halved, rel=1e-6)
 
 
 # Which parameters -----------------------------------------------------------------------------------------------------
@@ -374,7 +393,7 @@ def test_merged_streamed_embedding_rows_count_the_adapter(make_model: MakeModel,
     base, reference = lora(make_model(), 1, 0.05), lora(make_model(), 1, 0.1)
     posterior = estimate_posterior(base, reference, rows, PosteriorConfig(parameter_space="merged"))
     resident = score_confidence(base, rows, posterior)["confidence_linear"][:]
-    streamed = score_confidence(base, rows, posterior, ConfidenceConfig(weights_placement="streamed"))
+    streamed = score_confidence(base, rows, posterior, ConfidenceConfig(weights="streamed"))
     assert streamed["confidence_linear"][:] == pytest.approx(resident, rel=1e-5)
 
 

@@ -3,6 +3,7 @@
 The interpreter has to be asked for before Triton is imported, so tests run in it in a process of their own.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graceful_forgetting.gradients.kernels import gpu
+from graceful_forgetting.gradients.kernels import gpu, gradient_kernel
+from graceful_forgetting.gradients.kernels.agreement import disagreement
 from graceful_forgetting.gradients.kernels.gpu import Tiling, add_squares, confidence_terms
 
 needs_triton = pytest.mark.skipif(
@@ -32,7 +34,7 @@ def device() -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         pytest.skip("no GPU; test_in_the_interpreter runs this test without one")
-    if not gpu.available(torch.device("cuda")):
+    if gpu.triton_kernel(torch.device("cuda")) is None:
         pytest.fail("there is a GPU, but the kernels do not run on it; the log says why")
     return torch.device("cuda")
 
@@ -207,20 +209,86 @@ def test_weights_that_do_not_fit() -> None:
 
 
 def test_not_available_on_a_cpu() -> None:
-    assert not gpu.available(torch.device("cpu"))
+    assert gpu.triton_kernel(torch.device("cpu")) is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which Triton works")
-@pytest.mark.parametrize(("capability", "reason"), [((9, 0), "CUDA"), ((7, 5), "(7, 5), which is too old")])
+@pytest.mark.parametrize(("capability", "reason"), [((9, 0), "CUDA"), ((7, 5), "(7, 5) is too old")])
 def test_a_gpu_on_which_triton_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: tuple[int, int], reason: str
 ) -> None:
     """The torch path is taken, and why is said once."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    gpu._runs.cache_clear()
+    gpu._compared.cache_clear()
     for _ in range(2):
-        assert not gpu.available(torch.device("cuda", 0))
-    gpu._runs.cache_clear()
+        assert gpu.triton_kernel(torch.device("cuda", 0)) is None
+    gpu._compared.cache_clear()
     (record,) = caplog.records
-    assert "slower torch path on cuda:0" in record.message
+    assert "Scoring on cuda:0 without its Triton kernel, which is slower" in record.message
     assert reason in record.message
+
+
+@needs_triton
+def test_kernel_agrees_with_torch(device: torch.device) -> None:
+    """What is asked on a device before the kernel is used there."""
+    types = [torch.float32, torch.bfloat16]
+    assert disagreement(gpu.TritonKernel(), device, types) is None
+
+
+@needs_triton
+@pytest.mark.parametrize("sums", ["confidence_terms", "add_squares"])
+def test_kernel_that_disagrees_is_found(device: torch.device, monkeypatch: pytest.MonkeyPatch, sums: str) -> None:
+    """The kernels on all but the last column, as with a tile that is masked wrongly."""
+    right_ones = getattr(gpu, sums)
+
+    def wrong(left: Tensor, right: Tensor, *others: Tensor) -> object:
+        right = right.clone()
+        right[..., -1] = 0
+        return right_ones(left, right, *others)
+
+    monkeypatch.setattr(gpu, sums, wrong)
+    assert "gradients of 13 x 83 in torch.float32" in str(disagreement(gpu.TritonKernel(), device, [torch.float32]))
+
+
+class TorchKernel:
+    """The sums in torch on the CPU, whatever the device; `factor` makes them wrong."""
+
+    factor = 1.0
+
+    def terms(
+        self, left: Tensor, right: Tensor, v: Tensor, f: Tensor, *, norms: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        full = gradients(left, right)
+        squares = full**2
+        sums = ((full * v).sum(dim=(1, 2)), (squares * f).sum(dim=(1, 2)), squares.sum(dim=(1, 2)))
+        return sums[0], self.factor * sums[1], sums[2] if norms else None
+
+    def add_squares(self, left: Tensor, right: Tensor, weights: Tensor, totals: Tensor) -> Tensor:
+        weighted = gradients(left, right) ** 2 * weights[:, None, None]
+        totals += weighted.sum(dim=0)
+        return weighted.sum(dim=(1, 2))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_a_kernel_is_used_only_where_it_agrees(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, factor: float
+) -> None:
+    """On a GPU that is the CPU by another name."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(gpu, "TritonKernel", TorchKernel)
+    monkeypatch.setattr(TorchKernel, "factor", factor)
+    compare = gpu.disagreement
+    monkeypatch.setattr(gpu, "disagreement", lambda kernel, _, types: compare(kernel, torch.device("cpu"), types))
+    gpu._compared.cache_clear()
+    with caplog.at_level(logging.INFO, logger="graceful_forgetting"):
+        used = [gradient_kernel(torch.device("cuda", 0)) for _ in range(2)]
+    gpu._compared.cache_clear()
+    (record,) = caplog.records
+    if factor == 1.0:
+        assert all(isinstance(kernel, TorchKernel) for kernel in used)
+        assert record.levelno == logging.INFO
+        assert "with its Triton kernel, which agrees with torch there" in record.message
+    else:
+        assert used == [None, None]
+        assert record.levelno == logging.WARNING
+        assert "it computes Σ F g² of 3 gradients of 13 x 83 in torch.float32 wrong" in record.message

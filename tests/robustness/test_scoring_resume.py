@@ -1,6 +1,6 @@
 """Long scoring runs: killed and resumed, estimated before they start, refused when they cannot fit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,22 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from graceful_forgetting.confidence import score_confidence
-from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement
+from graceful_forgetting.confidence import score_confidence, shards
+from graceful_forgetting.confidence.forgetting_terms import ForgettingTerms, LineSearchTerms
+from graceful_forgetting.confidence.losses import Losses, ReferenceLosses
+from graceful_forgetting.confidence.scorer import Measurement
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.gradients import memory as estimate
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 LONG = 30
-CONFIG = ConfidenceConfig(batch_size=2, shard_size=4)
+CONFIG = ConfidenceConfig(batch_size=2)
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_SIZE", 4)
 
 
 @pytest.fixture
@@ -52,7 +59,7 @@ class Counter:
         self.left: int | None = None
         measure = kind.measure
 
-        def counted(this: GradientMeasurement, indices: Sequence[int]) -> Tensor:
+        def counted(this: Measurement, indices: Sequence[int]) -> Mapping[str, Tensor]:
             if self.left == 0:
                 raise KeyboardInterrupt
             if self.left is not None:
@@ -69,7 +76,7 @@ def test_a_killed_run_goes_on_from_its_last_shard(
 ) -> None:
     config = replace(CONFIG, step_size_rule=rule)
     whole = score_confidence(model, rows, posterior, config)
-    counter = Counter(monkeypatch, GradientMeasurement)
+    counter = Counter(monkeypatch, ForgettingTerms)
     counter.left = 8  # three of them are the pilot: the shortest, longest and middling batch
     with pytest.raises(KeyboardInterrupt):
         score_confidence(model, rows, posterior, config, resume_dir=tmp_path)
@@ -91,7 +98,7 @@ def test_shards_of_other_work_are_not_taken_up(
     model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, tmp_path: Path, monkeypatch
 ) -> None:
     score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path)
-    counter = Counter(monkeypatch, GradientMeasurement)
+    counter = Counter(monkeypatch, ForgettingTerms)
     # The same measurement serves other scorers and step sizes.
     for same in (replace(CONFIG, step_size=3.0, scorer="overlap"), replace(CONFIG, step_size_rule="crossover")):
         found = score_confidence(model, rows, posterior, same, resume_dir=tmp_path)
@@ -100,7 +107,7 @@ def test_shards_of_other_work_are_not_taken_up(
         counter.rows = 0
     precision = {name: 2 * values for name, values in posterior.precision.items()}
     doubled = LearningPosterior(posterior.mean, precision, posterior.metadata)
-    polyak = ConfidenceConfig(batch_size=2, shard_size=4, step_size_rule="polyak")
+    polyak = ConfidenceConfig(batch_size=2, step_size_rule="polyak")
     reordered = rows.select(list(reversed(range(LONG))))
     for work in ((rows, doubled, CONFIG), (rows, posterior, polyak), (reordered, posterior, CONFIG)):
         counter.rows = 0
@@ -114,7 +121,7 @@ def test_a_damaged_shard_is_made_again(
     whole = score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path)
     victim = sorted(tmp_path.iterdir())[2]
     victim.write_bytes(victim.read_bytes()[:40])
-    counter = Counter(monkeypatch, GradientMeasurement)
+    counter = Counter(monkeypatch, ForgettingTerms)
     assert score_confidence(model, rows, posterior, CONFIG, resume_dir=tmp_path).to_dict() == whole.to_dict()
     assert counter.rows == 4
 
@@ -136,7 +143,7 @@ def test_memory_and_time_are_announced_before_the_work(
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({}, r"weights_placement='streamed'"),
+        ({}, r"weights='streamed'"),
         ({"step_size_rule": "line_search"}, r"step_size_rule='polyak'"),
         ({"scorer": "interference"}, "last_blocks"),
         ({"scorer": "loss", "batch_size": 8}, r"lower batch_size \(8\)"),
@@ -151,19 +158,20 @@ def test_what_cannot_fit_is_refused_with_the_numbers(
     remedy: str,
 ) -> None:
     monkeypatch.setattr(estimate, "available_bytes", lambda _: 2**10)
-    counters = [Counter(monkeypatch, kind) for kind in (GradientMeasurement, ForwardMeasurement)]
+    kinds = (ForgettingTerms, LineSearchTerms, Losses, ReferenceLosses)
+    counters = [Counter(monkeypatch, kind) for kind in kinds]
     config = ConfidenceConfig(**{"batch_size": 2, **settings})
     with pytest.raises(ValueError, match=rf"does not fit: about [\d.]+ MiB of memory on cpu .*0\.0 MiB free.*{remedy}"):
         score_confidence(model, rows, posterior, config)
-    assert [counter.rows for counter in counters] == [0, 0]
+    assert [counter.rows for counter in counters] == [0, 0, 0, 0]
 
 
 def test_the_estimate_grows_with_the_batch_and_shrinks_with_streaming(
     model: LlamaForCausalLM, posterior: LearningPosterior, rows: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[estimate.MemoryEstimate] = []
-    monkeypatch.setattr(estimate.MemoryEstimate, "require_fit", lambda self, _: found.append(self))
-    for settings in ({"batch_size": 2}, {"batch_size": 4}, {"weights_placement": "streamed"}):
+    monkeypatch.setattr(estimate.MemoryEstimate, "require_fit", lambda self, *_: found.append(self))
+    for settings in ({"batch_size": 2}, {"batch_size": 4}, {"weights": "streamed"}):
         score_confidence(model, rows, posterior, ConfidenceConfig(**settings))
     small, large, streamed = found
     assert large.activations == 2 * small.activations

@@ -5,19 +5,14 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.data import (
     collate,
     require_pad_token,
-    sequence_losses,
     tokenize_dataset,
     tokenize_prompt,
 )
@@ -218,38 +213,6 @@ def test_collate_refuses_what_has_no_loss():
     rows = [{"input_ids": [5, 6], "labels": [-100, 6]}, {"input_ids": [5, 6], "labels": [5, -100]}]
     with pytest.raises(ValueError, match="row 1 of the batch"):
         collate(rows, 0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_sequence_losses_equal_a_loop_over_rows(data):
-    batch, length, vocabulary = data.draw(st.tuples(st.integers(1, 4), st.integers(2, 6), st.integers(2, 9)))
-    logits = torch.randn(
-        batch, length, vocabulary, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    )
-    token = st.one_of(st.just(-100), st.integers(0, vocabulary - 1))
-    labels = torch.tensor(
-        data.draw(st.lists(st.lists(token, min_size=length, max_size=length), min_size=batch, max_size=batch))
-    )
-    losses = sequence_losses(logits, labels)
-    assert losses.shape == (batch,)
-    for row in range(batch):
-        counted = [t for t in range(1, length) if labels[row, t] != -100]
-        if not counted:
-            assert losses[row].isnan()
-            continue
-        terms = [-F.log_softmax(logits[row, t - 1], dim=-1)[labels[row, t]] for t in counted]
-        torch.testing.assert_close(losses[row], torch.stack(terms).mean())
-
-
-def test_sequence_losses_are_float32_and_differentiable():
-    logits = torch.randn(2, 4, 8, dtype=torch.bfloat16, requires_grad=True)
-    labels = torch.tensor([[-100, 1, 2, -100], [-100, -100, -100, 3]])
-    losses = sequence_losses(logits, labels)
-    assert losses.dtype == torch.float32
-    losses.sum().backward()
-    counts = (logits.grad != 0).any(dim=-1)
-    assert counts.tolist() == [[True, True, False, False], [False, False, True, False]]
 
 
 def test_pad_token_falls_back_to_eos(caplog):

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 import graceful_forgetting
 from graceful_forgetting import config
 from graceful_forgetting.cli import command_line
 from graceful_forgetting.cli.commands import DEMO_RECIPE
-from graceful_forgetting.confidence.scorer import Measured
 from graceful_forgetting.lab.base_model import BaseModelConfig
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runs.recipe import parse_recipe, recipe_fields
-from graceful_forgetting.unlearning.objectives import UnlearningBatch
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -169,29 +166,6 @@ def test_python_compiles_and_its_imports_resolve(shown):
     exec(imported(shown), names)
     aliases = [a for node in ast.parse(imported(shown)).body for a in node.names]
     assert {(a.asname or a.name).split(".")[0] for a in aliases} <= names.keys()
-
-
-def test_example_methods_compute_what_they_say():
-    page = (DOCS / "how-to" / "add-a-method.md").read_text(encoding="utf-8")
-    names: dict = {}
-    for match in _BLOCK.finditer(page):
-        if match.group(1) == "python":
-            exec(match.group(3), names)
-    nothing = torch.full((2,), torch.nan)
-    fields = {field.name: nothing for field in dataclasses.fields(Measured)}
-    losses = {"loss": torch.tensor([2.0, 0.5]), "reference_loss": torch.tensor([3.0, 0.5])}
-    measured = Measured(**{**fields, **losses})
-    assert names["RelativeInterferenceScorer"]().score(measured).tolist() == [0.5, 0.0]
-
-    log_probs = torch.tensor([[-1.0, -3.0], [-2.0, 0.0]])
-    batch = UnlearningBatch(log_probs=log_probs, mask=torch.tensor([[True, True], [True, False]]))
-    values = names["LogAscent"]().values(batch)
-    torch.testing.assert_close(values, -torch.log(torch.tensor([3.0, 3.0])))
-
-    rows = graceful_forgetting.select_for_unlearning(
-        names["with_scores"](names["Dataset"].from_dict({"prompt": ["a", "b"]}), [0.0, 1.0]), count=1
-    )
-    assert rows["prompt"] == ["b"]
 
 
 @pytest.mark.parametrize("words", [["fields"], ["env"], ["tasks", "list"], ["world", "list"]], ids=" ".join)

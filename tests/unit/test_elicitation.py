@@ -20,9 +20,10 @@ from transformers import (
 )
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.data import collate, sequence_losses, tokenize_dataset
+from graceful_forgetting.data import collate, tokenize_dataset
 from graceful_forgetting.elicitation import backends, elicit_self_knowledge, elicit_with_counts
 from graceful_forgetting.generation import complete, generate_completions
+from graceful_forgetting.gradients.token_loss import sequence_losses
 
 VOCABULARY = 40
 PROMPTS = ["w3", "w4 w5 w6 w7 w8 w9 w10", "w11 w12", "w13 w14 w15", "w16 w17 w18 w19 w20", "w21 w22", "w30"]

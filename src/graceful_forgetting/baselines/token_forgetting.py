@@ -7,14 +7,13 @@ import numpy
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from graceful_forgetting.baselines.baseline import Baseline, BaselineContext, LearningBatch, Need
-from graceful_forgetting.confidence.measure import exchanged, in_place_of
+from graceful_forgetting.confidence.losses import exchanged, in_place_of
 from graceful_forgetting.data import IGNORE_INDEX
 from graceful_forgetting.gradients.rows import load_batch
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, token_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
 
 
@@ -40,9 +39,9 @@ class TokenForgetting(Baseline):
         self.weight = context.args.baseline_strength
         batch_size = context.args.confidence_batch_size
         rows = context.learning.select_columns(["input_ids", "labels"])
-        base = token_losses(context.model, rows, batch_size)
+        base = row_token_losses(context.model, rows, batch_size)
         with exchanged(context.model, in_place_of(context.model, context.posterior.mean)):
-            reference = token_losses(context.model, rows, batch_size)
+            reference = row_token_losses(context.model, rows, batch_size)
         scores = torch.cat([b - r for b, r in zip(base, reference, strict=True)])
         count = round(context.args.baseline_positive_share * len(scores))
         if not 0 < count < len(scores):
@@ -70,7 +69,7 @@ class TokenForgetting(Baseline):
         return weights
 
 
-def token_losses(model: PreTrainedModel, rows: Dataset, batch_size: int) -> list[Tensor]:
+def row_token_losses(model: PreTrainedModel, rows: Dataset, batch_size: int) -> list[Tensor]:
     """−log p of every counted token of each row, (tokens,) float32 on the CPU; the model is left as it was.
 
     Args:
@@ -83,9 +82,8 @@ def token_losses(model: PreTrainedModel, rows: Dataset, batch_size: int) -> list
             indices = range(start, min(start + batch_size, len(rows)))
             batch = load_batch(rows, indices, model.device)
             positions, targets = counted_targets(batch)
-            logits = counted_logits(model, batch, positions).float()
-            losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORE_INDEX, reduction="none")
-            found += [row[kept].cpu() for row, kept in zip(losses, targets != IGNORE_INDEX, strict=True)]
+            losses = token_losses(counted_logits(model, batch, positions), targets)
+            found += losses.cpu().split((targets != IGNORE_INDEX).sum(dim=1).tolist())
     return found
 
 

@@ -1,21 +1,19 @@
 """Gradients of samples measured against the mean gradient of the learning task."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.measure import COSINE, LEARNING_PRODUCT, LOSS, Measurement, empty
-from graceful_forgetting.config import ConfidenceConfig
+from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
 from graceful_forgetting.gradients.engine import PerSampleEngine
-from graceful_forgetting.gradients.oracle import oracle_confidence_terms
+from graceful_forgetting.gradients.memory import MemoryEstimate, backward_bytes
 from graceful_forgetting.gradients.reducers import ConfidenceTerms
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.token_loss import mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
 
 
@@ -36,8 +34,7 @@ def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) ->
     with differentiating(model, parameters), torch.enable_grad():
         for indices in batches(lengths, batch_size):
             batch = load_batch(learning, indices, model.device)
-            positions, targets = counted_targets(batch)
-            loss = mean_nll(counted_logits(model, batch, positions), targets).sum() / len(lengths)
+            loss = mean_losses(model, batch).sum() / len(lengths)
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, found, strict=True):
                 if gradient is not None:
@@ -45,44 +42,46 @@ def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) ->
     return totals
 
 
-class LearningMeasurement(Measurement):
-    """L(x), and of ∇L(x) and the mean learning gradient ḡ the inner product and the cosine.
+class LearningProducts(Measurement):
+    """`loss` L(x), `learning_product` ⟨g, ḡ⟩ and `learning_cosine` ⟨g, ḡ⟩ / (‖ḡ‖ ‖g‖), 0 where either gradient is 0.
 
-    The cosine is ⟨ḡ, g⟩ / (‖ḡ‖ ‖g‖), and 0 where either is 0.
-
-    Args:
-        gradient: ḡ by name.
+    g = ∇L(x), ḡ the mean gradient of the learning rows, of every parameter that requires a gradient, at θ_base.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, rows: Dataset, gradient: dict[str, Tensor], config: ConfidenceConfig
-    ) -> None:
-        super().__init__()
-        self._model, self._rows, self._gradient = model, rows, gradient
+    columns = ("loss", "learning_product", "learning_cosine")
+    needs = frozenset({Need.LEARNING})
+
+    _engine: PerSampleEngine
+    _terms: ConfidenceTerms
+    _norm: Tensor
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self._trained = {name: p.numel() for name, p in inputs.model.named_parameters() if p.requires_grad}
+
+    def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
+        activations = backward_bytes(self.inputs.model, row, batch_size, self.parameters())
+        # The mean gradient, and that of one batch while it is formed.
+        copies = 2 * 4 * sum(self._trained.values())
+        return MemoryEstimate.on(self.inputs.model, activations, copies=copies)
+
+    def parameters(self) -> list[str]:
+        return list(self._trained)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        model, learning = self.inputs.model, self.inputs.learning
+        assert learning is not None
+        gradient = mean_gradient(model, learning, self.inputs.config.batch_size)
         self._norm = torch.stack([part.double().square().sum().cpu() for part in gradient.values()]).sum().sqrt()
-        parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-        self._engine = PerSampleEngine(model, gradient, strict=config.strict)
-        oracle = config.engine == "oracle"
-        self._terms = None if oracle else ConfidenceTerms(gradient, gradient, parameters, norms=True)
+        self._terms = ConfidenceTerms(gradient, gradient, dict(model.named_parameters()), norms=True)
+        with PerSampleEngine(model, gradient) as self._engine:
+            yield
 
-    def _prepared(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._terms is None else self._engine
-
-    def measure(self, indices: Sequence[int]) -> Tensor:
-        values = empty(indices)
-        if self._terms is None:
-            chosen = self._rows.select(indices)
-            gradient = {name: part.cpu() for name, part in self._gradient.items()}
-            # Σ F g² with F = 1 is ‖g‖².
-            ones = {name: torch.ones(()).expand(part.shape) for name, part in gradient.items()}
-            values[:, LOSS], product, square = oracle_confidence_terms(self._model, chosen, gradient, ones)
-        else:
-            batch = load_batch(self._rows, indices, self._model.device)
-            values[:, LOSS] = self._engine.run(batch, self._terms).cpu()
-            assert self._terms.norms is not None
-            product, square = self._terms.linear.cpu(), self._terms.norms.cpu()
-        values[:, LEARNING_PRODUCT] = product
-        norms = square.sqrt() * self._norm
+    def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
+        loss = self._engine.run(self.inputs.batch(indices), self._terms)
+        assert self._terms.norms is not None
+        product, norms = self._terms.linear.cpu(), self._terms.norms.cpu().sqrt() * self._norm
         # A gradient that is not finite must stay so, to be reported.
-        values[:, COSINE] = torch.where(norms == 0, 0.0, product / norms)
-        return values
+        cosine = torch.where(norms == 0, 0.0, product / norms)
+        return {"loss": loss, "learning_product": product, "learning_cosine": cosine}

@@ -1,19 +1,18 @@
 """Gradients of samples measured against that of every single learning example."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.measure import LEAST_COSINE, LOSS, Measurement, empty
+from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
 from graceful_forgetting.gradients.diagnosis import not_finite
 from graceful_forgetting.gradients.engine import PerSampleEngine
-from graceful_forgetting.gradients.oracle import oracle_gradients
-from graceful_forgetting.gradients.projection import ProjectedGradients
+from graceful_forgetting.gradients.memory import MemoryEstimate, backward_bytes
+from graceful_forgetting.gradients.projection import ProjectedGradients, projection_bytes
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 
 # Numbers held of all learning examples together (2 GiB); of a single one never fewer than the second, since the least
@@ -53,7 +52,6 @@ class LearningDirections:
         learning: tokenised (`input_ids`, `labels`); rows in which no token counts are left out.
         batch_size: rows per forward and backward pass; does not change the result but by rounding.
         width: numbers held of each gradient at most; see `feature_width`.
-        strict: refuse a model that needs the slow path.
 
     Attributes:
         parameters: by name.
@@ -66,15 +64,13 @@ class LearningDirections:
         FloatingPointError: a learning example whose gradient is not finite, by row and parameter.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, learning: Dataset, batch_size: int, width: int, *, strict: bool = False
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, learning: Dataset, batch_size: int, width: int) -> None:
         lengths = usable_rows(learning, model, argument="learning")
         self.parameters = parameters_before_output(model)
         self.projection = ProjectedGradients(self.parameters, width)
         self.directions = torch.empty(len(lengths), self.projection.width, device=model.device)
         done, wrong = 0, []
-        with PerSampleEngine(model, self.parameters, strict=strict) as engine:
+        with PerSampleEngine(model, self.parameters) as engine:
             for indices in batches(lengths, batch_size):
                 engine.run(load_batch(learning, indices, model.device), self.projection)
                 finite = self.projection.features.isfinite().all(dim=1).tolist()
@@ -91,41 +87,49 @@ def directions(vectors: Tensor) -> Tensor:
     return vectors / torch.where(norms == 0, 1.0, norms)
 
 
-class PairwiseMeasurement(Measurement):
-    """L(x), and the least cosine of ∇L(x) and ∇L(r) over the learning examples r; 0 where either gradient is 0."""
+class LeastCosines(Measurement):
+    """`loss` L(x), and `least_cosine`: the least cosine of ∇L(x) and ∇L(r) over the learning examples r.
 
-    def __init__(self, model: PreTrainedModel, rows: Dataset, learning: LearningDirections, strict: bool) -> None:
-        super().__init__()
-        self._model, self._rows, self._learning = model, rows, learning
-        self._engine = PerSampleEngine(model, learning.parameters, strict=strict)
+    Of the parameters before the output layer, at θ_base; 0 where either gradient is 0.
+    """
 
-    def _prepared(self) -> AbstractContextManager[Any]:
-        return self._engine
+    columns = ("loss", "least_cosine")
+    needs = frozenset({Need.LEARNING})
 
-    def measure(self, indices: Sequence[int]) -> Tensor:
-        values, batch = empty(indices), load_batch(self._rows, indices, self._model.device)
-        values[:, LOSS] = self._engine.run(batch, self._learning.projection).cpu()
+    _engine: PerSampleEngine
+    _learning: LearningDirections
+
+    def __init__(self, inputs: Inputs, width: int | None = None) -> None:
+        """width: numbers held of each gradient at most; default: see `feature_width`."""
+        super().__init__(inputs)
+        assert inputs.learning is not None
+        self._rows, self._compared = inputs.learning, parameters_before_output(inputs.model)
+        self._width = width or feature_width(self._compared, len(self._rows), inputs.config.batch_size)
+
+    @property
+    def kept(self) -> int:
+        """Numbers that are held of each gradient."""
+        return self._learning.projection.width
+
+    def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
+        activations = backward_bytes(self.inputs.model, row, batch_size, self.parameters())
+        # Directions of all learning examples; of a batch, the gradients as they come and at length 1.
+        copies = 4 * self._width * (len(self._rows) + 2 * batch_size)
+        copies += projection_bytes(self._compared, self._width)
+        return MemoryEstimate.on(self.inputs.model, activations, copies=copies)
+
+    def parameters(self) -> list[str]:
+        return list(self._compared)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        model = self.inputs.model
+        self._learning = LearningDirections(model, self._rows, self.inputs.config.batch_size, self._width)
+        with PerSampleEngine(model, self._learning.parameters) as self._engine:
+            yield
+
+    def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
+        loss = self._engine.run(self.inputs.batch(indices), self._learning.projection)
         found = directions(self._learning.projection.features)
         # What is not finite stays so, to be reported.
-        values[:, LEAST_COSINE] = (found @ self._learning.directions.mT).amin(dim=1).cpu()
-        return values
-
-
-class PairwiseOracle(Measurement):
-    """As `PairwiseMeasurement`, from one backward pass a sample, nothing projected; slow, for checks."""
-
-    def __init__(self, model: PreTrainedModel, rows: Dataset, learning: Dataset) -> None:
-        super().__init__()
-        self._model, self._rows = model, rows
-        self._names = list(parameters_before_output(model))
-        usable = learning.select(list(usable_rows(learning, model, argument="learning")))
-        self._directions = directions(oracle_gradients(model, usable, self._names)[1])
-
-    def _prepared(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def measure(self, indices: Sequence[int]) -> Tensor:
-        values = empty(indices)
-        values[:, LOSS], gradients = oracle_gradients(self._model, self._rows.select(indices), self._names)
-        values[:, LEAST_COSINE] = (directions(gradients) @ self._directions.mT).amin(dim=1)
-        return values
+        return {"loss": loss, "least_cosine": (found @ self._learning.directions.mT).amin(dim=1)}

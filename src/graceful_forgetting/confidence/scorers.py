@@ -1,16 +1,126 @@
-"""The scorers by name."""
+"""The scorers, one formula each, and their names.
 
-from graceful_forgetting.confidence.gradient_conflict import GradientConflictScorer
-from graceful_forgetting.confidence.gradient_cosine import GradientCosineScorer
-from graceful_forgetting.confidence.interference import InterferenceScorer
-from graceful_forgetting.confidence.linear import LinearScorer
-from graceful_forgetting.confidence.loss import LossScorer
-from graceful_forgetting.confidence.lwf import LWFScorer
-from graceful_forgetting.confidence.overlap import OverlapScorer
-from graceful_forgetting.confidence.pairwise_conflict import PairwiseConflictScorer
-from graceful_forgetting.confidence.random import RandomScorer
-from graceful_forgetting.confidence.scorer import Scorer
+x is a piece of self-knowledge, L(x) its mean negative log-likelihood a token (nats), g = ∇L(x) at θ_base, θ*_L and F
+mean and precision of the learning task's posterior, Δ = θ_base − θ*_L, α the length of a step. Higher means forget
+first.
+"""
+
+import numpy
+import torch
+from torch import Tensor
+
+from graceful_forgetting.confidence.forgetting_terms import ForgettingTerms
+from graceful_forgetting.confidence.learning_gradient import LearningProducts
+from graceful_forgetting.confidence.losses import Losses, ReferenceLosses
+from graceful_forgetting.confidence.pairwise import LeastCosines
+from graceful_forgetting.confidence.scorer import Measured, Scorer
 from graceful_forgetting.config import ScorerName
+
+
+class LWFScorer(Scorer):
+    """Forgetting confidence: FC(x) = ½ Σ F Δ² − α ⟨F Δ, g⟩ + ½ α² Σ F g².
+
+    How far one step on x takes the model from the learning task's posterior. Jiang et al., *Graceful Forgetting in
+    Generative Language Models*, EMNLP 2025, arXiv 2505.19715.
+    """
+
+    reads = (ForgettingTerms,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return measured["constant"] + measured["linear"] + measured["quadratic"]
+
+
+class LinearScorer(Scorer):
+    """−α ⟨F Δ, g⟩: to first order, what a step on x adds to the distance from the posterior's mean."""
+
+    reads = (ForgettingTerms,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return measured["linear"]
+
+
+class OverlapScorer(Scorer):
+    """½ α² Σ F g²: how much of a step on x falls on parameters that the learning task depends on."""
+
+    reads = (ForgettingTerms,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return measured["quadratic"]
+
+
+class InterferenceScorer(Scorer):
+    """L(x; θ*_L) − L(x; θ_base), nats per token: high where the learning task overwrites what the base model knows."""
+
+    reads = (ReferenceLosses,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return measured["reference_loss"] - measured["loss"]
+
+
+class LossScorer(Scorer):
+    """L(x; θ_base), nats per token: high where the base model is unsure of its own answer."""
+
+    reads = (Losses,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return measured["loss"]
+
+
+class GradientConflictScorer(Scorer):
+    """−⟨g, ḡ_L⟩, ḡ_L the mean gradient of the learning rows at θ_base.
+
+    The rise of the learning loss for each unit of a descent step on x, to first order, and so its fall for a step of
+    ascent. It needs no reference run. The inner product of gradients is the influence of Pruthi et al., *Estimating
+    Training Data Influence by Tracing Gradient Descent*, NeurIPS 2020, arXiv 2002.08484, at one checkpoint and with the
+    opposite sign.
+
+    Relations: `GradientCosineScorer` is the same over both norms, and so ranks a sample that is hardly known like one
+    that is; `LinearScorer` is the same with F Δ in place of ḡ_L.
+    """
+
+    reads = (LearningProducts,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return -measured["learning_product"]
+
+
+class GradientCosineScorer(Scorer):
+    """−cos(g, ḡ_L), ḡ_L the mean gradient of the learning rows at θ_base: high where a step on x undoes learning.
+
+    Xia et al., *LESS: Selecting Influential Data for Targeted Instruction Tuning*, ICML 2024, arXiv 2402.04333, select
+    the data of highest cosine to learn from; here the lowest are unlearned. LESS takes Adam's update in place of the
+    training gradient, projects both at random, and sums over checkpoints; none of that here. A gradient of 0 scores 0.
+    """
+
+    reads = (LearningProducts,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return -measured["learning_cosine"]
+
+
+class PairwiseConflictScorer(Scorer):
+    """max_r −cos(g, ∇L(r)) over the single learning examples r, at θ_base, without the output layer.
+
+    A fact contradicts one other fact, not the mean of a task: what conflicts with one learning example and is
+    indifferent to the rest all but vanishes in `GradientCosineScorer`. The output layer is left out, since its gradient
+    tells which token is wanted, whatever was asked; the layers before tell what was asked. A gradient of 0 scores 0.
+
+    A maximum over examples, as in LESS, whose maximum is over subtasks, and of agreement in place of conflict.
+    """
+
+    reads = (LeastCosines,)
+
+    def score(self, measured: Measured) -> Tensor:
+        return -measured["least_cosine"]
+
+
+class RandomScorer(Scorer):
+    """Uniform in [0, 1), from the seed and the row's position: what the others are compared with."""
+
+    def score(self, measured: Measured) -> Tensor:
+        drawn = torch.from_numpy(numpy.random.default_rng(measured.seed).random(len(measured.usable)))
+        return drawn.masked_fill(~measured.usable, torch.nan)
+
 
 SCORERS: dict[ScorerName, Scorer] = {
     "lwf": LWFScorer(),

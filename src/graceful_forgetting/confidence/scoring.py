@@ -1,11 +1,8 @@
 """Stage 3 of the method: a score for every sample of self-knowledge."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING
 
 import pyarrow
 import torch
@@ -13,31 +10,12 @@ from datasets import Dataset, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.confidence import measure
-from graceful_forgetting.confidence.learning_gradient import LearningMeasurement, mean_gradient
-from graceful_forgetting.confidence.line_search import LineSearchMeasurement
-from graceful_forgetting.confidence.measure import ForwardMeasurement, GradientMeasurement, Measurement
-from graceful_forgetting.confidence.pairwise import (
-    LearningDirections,
-    PairwiseMeasurement,
-    PairwiseOracle,
-    feature_width,
-    parameters_before_output,
-)
-from graceful_forgetting.confidence.scorer import Measured, Need, crossover, reads_fisher
+from graceful_forgetting.confidence.scorer import Inputs, Measured, Measurement, Need
 from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.confidence.shards import Plan, ShardStore, measure_rows
-from graceful_forgetting.confidence.weights import DTYPES, ConfidenceWeights
 from graceful_forgetting.config import ConfidenceConfig
-from graceful_forgetting.gradients import memory as estimate
-from graceful_forgetting.gradients.diagnosis import not_finite
-from graceful_forgetting.gradients.parameters import ParameterValues
-from graceful_forgetting.gradients.projection import projection_bytes
-from graceful_forgetting.gradients.rows import load_batch, tokenised_rows, usable_rows
-from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
-
-if TYPE_CHECKING:  # the Fisher estimator, which the posterior is made with, uses this package's engine
-    from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.gradients.rows import tokenised_rows, usable_rows
+from graceful_forgetting.posterior import LearningPosterior
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +23,7 @@ logger = logging.getLogger(__name__)
 def score_confidence(
     model: PreTrainedModel,
     self_knowledge: Dataset,
-    posterior: "LearningPosterior | None",
+    posterior: LearningPosterior | None,
     config: ConfidenceConfig | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
     *,
@@ -85,11 +63,11 @@ def score_confidence(
         model: the base model, at θ_base.
         self_knowledge: any form that `graceful_forgetting.data.tokenize_dataset` takes.
         posterior: of the learning task, for this model; may be None for a scorer that does not need it.
-        config: scorer, step size, batch size, engine; default `ConfidenceConfig()`.
+        config: scorer, step size, batch size; default `ConfidenceConfig()`.
         processing_class: tokenizer; may be None where the data are tokenised.
         learning: tokenised rows (`input_ids`, `labels`) of the learning task; read by the scorers 'gradient_conflict',
             'gradient_cosine' and 'pairwise_conflict'.
-        resume_dir: folder for finished shards of `config.shard_size` samples; a second call with the same
+        resume_dir: folder for finished shards of 1024 samples; a second call with the same
             arguments goes on from there. The caller removes it.
         announce: receives the estimates of memory and time, before the work starts.
 
@@ -97,8 +75,8 @@ def score_confidence(
         ValueError: a posterior of another model, or none where the scorer needs one; no learning rows where it
             needs those; 'interference' with a posterior of some parameters only; step-size rule 'crossover' where no
             row has a crossover, or their median is 0, since all scores would be equal; weights that are not finite;
-            packed rows; a row that exceeds the model's context; no row in which a token counts; with `strict`, a
-            model with modules that no batched rule covers; more memory needed than is free.
+            packed rows; a row that exceeds the model's context; no row in which a token counts; more memory
+            needed than is free.
         FloatingPointError: a sample whose loss or gradient is not finite, by row and parameter.
     """
     config = config or ConfidenceConfig()
@@ -110,90 +88,40 @@ def score_confidence(
     rows = tokenised_rows(self_knowledge, processing_class, argument="self_knowledge")
     lengths = usable_rows(rows, model, argument="self_knowledge")
     if posterior is not None and Need.POSTERIOR in scorer.needs:
-        _check_posterior(model, posterior, config)
+        _check_posterior(model, posterior, config, scorer.needs)
     _check_weights(model)
+    if learning is not None and Need.LEARNING in scorer.needs:
+        learning = tokenised_rows(learning, None, argument="learning")
 
-    constant = math.nan
-    values = torch.full((len(rows), measure.WIDTH), torch.nan, dtype=torch.float64)
-    if scorer.needs:
-        plan = Plan.of(lengths, config.batch_size, config.shard_size)
-        row = load_batch(rows, plan.batches[0][:1], model.device)
-        together = min(config.batch_size, len(plan.batches[0]))
-        memory = _memory(
-            model, row, posterior, config, scorer.needs, together, 0 if learning is None else len(learning)
-        )
+    inputs = Inputs(model, rows, config, posterior, learning, announce)
+    measurements = _without_covered([measurement.of(inputs) for measurement in scorer.reads])
+    plan = Plan.of(lengths, config.batch_size)
+    for measurement in measurements:
+        memory = measurement.memory(inputs.batch(plan.batches[0][:1]), len(plan.batches[0]))
         announce(f"Scoring {len(lengths)} samples in {len(plan.batches)} batches: {memory}")
-        memory.require_fit(config)
-        measurement: Measurement
-        names = list(posterior.mean) if posterior is not None else []
-        if Need.PAIRS in scorer.needs:
-            assert learning is not None
-            examples = tokenised_rows(learning, None, argument="learning")
-            compared = parameters_before_output(model)
-            names = list(compared)
-            if config.engine == "oracle":
-                measurement = PairwiseOracle(model, rows, examples)
-            else:
-                width = feature_width(compared, len(examples), config.batch_size)
-                directions = LearningDirections(model, examples, config.batch_size, width, strict=config.strict)
-                measurement = PairwiseMeasurement(model, rows, directions, config.strict)
-        elif Need.LEARNING in scorer.needs:
-            assert learning is not None
-            gradient = mean_gradient(model, tokenised_rows(learning, None, argument="learning"), config.batch_size)
-            names = list(gradient)
-            measurement = LearningMeasurement(model, rows, gradient, config)
-        elif Need.GRADIENTS in scorer.needs:
-            assert posterior is not None
-            placement, dtype = config.weights_placement, DTYPES[config.weights_dtype]
-            weights = ConfidenceWeights(ParameterValues(model, posterior.mean), posterior, placement, dtype)
-            constant = weights.constant
-            if config.step_size_rule == "line_search":
-                measurement = LineSearchMeasurement(model, rows, weights)
-            else:
-                measurement = GradientMeasurement(model, rows, weights, config)
-        else:
-            mean = posterior.mean if posterior is not None and Need.POSTERIOR in scorer.needs else None
-            measurement = ForwardMeasurement(model, rows, mean)
-        store = None if resume_dir is None else ShardStore(resume_dir, _key(model, rows, posterior, learning, config))
-
-        def check(found: Tensor, indices: Sequence[int]) -> None:
-            wrong = _not_finite_rows(found, indices, scorer.needs)
-            if wrong:
-                raise not_finite(model, rows, wrong, names, "self_knowledge")
-
-        values = measure_rows(measurement, len(rows), plan, store, check, announce)
-    step_size = config.step_size * values[:, measure.STEP]
-    if config.step_size_rule == "crossover":
-        at = _median_crossover(values)
-        announce(f"α is {config.step_size * at:.3g}: {config.step_size:g} times the median crossover of the samples")
-        step_size *= at
+        memory.require_fit("scoring", config.batch_size)
+    columns: dict[str, Tensor] = {}
+    for measurement in measurements:
+        store = None if resume_dir is None else ShardStore(resume_dir, measurement.key())
+        values = measure_rows(measurement, len(rows), plan, store, announce)
+        columns |= {**values, **measurement.derived(values)}
     usable = torch.zeros(len(rows), dtype=torch.bool)
     usable[list(lengths)] = True
-    measured = Measured(
-        usable=usable,
-        constant=constant,
-        loss=values[:, measure.LOSS],
-        product=values[:, measure.PRODUCT],
-        square=values[:, measure.SQUARE],
-        step_size=step_size,
-        reference_loss=values[:, measure.REFERENCE_LOSS],
-        learning_product=values[:, measure.LEARNING_PRODUCT],
-        learning_cosine=values[:, measure.COSINE],
-        least_cosine=values[:, measure.LEAST_COSINE],
-        seed=config.seed,
-    )
+    measured = Measured(usable, config.seed, columns)
     return _with_columns(self_knowledge, measured, scorer.score(measured))
 
 
-def _check_posterior(model: PreTrainedModel, posterior: "LearningPosterior", config: ConfidenceConfig) -> None:
+def _without_covered(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Those that are needed: a pass that measures the columns of another one as well stands for both."""
+    return [one for one in measurements if not any(set(one.columns) < set(other.columns) for other in measurements)]
+
+
+def _check_posterior(
+    model: PreTrainedModel, posterior: LearningPosterior, config: ConfidenceConfig, needs: frozenset[Need]
+) -> None:
     posterior.check_model(model)
     posterior.check_values()
-    if posterior.is_partial() and config.scorer == "interference":
-        raise ValueError(
-            f"scorer 'interference' needs θ*_L whole, and the posterior covers a part of it ({posterior.coverage}); "
-            "estimate one without parameter_pattern and last_blocks"
-        )
-    if reads_fisher(SCORERS[config.scorer].needs) and not posterior.has_fisher:
+    if Need.FISHER in needs and not posterior.has_fisher:
         raise ValueError(
             f"scorer {config.scorer!r} needs the Fisher information, and the posterior is a mean alone, as scorer "
             "'interference' needs it; estimate one with estimate_posterior(..., with_fisher=True)"
@@ -206,121 +134,22 @@ def _check_weights(model: PreTrainedModel) -> None:
             raise ValueError(f"model: {name} is not finite; load an undamaged checkpoint")
 
 
-def _memory(
-    model: PreTrainedModel,
-    row: dict[str, Tensor],
-    posterior: "LearningPosterior | None",
-    config: ConfidenceConfig,
-    needs: frozenset[Need],
-    batch_size: int,
-    learning_rows: int,
-) -> estimate.MemoryEstimate:
-    """What scoring needs, from the longest row."""
-    weights = copies = 0
-    covered = {} if posterior is None else {n: p for n, p in model.named_parameters() if n in posterior.mean}
-    if Need.PAIRS in needs:
-        compared = parameters_before_output(model)
-        oracle = config.engine == "oracle"
-        activations = estimate.backward_bytes(model, row, 1 if oracle else batch_size, list(compared))
-        if oracle:
-            # Gradients of all learning examples and of a batch, in float64.
-            size = sum(parameter.numel() for parameter in compared.values())
-            copies = 8 * size * (learning_rows + batch_size)
-        else:
-            # Directions of all learning examples; of a batch, the gradients as they come and at length 1.
-            width = feature_width(compared, learning_rows, batch_size)
-            copies = 4 * width * (learning_rows + 2 * batch_size) + projection_bytes(compared, width)
-    elif Need.LEARNING in needs:
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        activations = estimate.backward_bytes(model, row, batch_size, list(trained))
-        # The mean gradient, and that of one batch while it is formed.
-        copies = 2 * sum(4 * parameter.numel() for parameter in trained.values())
-    elif Need.GRADIENTS in needs:
-        line_search, oracle = config.step_size_rule == "line_search", config.engine == "oracle"
-        together = 1 if line_search or oracle else batch_size
-        activations = estimate.backward_bytes(model, row, together, list(covered))
-        weights = estimate.weight_bytes(covered, config)
-        if line_search or oracle:
-            # The gradient and, to step along it, as much again.
-            copies = 2 * sum(parameter.nbytes for parameter in covered.values())
-    else:
-        activations = estimate.forward_bytes(model, row, batch_size)
-        if Need.POSTERIOR in needs:
-            copies = sum(parameter.nbytes for parameter in covered.values())
-    return estimate.MemoryEstimate(
-        weights, activations, copies, estimate.available_bytes(model.device), str(model.device)
-    )
-
-
-def _key(
-    model: PreTrainedModel,
-    rows: Dataset,
-    posterior: "LearningPosterior | None",
-    learning: Dataset | None,
-    config: ConfidenceConfig,
-) -> str:
-    """Hash of what measured values depend on; of the scorer, only what it has measured."""
-    # The crossover is worked out from values that are measured as for a fixed step.
-    rule = "fixed" if config.step_size_rule == "crossover" else config.step_size_rule
-    settings = [rule, config.batch_size, config.shard_size, config.engine, config.weights_dtype]
-    return fingerprint_json(
-        {
-            "model": fingerprint_model(model),
-            "rows": fingerprint_rows(rows),
-            "posterior": None if posterior is None else posterior.fingerprint(),
-            "learning": None if learning is None else fingerprint_rows(learning),
-            "columns": measure.WIDTH,
-            "needs": sorted(need.value for need in SCORERS[config.scorer].needs),
-            "settings": settings,
-        }
-    )
-
-
-def _not_finite_rows(values: Tensor, indices: Sequence[int], needs: frozenset[Need]) -> list[int]:
-    columns = [measure.LOSS]
-    if Need.PAIRS in needs:
-        columns += [measure.LEAST_COSINE]
-    elif Need.LEARNING in needs:
-        columns += [measure.COSINE]
-    elif Need.GRADIENTS in needs:
-        columns += [measure.PRODUCT, measure.SQUARE]
-    elif Need.POSTERIOR in needs:
-        columns += [measure.REFERENCE_LOSS]
-    finite = values[:, columns].isfinite().all(dim=1)
-    return [index for index, good in zip(indices, finite.tolist(), strict=True) if not good]
-
-
-def _median_crossover(values: Tensor) -> float:
-    """Median of the finite crossovers; `values`: (rows, WIDTH), of all rows."""
-    found = crossover(values[:, measure.PRODUCT], values[:, measure.SQUARE])
-    finite = found[found.isfinite()].tolist()
-    if not finite:
-        raise ValueError(
-            "step_size_rule='crossover': no sample of self_knowledge has a crossover, since Σ F g² is 0 for all of "
-            "them (F is 0 wherever they have a gradient), so that all scores are equal; estimate a posterior of other "
-            "learning rows or parameters, or use step_size_rule='fixed'"
-        )
-    found_median = median(finite)
-    if found_median == 0:
-        raise ValueError(
-            "step_size_rule='crossover': the median crossover of self_knowledge is 0, since ⟨F Δ, g⟩ is 0 for half of "
-            "the samples or more (θ*_L is θ_base in what they have gradients of); train the reference run further, or "
-            "use step_size_rule='fixed'"
-        )
-    return found_median
+# What is added to the data set, and the measured column that it is.
+_ADDED = {
+    "confidence_constant": "constant",
+    "confidence_linear": "linear",
+    "confidence_quadratic": "quadratic",
+    "loss": "loss",
+    "reference_loss": "reference_loss",
+    "step_size": "step_size",
+    "step_size_crossover": "crossover",
+}
 
 
 def _with_columns(dataset: Dataset, measured: Measured, score: Tensor) -> Dataset:
-    columns = {
-        "forgetting_confidence": score,
-        "confidence_constant": torch.full_like(score, measured.constant),
-        "confidence_linear": measured.linear,
-        "confidence_quadratic": measured.quadratic,
-        "loss": measured.loss,
-        "reference_loss": measured.reference_loss,
-        "step_size": measured.step_size,
-        "step_size_crossover": measured.crossover,
-    }
+    nothing = torch.full_like(score, torch.nan)
+    columns = {"forgetting_confidence": score}
+    columns |= {name: measured.columns.get(column, nothing) for name, column in _ADDED.items()}
     dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
     for name, column in columns.items():
         # NaN stands for what was not measured.

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from graceful_forgetting.confidence.measure import WIDTH, Measurement
+from graceful_forgetting.confidence.scorer import Measurement
 from graceful_forgetting.gradients.rows import batches
 from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.runtime.distributed import gather, process_count, process_index, raise_together
@@ -19,6 +19,8 @@ from graceful_forgetting.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
+# Rows between two saves.
+SHARD_SIZE = 1024
 _INDICES, _VALUES = "indices", "values"
 # From this number of batches on, three of them are measured first to tell how long the rest will take.
 _PILOT_BATCHES = 8
@@ -37,10 +39,10 @@ class Plan:
     tokens: list[int]
 
     @classmethod
-    def of(cls, lengths: Mapping[int, int], batch_size: int, shard_size: int) -> "Plan":
-        """Args: length by row index; rows per batch; rows per shard, rounded down to whole batches."""
+    def of(cls, lengths: Mapping[int, int], batch_size: int) -> "Plan":
+        """Args: length by row index; rows per batch. A shard has `SHARD_SIZE` rows, rounded down to whole batches."""
         parts = batches(dict(lengths), batch_size)
-        step = max(1, shard_size // batch_size)
+        step = max(1, SHARD_SIZE // batch_size)
         shards = [range(start, min(start + step, len(parts))) for start in range(0, len(parts), step)]
         # Padding is computed with, so it counts.
         tokens = [len(indices) * max(lengths[index] for index in indices) for indices in parts]
@@ -66,7 +68,7 @@ class ShardStore:
         return self._folder / f"scores-{self._key}-{shard:06d}.safetensors"
 
     def read(self, plan: Plan) -> dict[int, Tensor]:
-        """Values (rows, WIDTH) of the shards that are there and whole."""
+        """Values (rows, columns) of the shards that are there and whole."""
         found = {}
         for shard in range(len(plan.shards)):
             if not self.path(shard).is_file():
@@ -90,16 +92,14 @@ def measure_rows(
     num_rows: int,
     plan: Plan,
     store: ShardStore | None,
-    check: Callable[[Tensor, Sequence[int]], None],
     announce: Callable[[str], None],
-) -> Tensor:
-    """(num_rows, WIDTH) float64, NaN in rows that are in no batch; the same on every process.
+) -> dict[str, Tensor]:
+    """Every column of the measurement, (num_rows,) float64, NaN in rows that are in no batch; on every process alike.
 
     Every process must call this, with the same arguments. Shards that are in `store` are taken from there; the
     others are dealt out among the processes.
 
     Args:
-        check: raises if values (of the row indices given) cannot be used.
         announce: receives the estimate of the time before the work starts.
     """
     found = {} if store is None else store.read(plan)
@@ -110,19 +110,17 @@ def measure_rows(
     pending = [shard for shard in range(len(plan.shards)) if shard not in known]
     own, error = {}, None
     try:
-        with measurement:
-            own = _measure_shards(
-                measurement, plan, pending[process_index() :: process_count()], store, check, announce
-            )
+        with measurement.prepared():
+            own = _measure_shards(measurement, plan, pending[process_index() :: process_count()], store, announce)
     except Exception as raised:
         error = raised
     raise_together(error)
     for part in gather(own):
         known |= part
-    result = torch.full((num_rows, WIDTH), torch.nan, dtype=torch.float64)
+    result = torch.full((num_rows, len(measurement.columns)), torch.nan, dtype=torch.float64)
     for shard, values in known.items():
         result[plan.rows(shard)] = values
-    return result
+    return dict(zip(measurement.columns, result.unbind(dim=1), strict=True))
 
 
 def _measure_shards(
@@ -130,13 +128,10 @@ def _measure_shards(
     plan: Plan,
     shards: list[int],
     store: ShardStore | None,
-    check: Callable[[Tensor, Sequence[int]], None],
     announce: Callable[[str], None],
 ) -> dict[int, Tensor]:
     def measured(number: int) -> Tensor:
-        values = measurement.measure(plan.batches[number])
-        check(values, plan.batches[number])
-        return values
+        return measurement.checked(plan.batches[number])
 
     numbers = [number for shard in shards for number in plan.shards[shard]]
     ready, seconds = _pilot(measured, plan, numbers)

@@ -1,54 +1,42 @@
 """F and V = F Δ, the weights that per-sample gradients are reduced against: held, or read layer by layer."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from graceful_forgetting.config import WeightsDtype, WeightsPlacement
+from graceful_forgetting.config import ScoringWeights
 from graceful_forgetting.gradients.parameters import ParameterValues
 from graceful_forgetting.gradients.reducers import ConfidenceTerms
 from graceful_forgetting.gradients.rules import as_matrix
-
-if TYPE_CHECKING:  # the Fisher estimator, which the posterior is made with, uses this package's engine
-    from graceful_forgetting.posterior import LearningPosterior
-
-DTYPES: dict[WeightsDtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from graceful_forgetting.posterior import LearningPosterior
 
 
 class ConfidenceWeights:
     """V = F Δ and F of every parameter of a posterior, Δ = θ_base − θ*_L.
 
-    With 'resident' both are held on the device of the parameter. With 'streamed' nothing is held: F and θ*_L
-    are read (from the posterior's memory-mapped file, if it came from one) each time that they are asked for,
-    and V is formed on the parameter's device. Values are rounded to `dtype` either way, so that the placement
-    does not change the result.
+    With 'float32' and 'bfloat16' both are held on the device of the parameter, in that type. With 'streamed' nothing is
+    held: F and θ*_L are read (from the posterior's memory-mapped file, if it came from one) each time that they are
+    asked for, and V is formed on the parameter's device, in float32: the same values.
 
     Attributes:
         parameters: those covered, by name.
         constant: ½ Σ F Δ², summed in float64.
     """
 
-    def __init__(
-        self,
-        values: ParameterValues,
-        posterior: "LearningPosterior",
-        placement: WeightsPlacement,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, values: ParameterValues, posterior: LearningPosterior, kept: ScoringWeights) -> None:
         self.parameters = values.parameters
         self.names = list(posterior.precision)
         self._values = values
         self._posterior = posterior
-        self._dtype = dtype
+        self._dtype = torch.bfloat16 if kept == "bfloat16" else torch.float32
         self._held: dict[str, tuple[Tensor, Tensor]] = {}
         self.constant = 0.0
         for name in sorted(self.names):
             difference = values[name].cpu() - posterior.mean[name]
             linear = posterior.precision[name] * difference
             self.constant += 0.5 * float((linear * difference).sum(dtype=torch.float64))
-            if placement == "resident":
+            if kept != "streamed":
                 self._held[name] = (self._moved(name, linear), self._moved(name, posterior.precision[name]))
 
     def pair(self, name: str) -> tuple[Tensor, Tensor]:
@@ -85,23 +73,17 @@ class ConfidenceWeights:
             return ConfidenceTerms(linear, quadratic, self.parameters, norms=norms)
         return LayerwiseTerms(self, norms=norms)
 
-    def side(self, index: int) -> "Mapping[str, Tensor]":
-        """V (index 0) or F (index 1) by name, as CPU tensors made when asked for."""
-        return _Side(self, index)
-
-
-class _Side(Mapping[str, Tensor]):
-    def __init__(self, weights: ConfidenceWeights, index: int) -> None:
-        self._weights, self._index = weights, index
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights.pair(name)[self._index].cpu()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights.names)
-
-    def __len__(self) -> int:
-        return len(self._weights.names)
+    @staticmethod
+    def nbytes(parameters: Sequence[nn.Parameter], kept: ScoringWeights) -> int:
+        """What F and V of these parameters take: of all of them if held, else of the largest, while it is formed."""
+        sizes = [parameter.numel() for parameter in parameters]
+        if kept == "streamed":
+            return 4 * 4 * max(sizes)
+        if kept == "bfloat16":
+            return 2 * 2 * sum(sizes)
+        # On the CPU the posterior's own F serves.
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+        return 4 * sum(sizes) * (1 if on_cpu else 2)
 
 
 class LayerwiseTerms(ConfidenceTerms):

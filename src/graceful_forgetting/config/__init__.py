@@ -11,11 +11,9 @@ Imports no other room.
 from graceful_forgetting.config.baseline import BaselineName, BaselineSettings
 from graceful_forgetting.config.confidence import (
     ConfidenceConfig,
-    ConfidenceEngine,
     ScorerName,
+    ScoringWeights,
     StepSizeRule,
-    WeightsDtype,
-    WeightsPlacement,
 )
 from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.lwf import ForgetAnswers, LWFConfig
@@ -42,7 +40,6 @@ __all__ = [
     "BaselineName",
     "BaselineSettings",
     "ConfidenceConfig",
-    "ConfidenceEngine",
     "ElicitationConfig",
     "FisherAt",
     "FisherEstimator",
@@ -53,6 +50,7 @@ __all__ = [
     "PosteriorConfig",
     "PosteriorEstimator",
     "ScorerName",
+    "ScoringWeights",
     "SelectionConfig",
     "SelectionStrategy",
     "StepSizeRule",
@@ -60,6 +58,4 @@ __all__ = [
     "UnlearnSchedule",
     "UnlearnScheduler",
     "UnlearningSettings",
-    "WeightsDtype",
-    "WeightsPlacement",
 ]

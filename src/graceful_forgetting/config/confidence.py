@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 from graceful_forgetting.config.fields import require, require_choice, setting
 
-ConfidenceEngine = Literal["batched", "oracle"]
 ScorerName = Literal[
     "lwf",
     "linear",
@@ -19,8 +18,7 @@ ScorerName = Literal[
     "random",
 ]
 StepSizeRule = Literal["fixed", "crossover", "polyak", "line_search"]
-WeightsPlacement = Literal["resident", "streamed"]
-WeightsDtype = Literal["float32", "bfloat16"]
+ScoringWeights = Literal["float32", "bfloat16", "streamed"]
 
 
 @dataclass
@@ -48,23 +46,12 @@ class ConfidenceConfig:
         "decrease of L(x) on a geometric grid around Polyak's, one backward and 12 forward passes a sample.",
     )
     batch_size: int = setting(16, "Samples per forward and backward pass; does not change the result.")
-    engine: ConfidenceEngine = setting(
-        "batched",
-        "'batched': one backward pass a batch; 'oracle': one backward pass a sample (slow, for checks).",
+    weights: ScoringWeights = setting(
+        "float32",
+        "How F and FΔ are kept while samples are scored. 'float32': beside the parameters, on their device; "
+        "'bfloat16': the same in half the memory, at about 3 digits of precision; 'streamed': not held, but read from "
+        "the posterior's memory-mapped file parameter by parameter, anew for each batch.",
     )
-    strict: bool = setting(
-        False,
-        "Refuse a model with modules that have no batched rule, instead of using the slow exact path for them.",
-    )
-    weights_placement: WeightsPlacement = setting(
-        "resident",
-        "Where F and FΔ are while samples are scored: 'resident': beside the parameters, on their device; "
-        "'streamed': read from the posterior's memory-mapped file parameter by parameter, anew for each batch.",
-    )
-    weights_dtype: WeightsDtype = setting(
-        "float32", "Type that F and FΔ are held in; 'bfloat16' halves their memory at about 3 digits of precision."
-    )
-    shard_size: int = setting(1024, "Samples between two saves of a resumable scoring run.")
     seed: int = setting(42, "Seed of scorer 'random'; the others do not use it.")
 
     def __post_init__(self) -> None:
@@ -76,13 +63,5 @@ class ConfidenceConfig:
                 f"step_size_rule={self.step_size_rule!r} with scorer={self.scorer!r}: that scorer takes no gradient "
                 "step; leave step_size_rule at 'fixed', or use scorer 'lwf', 'linear' or 'overlap'"
             )
-        if self.step_size_rule == "line_search" and self.strict:
-            raise ValueError(
-                "strict=True with step_size_rule='line_search': a line search takes one backward pass a sample, "
-                "which is what strict refuses; set one of them back to its default"
-            )
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        require_choice("engine", self.engine, get_args(ConfidenceEngine))
-        require_choice("weights_placement", self.weights_placement, get_args(WeightsPlacement))
-        require_choice("weights_dtype", self.weights_dtype, get_args(WeightsDtype))
-        require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")
+        require_choice("weights", self.weights, get_args(ScoringWeights))

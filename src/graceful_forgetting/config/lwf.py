@@ -9,11 +9,9 @@ from trl import SFTConfig
 from graceful_forgetting.config.baseline import BaselineSettings
 from graceful_forgetting.config.confidence import (
     ConfidenceConfig,
-    ConfidenceEngine,
     ScorerName,
+    ScoringWeights,
     StepSizeRule,
-    WeightsDtype,
-    WeightsPlacement,
 )
 from graceful_forgetting.config.elicitation import ElicitationBackend, ElicitationConfig
 from graceful_forgetting.config.fields import help_of, require, require_choice, setting, taken_from
@@ -87,11 +85,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     confidence_step_size: float = taken_from(ConfidenceConfig, "step_size")
     confidence_step_size_rule: StepSizeRule = taken_from(ConfidenceConfig, "step_size_rule")
     confidence_batch_size: int = taken_from(ConfidenceConfig, "batch_size")
-    confidence_engine: ConfidenceEngine = taken_from(ConfidenceConfig, "engine")
-    confidence_strict: bool = taken_from(ConfidenceConfig, "strict")
-    confidence_weights_placement: WeightsPlacement = taken_from(ConfidenceConfig, "weights_placement")
-    confidence_weights_dtype: WeightsDtype = taken_from(ConfidenceConfig, "weights_dtype")
-    confidence_shard_size: int = taken_from(ConfidenceConfig, "shard_size")
+    confidence_weights: ScoringWeights = taken_from(ConfidenceConfig, "weights")
 
     forget_answers: ForgetAnswers | None = setting(
         None,
@@ -277,11 +271,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
             step_size=self.confidence_step_size,
             step_size_rule=self.confidence_step_size_rule,
             batch_size=self.confidence_batch_size,
-            engine=self.confidence_engine,
-            strict=self.confidence_strict,
-            weights_placement=self.confidence_weights_placement,
-            weights_dtype=self.confidence_weights_dtype,
-            shard_size=self.confidence_shard_size,
+            weights=self.confidence_weights,
             seed=self.seed,
         )
 

@@ -10,7 +10,6 @@ from graceful_forgetting.data.rows import (
     context_length,
     require_pad_token,
     require_tokenizer,
-    sequence_losses,
     tokenize_dataset,
     tokenize_prompt,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "context_length",
     "require_pad_token",
     "require_tokenizer",
-    "sequence_losses",
     "tokenize_dataset",
     "tokenize_prompt",
 ]

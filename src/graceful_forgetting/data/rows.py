@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl import get_training_chat_template, maybe_convert_to_chatml
 
@@ -140,26 +139,6 @@ def collate(
         labels[position, :length] = torch.as_tensor(row["labels"])
     batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
     return {name: tensor.to(device) for name, tensor in batch.items()} if device is not None else batch
-
-
-def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """L(x) of every row: mean negative log-likelihood over its counted tokens.
-
-    Args:
-        logits: (batch, length, vocabulary), any floating type.
-        labels: (batch, length), -100 where a token does not count.
-
-    Returns:
-        (batch,) float32, differentiable. The logarithm of the softmax is taken in float32, at counted
-        positions only. A row without counted tokens gives NaN (no check here, it would stall a GPU):
-        `collate` refuses such rows.
-    """
-    targets = labels[:, 1:].to(logits.device)
-    counted = targets != IGNORE_INDEX
-    losses = F.cross_entropy(logits[:, :-1][counted].float(), targets[counted], reduction="none")
-    # Scattered back and summed by row: unlike index_add this is deterministic on every device.
-    by_position = losses.new_zeros(counted.shape).masked_scatter(counted, losses)
-    return by_position.sum(dim=1) / counted.sum(dim=1)
 
 
 def context_length(config: PretrainedConfig) -> int | None:

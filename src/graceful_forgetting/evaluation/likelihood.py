@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.data import IGNORE_INDEX, collate, require_pad_token, tokenize_dataset
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, token_losses
 from graceful_forgetting.runtime.progress import progress_part
 
 
@@ -113,9 +111,8 @@ def _token_nats(model: Any, rows: Sequence[Any], pad_token_id: int) -> list[list
     batch = collate(rows, pad_token_id, model.device)
     positions, targets = counted_targets(batch)
     logits = counted_logits(model, batch, positions)
-    counted = targets != IGNORE_INDEX
-    nats: Tensor = F.cross_entropy(logits[counted].float(), targets[counted], reduction="none")
-    return [part.tolist() for part in nats.split(counted.sum(dim=1).tolist())]
+    counts = (targets != IGNORE_INDEX).sum(dim=1).tolist()
+    return [part.tolist() for part in token_losses(logits, targets).split(counts)]
 
 
 def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:

@@ -6,8 +6,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from graceful_forgetting.data import IGNORE_INDEX, collate, sequence_losses
+from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.generation.mode import generation_mode
+from graceful_forgetting.gradients.token_loss import sequence_losses
 
 
 def mean_log_probabilities(

@@ -82,13 +82,13 @@ class Rows:
 class MergedRows(NamedTuple):
     """Rows of per-sample gradients that are not 0.
 
-    samples, rows: (n,), values: (n, columns) float32; index: (batch · positions,), where the row of each position is.
+    samples, rows: (n,), values: (n, columns) float32; places: (batch · positions,), where the row of each position is.
     """
 
     samples: Tensor
     rows: Tensor
     values: Tensor
-    index: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from graceful_forgetting.gradients.rows import load_batch
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.token_loss import mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
 
 
@@ -37,8 +37,7 @@ def _non_finite_gradients(
     batch = load_batch(rows, [index], model.device)
     with differentiating(model, names), torch.enable_grad():
         parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if n in names}
-        positions, targets = counted_targets(batch)
-        loss = mean_nll(counted_logits(model, batch, positions), targets)[0]
+        loss = mean_losses(model, batch)[0]
         if not parameters:
             return float(loss), []
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)

@@ -72,14 +72,12 @@ class PerSampleEngine:
     Args:
         model: causal language model of transformers, or a PEFT model around one.
         names: parameters, by `named_parameters()` name; tied ones under their one name.
-        strict: refuse a model that needs the slow path.
 
     Raises:
-        ValueError: prompt-learning adapters; a name the model lacks; with `strict`, parameters that no
-            batched rule covers, by name.
+        ValueError: prompt-learning adapters; a name the model lacks.
     """
 
-    def __init__(self, model: nn.Module, names: Collection[str], *, strict: bool = False) -> None:
+    def __init__(self, model: nn.Module, names: Collection[str]) -> None:
         if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
             raise ValueError(
                 f"model has virtual tokens ({model.active_peft_config.peft_type.value}), which shift its "
@@ -87,7 +85,6 @@ class PerSampleEngine:
             )
         self._model = model
         self._names = set(names)
-        self._strict = strict
         self._parameters = {name: p for name, p in model.named_parameters() if name in self._names}
         # Parameters on the slow paths: by a backward pass of the model, and by one of their module.
         self._slow: set[str] = set()
@@ -129,8 +126,6 @@ class PerSampleEngine:
                     if rule is None:
                         self._recomputed.update(owned.values())
                     stack.callback(self._hook(module, owned, rule or recomputed_rule))
-            if self._strict:
-                self._announce_recomputed()
             self._exit = stack.pop_all()
         return self
 
@@ -294,7 +289,7 @@ class PerSampleEngine:
             rows = looked_up.merged()
             # A row that occurs at several positions is the same at each.
             taken = torch.empty_like(rows.values)
-            taken[rows.index] = product.at(looked_up.ids).flatten(0, 1)
+            taken[rows.places] = product.at(looked_up.ids).flatten(0, 1)
             self._reducer.sparse(name, rows.samples, rows.rows, rows.values, taken)
         return True
 
@@ -378,11 +373,6 @@ class PerSampleEngine:
 
     def _announce(self, names: Collection[str], reason: str, path: str) -> None:
         listed = sorted(names)
-        if self._strict:
-            raise ValueError(
-                f"strict: {len(listed)} parameters have no batched rule ({reason}): {', '.join(listed)}; "
-                f"set strict=False to compute them exactly by one {path} a sample"
-            )
         more = f" and {len(listed) - _NAMES_SHOWN} more" if len(listed) > _NAMES_SHOWN else ""
         logger.warning(
             "%d parameters take the slow exact path, one %s a sample (%s): %s%s",

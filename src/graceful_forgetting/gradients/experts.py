@@ -51,7 +51,7 @@ def experts_rule(call: Call) -> tuple[Tensor, Backward]:
     return call.output, backward
 
 
-def _of_expert(module: nn.Module, expert: int, a: Tensor, delta: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _of_expert(module: Any, expert: int, a: Tensor, delta: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """By parameter: the two factors whose outer product is each token's gradient, flattened as the weight is.
 
     a: (tokens, hidden), the expert's input; delta: (tokens, hidden), the gradient of its output.

@@ -1,4 +1,4 @@
-"""How much memory scoring and the Fisher information will take, before they start."""
+"""How much memory a pass over many rows will take, before it starts."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -7,11 +7,10 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_nll
+from graceful_forgetting.gradients.token_loss import counted_targets, mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
 from graceful_forgetting.runtime.distributed import process_count
 
@@ -20,49 +19,59 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that scoring, or the Fisher information, needs beside the model and the posterior, on one device.
+    """Bytes that a pass over many rows needs beside the model and the posterior, on one device.
 
-    `weights`: F and FΔ (scoring), or the sums of squares (Fisher information); `activations`: what one forward pass of
-    a batch keeps for its backward pass, with the logits; `parameters`: copies of the parameters covered, and gradients
-    that are held; `available`: what is free.
+    Attributes:
+        activations: what one forward pass of a batch keeps for its backward pass, with the logits.
+        weights: what gradients are reduced against, or summed into; `weights_are` names it.
+        copies: of the parameters covered, and gradients that are held.
+        available: what is free.
+        device: where.
+        remedies: what the user can change, beside the batch size and the parameters covered.
     """
 
-    weights: int
     activations: int
-    parameters: int
+    weights: int
+    copies: int
     available: int
     device: str
-    weights_are: str = "F and FΔ"
+    weights_are: str
+    remedies: tuple[str, ...]
+
+    @classmethod
+    def on(
+        cls,
+        model: PreTrainedModel,
+        activations: int,
+        *,
+        weights: int = 0,
+        copies: int = 0,
+        weights_are: str = "F and FΔ",
+        remedies: tuple[str, ...] = (),
+    ) -> "MemoryEstimate":
+        """On the device of the model, with what is free there."""
+        free, device = available_bytes(model.device), str(model.device)
+        return cls(activations, weights, copies, free, device, weights_are, remedies)
 
     @property
     def total(self) -> int:
-        return self.weights + self.activations + self.parameters
+        return self.activations + self.weights + self.copies
 
     def __str__(self) -> str:
         return (
             f"about {_gib(self.total)} of memory on {self.device} ({self.weights_are} {_gib(self.weights)}, a batch "
-            f"{_gib(self.activations)}, copies of parameters and gradients {_gib(self.parameters)}); "
+            f"{_gib(self.activations)}, copies of parameters and gradients {_gib(self.copies)}); "
             f"{_gib(self.available)} free"
         )
 
-    def require_fit(self, config: ConfidenceConfig | PosteriorConfig) -> None:
+    def require_fit(self, what: str, batch_size: int) -> None:
         """Raise `ValueError`, with the numbers and what to change, unless it fits."""
         if self.total <= self.available:
             return
-        remedies = []
-        if self.activations >= self.weights and config.batch_size > 1:
-            remedies.append(f"lower batch_size ({config.batch_size})")
-        if isinstance(config, PosteriorConfig):
-            raise ValueError(
-                f"the Fisher information does not fit: {self}; "
-                f"{', or '.join([*remedies, 'cover fewer parameters (last_blocks or parameter_pattern)'])}"
-            )
-        if self.weights and config.weights_placement == "resident":
-            remedies.append("set weights_placement='streamed' (or weights_dtype='bfloat16')")
-        if self.parameters and config.step_size_rule == "line_search":
-            remedies.append("use step_size_rule='polyak'")
-        remedies.append("cover fewer parameters (last_blocks or parameter_pattern of the posterior)")
-        raise ValueError(f"scoring does not fit: {self}; {', or '.join(remedies)}")
+        lower = self.activations >= self.weights and batch_size > 1
+        remedies = [f"lower batch_size ({batch_size})"] if lower else []
+        remedies += [*self.remedies, "cover fewer parameters (last_blocks or parameter_pattern of the posterior)"]
+        raise ValueError(f"{what} does not fit: {self}; {', or '.join(remedies)}")
 
 
 def forward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size: int) -> int:
@@ -91,21 +100,8 @@ def backward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size
         torch.enable_grad(),
         torch.autograd.graph.saved_tensors_hooks(note, _unchanged),
     ):
-        positions, targets = counted_targets(row)
-        mean_nll(counted_logits(model, row, positions), targets)
+        mean_losses(model, row)
     return batch_size * sum(kept.values()) + forward_bytes(model, row, batch_size)
-
-
-def weight_bytes(parameters: Mapping[str, nn.Parameter], config: ConfidenceConfig) -> int:
-    """F and FΔ: of all parameters if they are resident, else of the largest one, while it is formed."""
-    sizes = [parameter.numel() for parameter in parameters.values()]
-    if config.weights_placement == "streamed":
-        return 4 * _FLOAT32 * max(sizes)
-    on_cpu = all(parameter.device.type == "cpu" for parameter in parameters.values())
-    if config.weights_dtype == "float32":
-        # On the CPU the posterior's own F serves.
-        return sum(sizes) * _FLOAT32 * (1 if on_cpu else 2)
-    return sum(sizes) * 2 * 2
 
 
 def available_bytes(device: torch.device) -> int:

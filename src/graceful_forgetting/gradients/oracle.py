@@ -8,8 +8,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from graceful_forgetting.config import FisherEstimator
-from graceful_forgetting.data import IGNORE_INDEX, collate, sequence_losses
-from graceful_forgetting.gradients.token_loss import draw_targets
+from graceful_forgetting.data import IGNORE_INDEX, collate
+from graceful_forgetting.gradients.token_loss import draw_targets, sequence_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
 
 

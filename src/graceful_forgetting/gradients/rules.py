@@ -77,9 +77,10 @@ def embedding_rule(call: Call) -> tuple[Tensor, Backward]:
     batch so that its gradient stays apart by sample.
     """
     module = call.module
+    assert isinstance(module, nn.Embedding)
     if module.max_norm is not None or module.scale_grad_by_freq or module.sparse:
         raise UnsupportedUse("an embedding with max_norm, scale_grad_by_freq or sparse gradients")
-    ids, scale = _looked_up(call)
+    ids, scale = _looked_up(call, module)
     output = call.output
     if ids.dim() == 2 and len(ids) == 1:
         ids, output = ids.expand(call.batch, -1), output.expand(call.batch, -1, -1)
@@ -99,9 +100,8 @@ def embedding_rule(call: Call) -> tuple[Tensor, Backward]:
 
 
 @torch.no_grad()
-def _looked_up(call: Call) -> tuple[Tensor, float]:
+def _looked_up(call: Call, module: nn.Embedding) -> tuple[Tensor, float]:
     """Row ids of a look-up and the constant that its output is scaled by."""
-    module = call.module
     if type(module).forward is nn.Embedding.forward:
         return call.input, 1.0
     # A table whose row i holds i returns the ids themselves, whatever way the forward comes to them.

@@ -1,4 +1,7 @@
-"""L(x) of every row of a batch, from logits at counted positions only."""
+"""Losses of tokens and of rows: every one that is computed in the package but those of pre-training.
+
+Targets are the tokens that follow each position, -100 where one does not count; losses are in nats, float32.
+"""
 
 import hashlib
 import inspect
@@ -53,6 +56,50 @@ def mean_nll(logits: Tensor, targets: Tensor, *, consume: bool = False) -> Tenso
     overwrite = consume and logits.grad_fn is not None and logits.grad_fn.name() in _UNSHARED
     nll = _TokenNll.apply(logits.flatten(0, 1), targets.flatten(), overwrite).view(targets.shape)
     return nll.sum(dim=1) / (targets != IGNORE_INDEX).sum(dim=1)
+
+
+def mean_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """L(x) of every row of a batch, (batch,), from one forward pass; see `counted_logits` and `mean_nll`."""
+    positions, targets = counted_targets(batch)
+    return mean_nll(counted_logits(model, batch, positions), targets)
+
+
+def sequence_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """L(x) of every row from all its logits, by torch's own cross-entropy: what `mean_nll` is checked against.
+
+    Args:
+        logits: (batch, length, vocabulary), any floating type.
+        labels: (batch, length), -100 where a token does not count.
+
+    Returns:
+        (batch,) float32, differentiable. A row without counted tokens gives NaN (no check here, it would stall a GPU):
+        `collate` refuses such rows.
+    """
+    targets = labels[:, 1:].to(logits.device)
+    counted = targets != IGNORE_INDEX
+    losses = token_losses(logits[:, :-1], targets)
+    # Scattered back and summed by row: unlike index_add this is deterministic on every device.
+    by_position = losses.new_zeros(counted.shape).masked_scatter(counted, losses)
+    return by_position.sum(dim=1) / counted.sum(dim=1)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """−log p of every counted target, row after row, (counted,) float32, differentiable.
+
+    logits: (batch, positions, vocabulary); targets: (batch, positions).
+    """
+    counted = targets != IGNORE_INDEX
+    return nn.functional.cross_entropy(logits[counted].float(), targets[counted], reduction="none")
+
+
+def token_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
+    """log p of every target, 0 where it does not count, (batch, positions) float32, differentiable.
+
+    logits: (batch, positions, vocabulary); targets: (batch, positions).
+    """
+    tokens = targets.clamp(min=0).unsqueeze(-1)
+    found = logits.float().log_softmax(dim=-1).gather(-1, tokens).squeeze(-1)
+    return found.masked_fill(targets == IGNORE_INDEX, 0)
 
 
 # Operations whose backward does not need their result, and whose result is no view of one that others may need: a

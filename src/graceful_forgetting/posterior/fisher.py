@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.config import PosteriorConfig
 from graceful_forgetting.data import IGNORE_INDEX
-from graceful_forgetting.gradients import memory as estimate
 from graceful_forgetting.gradients.diagnosis import not_finite
 from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.memory import MemoryEstimate, backward_bytes
 from graceful_forgetting.gradients.parameters import covered_parameters
 from graceful_forgetting.gradients.reducers import SquaredGradients
 from graceful_forgetting.gradients.rows import load_batch, tokenised_rows, usable_rows
@@ -123,7 +123,7 @@ def fisher_estimate(
     batches = [units[start : start + config.batch_size] for start in range(0, len(units), config.batch_size)]
     memory = _memory(model, rows, batches[0], parameters)
     logger.info("Fisher information of %d gradients: %s", len(units), memory)
-    memory.require_fit(config)
+    memory.require_fit("the Fisher information", config.batch_size)
     sums = _Sums(parameters, len(rows))
     checkpoint = None if resume_dir is None else _Checkpoint(resume_dir, model, rows, config)
     error: Exception | None = None
@@ -140,15 +140,13 @@ def fisher_estimate(
 
 def _memory(
     model: PreTrainedModel, rows: Dataset, first: list[_Unit], parameters: Mapping[str, nn.Parameter]
-) -> estimate.MemoryEstimate:
+) -> MemoryEstimate:
     """What the estimation needs, from the longest row."""
     row = load_batch(rows, [first[0].row], model.device)
-    return estimate.MemoryEstimate(
+    return MemoryEstimate.on(
+        model,
+        backward_bytes(model, row, len(first), list(parameters)),
         weights=sum(4 * parameter.numel() for parameter in parameters.values()),
-        activations=estimate.backward_bytes(model, row, len(first), list(parameters)),
-        parameters=0,
-        available=estimate.available_bytes(model.device),
-        device=str(model.device),
         weights_are="sums of squares",
     )
 

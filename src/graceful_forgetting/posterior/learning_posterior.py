@@ -237,8 +237,8 @@ def estimate_posterior(
         partial = config.parameter_pattern is not None or config.last_blocks is not None
         expected = () if partial else unrestricted_names(model, config.parameter_space)
         _check_parameters(model, {name: p.shape for name, p in mean.items()}, expected, "the reference model")
-        if measured is model:
-            _check_covered(model, mean, config)
+        if measured is not None and measured is model:
+            _check_covered(measured, mean, config)
         model = fingerprint_model(model)
     rows = tokenised_rows(learning, processing_class, argument="learning")
     metadata = {

@@ -153,4 +153,4 @@ def _canonical(row: Mapping[str, Any]) -> bytes:
 def _bytes(tensor: Tensor) -> memoryview:
     # NumPy has no bfloat16, so every type is hashed as raw bytes.
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data

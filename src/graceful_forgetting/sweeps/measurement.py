@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from graceful_forgetting.data import collate, require_pad_token, sequence_losses
+from graceful_forgetting.data import collate, require_pad_token
 from graceful_forgetting.evaluation.evaluate import EvaluationRows, TaskItems, evaluate_items
 from graceful_forgetting.evaluation.likelihood import tokenised_completions
+from graceful_forgetting.gradients.token_loss import sequence_losses
 from graceful_forgetting.results.measures import OLD, OTHER, RIGHT
 from graceful_forgetting.results.result import Role, TaskMetrics
 from graceful_forgetting.runtime.artifacts import read_json, write_json

@@ -255,8 +255,7 @@ class Method:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
         if self.args.posterior_parameter_pattern is not None or self.args.posterior_last_blocks is not None:
             return None
-        batch_size, shard_size = self.args.confidence_batch_size, self.args.confidence_shard_size
-        config = ConfidenceConfig(scorer="interference", batch_size=batch_size, shard_size=shard_size)
+        config = ConfidenceConfig(scorer="interference", batch_size=self.args.confidence_batch_size)
         return self._scored("interference", config, True)
 
     def _scored(self, name: str, config: ConfidenceConfig, with_posterior: bool) -> Stage:

@@ -1,9 +1,12 @@
 """What the base model thought of the samples before anything was unlearned."""
 
+import torch
 from datasets import Dataset, Value
 from transformers import PreTrainedModel
 
-from graceful_forgetting.confidence.measure import LOSS, ForwardMeasurement
+from graceful_forgetting.gradients.rows import load_batch
+from graceful_forgetting.gradients.token_loss import mean_losses
+from graceful_forgetting.gradients.undisturbed import differentiating
 
 BASE_LOSS_COLUMN = "base_loss"
 
@@ -20,10 +23,9 @@ def with_base_losses(samples: Dataset, model: PreTrainedModel, batch_size: int) 
     """
     if BASE_LOSS_COLUMN in samples.column_names:
         return samples
-    with ForwardMeasurement(model, samples) as measurement:
-        parts = [
-            measurement.measure(range(start, min(start + batch_size, len(samples))))[:, LOSS]
-            for start in range(0, len(samples), batch_size)
-        ]
-    losses = [loss for part in parts for loss in part.tolist()]
+    losses: list[float] = []
+    with differentiating(model, ()), torch.no_grad():
+        for start in range(0, len(samples), batch_size):
+            indices = range(start, min(start + batch_size, len(samples)))
+            losses += mean_losses(model, load_batch(samples, indices, model.device)).tolist()
     return samples.add_column(BASE_LOSS_COLUMN, losses, feature=Value("float64"))

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from trl import SFTTrainer
 
 from graceful_forgetting.data import IGNORE_INDEX, collate
+from graceful_forgetting.gradients.token_loss import token_log_probs
 from graceful_forgetting.posterior.reference import NonFiniteLossError
+from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import whole
-from graceful_forgetting.runtime.internals import forward_context, learning_rate, prepared_inputs, token_log_probs
+from graceful_forgetting.runtime.internals import forward_context, learning_rate, prepared_inputs
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
 from graceful_forgetting.unlearning.schedule import updates_due
@@ -54,7 +56,7 @@ def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
             total = total + args.unlearn_retain_weight * retained_losses.sum()
             trainer.accelerator.backward(scale * total)
         loss_sum += _mean_over_processes(trainer, batch.losses.detach().sum())
-        active_sum += _mean_over_processes(trainer, updates.objective.active(batch).sum())
+        active_sum += _mean_over_processes(trainer, updates.objective.active(batch).float().sum())
     _require_finite("loss", loss_sum, trainer, updates)
     grad_norm = 0.0
     if active_sum > 0:
@@ -80,14 +82,12 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
     number, logits = len(micro.forget), None
     with forward_context(trainer):
         if Need.LOGITS in needs:
-            labels = inputs.pop("labels")[:, 1:]
-            mask = labels != IGNORE_INDEX
+            targets = inputs.pop("labels")[:, 1:]
             logits = model(**inputs, use_cache=False).logits[:, :-1]
-            tokens = labels.clamp(min=0).unsqueeze(-1)
-            log_probs = logits.float().log_softmax(dim=-1).gather(-1, tokens).squeeze(-1).masked_fill(~mask, 0)
+            log_probs, mask = token_log_probs(logits, targets), targets != IGNORE_INDEX
             logits = logits[:number]
         else:
-            log_probs, mask = token_log_probs(model, inputs)
+            log_probs, mask = internals.token_log_probs(model, inputs)
     losses = -log_probs.sum(dim=1) / mask.sum(dim=1)
     base_losses = None if micro.base_losses is None else micro.base_losses.to(losses.device)
     learning_losses = losses[number : number + len(micro.learning)] if micro.learning else None

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graceful_forgetting.gradients.kernels.agreement import disagreement
+
 logger = logging.getLogger(__name__)
 
 _NATIVE = (torch.float32, torch.bfloat16, torch.float16)
@@ -54,15 +56,28 @@ class Tiling:
         return Tiling(height, width, min(self.positions, _at_least(positions)), warps, self.stages)
 
 
-def available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`, found out once for each by running them on a small example.
+class TritonKernel:
+    """The functions below as a `GradientKernel`."""
 
-    They need Triton (part of torch's builds for GPUs), a compiler for C, and on NVIDIA compute capability 8.0.
-    Where they do not run although the device is a GPU, a warning says why.
+    def terms(
+        self, left: Tensor, right: Tensor, v: Tensor, f: Tensor, *, norms: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        linear, quadratic = confidence_terms(left, right, v, f)
+        # Only Polyak's rule asks for it: once more through the product, rather than a third sum in every tile.
+        return linear, quadratic, confidence_terms(left, right, v, torch.ones_like(f))[1] if norms else None
+
+    def add_squares(self, left: Tensor, right: Tensor, weights: Tensor, totals: Tensor) -> Tensor:
+        return add_squares(left, right, totals, weights)
+
+
+def triton_kernel(device: torch.device) -> TritonKernel | None:
+    """The kernel where `device` is a GPU on which it agrees with torch, found out once for each and said; else None.
+
+    It needs Triton (part of torch's builds for GPUs), a compiler for C, and on NVIDIA compute capability 8.0.
     """
     if device.type != "cuda":
-        return False
-    return _runs(torch.cuda.current_device() if device.index is None else device.index)
+        return None
+    return _compared(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def confidence_terms(
@@ -199,29 +214,25 @@ def _chosen(left: Tensor, rows: int, columns: int, *, at_least: int = 1) -> Tili
 
 
 @functools.cache
-def _runs(index: int) -> bool:
-    device = torch.device("cuda", index)
+def _compared(index: int) -> TritonKernel | None:
+    device, kernel = torch.device("cuda", index), TritonKernel()
     try:
-        _try_out(device)
+        reason = _too_old(device)
+        if reason is None and (wrong := disagreement(kernel, device, _NATIVE)):
+            reason = f"it computes {wrong} wrong"
     except Exception as error:  # compilers and drivers fail in many ways; all have the same remedy
-        logger.warning(
-            "per-sample gradients take the slower torch path on %s, as Triton fails there: %s", device, error
-        )
-        return False
-    return True
+        reason = f"it fails: {error}"
+    if reason is not None:
+        logger.warning("Scoring on %s without its Triton kernel, which is slower: %s", device, reason)
+        return None
+    logger.info("Scoring on %s with its Triton kernel, which agrees with torch there", device)
+    return kernel
 
 
-def _try_out(device: torch.device) -> None:
-    """Run both kernels on gradients whose elements are all 3."""
+def _too_old(device: torch.device) -> str | None:
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
-        raise RuntimeError(f"it is of compute capability {torch.cuda.get_device_capability(device)}, which is too old")
-    weight = torch.ones(5, 7, device=device)
-    for dtype in (torch.bfloat16, torch.float32):
-        left, right = (torch.ones(2, 3, size, dtype=dtype, device=device) for size in weight.shape)
-        linear, quadratic = confidence_terms(left, right, weight, weight)
-        squares = add_squares(left, right, torch.zeros_like(weight))
-        if not all(bool((sums == 35 * value).all()) for sums, value in ((linear, 3), (quadratic, 9), (squares, 9))):
-            raise ArithmeticError(f"wrong sums in {dtype}")
+        return f"compute capability {torch.cuda.get_device_capability(device)} is too old"
+    return None
 
 
 def _operands(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

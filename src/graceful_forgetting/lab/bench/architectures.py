@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -134,7 +134,7 @@ def padded_batch(rows: Dataset, model: nn.Module, *, left: bool) -> dict[str, Te
         "attention_mask": mask,
         "labels": stack([row["labels"] for row in rows], IGNORE_INDEX),
     }
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if "position_ids" in inspect.signature(inner.forward).parameters:
         batch["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return batch
@@ -145,12 +145,10 @@ def engine_terms(
     batch: dict[str, Tensor],
     linear_weights: dict[str, Tensor],
     quadratic_weights: dict[str, Tensor],
-    *,
-    strict: bool = False,
 ) -> tuple[ConfidenceValues, dict[str, str]]:
     """One engine pass over `batch`: the terms, and the parameters on a slow path."""
     terms = ConfidenceTerms(linear_weights, quadratic_weights, dict(model.named_parameters()))
-    with PerSampleEngine(model, quadratic_weights, strict=strict) as engine:
+    with PerSampleEngine(model, quadratic_weights) as engine:
         losses = engine.run(batch, terms)
         slow = engine.slow_parameters()
     return ConfidenceValues(losses.double(), terms.linear, terms.quadratic), slow

@@ -89,7 +89,7 @@ def engine(setting: Setting) -> Run:
     model, batch = setting.model(), setting.batch()
     weights = setting.weights(model)
     terms = ConfidenceTerms(*weights, dict(model.named_parameters()))
-    scorer = PerSampleEngine(model, weights[0], strict=True).__enter__()
+    scorer = PerSampleEngine(model, weights[0]).__enter__()
 
     def run() -> ConfidenceValues:
         loss = scorer.run(batch, terms)
@@ -103,7 +103,7 @@ def sampled_fisher(setting: Setting) -> Run:
     model, batch = setting.model(), setting.batch()
     parameters = dict(model.named_parameters())
     squares = SquaredGradients(parameters)
-    scorer = PerSampleEngine(model, parameters, strict=True).__enter__()
+    scorer = PerSampleEngine(model, parameters).__enter__()
     indices = range(setting.batch_size)
 
     def run() -> None:
@@ -149,7 +149,7 @@ def vmap_grad(setting: Setting) -> Run:
         inputs = {"input_ids": ids.unsqueeze(0), "use_cache": False}
         if setting.tied:
             parameters = {**parameters, "lm_head.weight": parameters["model.embed_tokens.weight"]}
-        logits = functional_call(model, parameters, (), inputs).logits[0, :-1]
+        logits = functional_call(model, dict(parameters), (), inputs).logits[0, :-1]
         # Every row counts the same positions.
         first = max(setting.prompt_tokens - 1, 0)
         loss = nn.functional.cross_entropy(logits[first:], labels[1:][first:])
@@ -223,8 +223,11 @@ def _contracted(
     losses: Tensor, gradients: Mapping[str, Tensor], linear: Mapping[str, Tensor], quadratic: Mapping[str, Tensor]
 ) -> ConfidenceValues:
     """gradients: (batch, *shape) by name."""
-    first = sum((g * linear[name]).flatten(1).sum(dim=1).double() for name, g in gradients.items())
-    second = sum((g.square() * quadratic[name]).flatten(1).sum(dim=1).double() for name, g in gradients.items())
+    nothing = torch.zeros(len(losses), dtype=torch.float64)
+    first = sum(((g * linear[name]).flatten(1).sum(dim=1).double() for name, g in gradients.items()), nothing)
+    second = sum(
+        ((g.square() * quadratic[name]).flatten(1).sum(dim=1).double() for name, g in gradients.items()), nothing
+    )
     return ConfidenceValues(losses.double(), first, second)
 
 

@@ -1,8 +1,9 @@
 """What an unlearning objective is: a formula over one batch, and the declaration of what the batch must offer."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,24 +54,22 @@ class UnlearningBatch:
         return values.masked_fill(~self.mask, 0).sum(dim=1) / self.lengths
 
 
-class Objective(Protocol):
-    """What an unlearning update minimises: the mean of `values` over the samples."""
+class Objective(ABC):
+    """What an unlearning update minimises: the mean of `values` over the samples.
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What a batch must offer."""
+    `needs`: what a batch must offer.
+    """
 
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
     def values(self, batch: UnlearningBatch) -> Tensor:
         """(batch,), differentiable."""
 
     def active(self, batch: UnlearningBatch) -> Tensor:
-        """What of each sample still has a gradient, (batch,) from 0 to 1.
+        """What of each sample still has a gradient, (batch,) of truth values or of numbers from 0 to 1; here all.
 
         An update is shorter by the mean of it: AdamW takes a step of one length however few samples ask for it. An
         update without any is left out.
         """
-
-
-def all_active(batch: UnlearningBatch) -> Tensor:
-    """For objectives whose gradient never vanishes altogether."""
-    return torch.ones(len(batch.mask), device=batch.mask.device)
+        return torch.ones(len(batch.mask), device=batch.mask.device)

@@ -1,0 +1,95 @@
+"""Losses from forward passes: at θ_base, and at the mean of the posterior."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
+from graceful_forgetting.gradients.memory import MemoryEstimate, forward_bytes
+from graceful_forgetting.gradients.parameters import ParameterValues
+from graceful_forgetting.gradients.token_loss import mean_losses
+from graceful_forgetting.gradients.undisturbed import differentiating
+
+
+class Losses(Measurement):
+    """`loss`: L(x) at θ_base."""
+
+    columns = ("loss",)
+
+    def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
+        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, batch_size))
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        with differentiating(self.inputs.model, ()), torch.no_grad():
+            yield
+
+    def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
+        return {"loss": mean_losses(self.inputs.model, self.inputs.batch(indices))}
+
+
+class ReferenceLosses(Measurement):
+    """`loss` and `reference_loss`: L(x) at θ_base and at θ*_L.
+
+    θ*_L is held on the device, in the type of the parameters, beside θ_base. Raises `ValueError` for a posterior that
+    covers a part of the parameters.
+    """
+
+    columns = ("loss", "reference_loss")
+    needs = frozenset({Need.POSTERIOR})
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        assert inputs.posterior is not None
+        self._posterior, self._reference = inputs.posterior, dict[str, Tensor]()
+        if inputs.posterior.is_partial():
+            raise ValueError(
+                f"scorer {inputs.config.scorer!r} needs θ*_L whole, and the posterior covers a part of it "
+                f"({inputs.posterior.coverage}); estimate one without parameter_pattern and last_blocks"
+            )
+
+    def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
+        covered = [p.nbytes for name, p in self.inputs.model.named_parameters() if name in self._posterior.mean]
+        return MemoryEstimate.on(
+            self.inputs.model, forward_bytes(self.inputs.model, row, batch_size), copies=sum(covered)
+        )
+
+    def parameters(self) -> list[str]:
+        return list(self._posterior.mean)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        self._reference = in_place_of(self.inputs.model, self._posterior.mean)
+        with differentiating(self.inputs.model, ()), torch.no_grad():
+            yield
+
+    def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
+        model, batch = self.inputs.model, self.inputs.batch(indices)
+        loss = mean_losses(model, batch)
+        with exchanged(model, self._reference):
+            return {"loss": loss, "reference_loss": mean_losses(model, batch)}
+
+
+def in_place_of(model: nn.Module, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the parameters must be for the model to be at `mean`: a dense weight's adapter adds its part itself."""
+    values, found = ParameterValues(model, mean), {}
+    for name, parameter in values.parameters.items():
+        wanted, part = mean[name].to(parameter.device), values.adapter_part(name)
+        found[name] = (wanted if part is None else wanted - part).to(parameter.dtype)
+    return found
+
+
+@contextmanager
+def exchanged(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with `tensors` for its parameters of these names inside the block; nothing is copied."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name in tensors}
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = tensors[name]
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]
