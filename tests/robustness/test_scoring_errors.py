@@ -334,7 +334,6 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
         (ConfidenceConfig, {"strict": True, "step_size_rule": "line_search"}, "strict=True"),
         (ConfidenceConfig, {"shard_size": 0}, "shard_size=0"),
         (ConfidenceConfig, {"weights_dtype": "float16"}, "weights_dtype='float16' is not valid"),
-        (PosteriorConfig, {"draws": 2, "estimator": "exact"}, "only 'sampled' draws labels"),
         (PosteriorConfig, {"last_blocks": 0}, "last_blocks=0"),
         (PosteriorConfig, {"parameter_pattern": "("}, "regular expression"),
     ],
@@ -342,6 +341,11 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
 def test_settings_that_cannot_be_are_refused(config: type, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_several_draws_of_what_draws_nothing_are_refused(model: LlamaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="draws=2 with estimator='exact': only 'sampled' draws labels"):
+        estimate_fisher(model, Dataset.from_list(GOOD), PosteriorConfig(estimator="exact"), draws=2)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from graceful_forgetting.confidence.pairwise import (
 )
 from graceful_forgetting.confidence.scorer import Measured, Need, crossover, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.confidence.shards import Plan, ShardStore, measure_rows
+from graceful_forgetting.confidence.shards import Plan, measure_rows
 from graceful_forgetting.confidence.weights import DTYPES, ConfidenceWeights
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.gradients import memory as estimate
@@ -34,7 +34,9 @@ from graceful_forgetting.gradients.diagnosis import not_finite
 from graceful_forgetting.gradients.parameters import ParameterValues
 from graceful_forgetting.gradients.projection import projection_bytes
 from graceful_forgetting.gradients.rows import load_batch, tokenised_rows, usable_rows
-from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.shards import shard_entries
+from graceful_forgetting.runtime.store import key_of
 
 if TYPE_CHECKING:  # the Fisher estimator, which the posterior is made with, uses this package's engine
     from graceful_forgetting.posterior import LearningPosterior
@@ -154,14 +156,15 @@ def score_confidence(
         else:
             mean = posterior.mean if posterior is not None and Need.POSTERIOR in scorer.needs else None
             measurement = ForwardMeasurement(model, rows, mean)
-        store = None if resume_dir is None else ShardStore(resume_dir, _key(model, rows, posterior, learning, config))
+        key = "" if resume_dir is None else _key(model, rows, posterior, learning, config)
+        entries = shard_entries(resume_dir, "scores", key, len(plan.shards))
 
         def check(found: Tensor, indices: Sequence[int]) -> None:
             wrong = _not_finite_rows(found, indices, scorer.needs)
             if wrong:
                 raise not_finite(model, rows, wrong, names, "self_knowledge")
 
-        values = measure_rows(measurement, len(rows), plan, store, check, announce)
+        values = measure_rows(measurement, len(rows), plan, entries, check, announce)
     step_size = config.step_size * values[:, measure.STEP]
     if config.step_size_rule == "crossover":
         at = _median_crossover(values)
@@ -263,16 +266,14 @@ def _key(
     # The crossover is worked out from values that are measured as for a fixed step.
     rule = "fixed" if config.step_size_rule == "crossover" else config.step_size_rule
     settings = [rule, config.batch_size, config.shard_size, config.engine, config.weights_dtype]
-    return fingerprint_json(
-        {
-            "model": fingerprint_model(model),
-            "rows": fingerprint_rows(rows),
-            "posterior": None if posterior is None else posterior.fingerprint(),
-            "learning": None if learning is None else fingerprint_rows(learning),
-            "columns": measure.WIDTH,
-            "needs": sorted(need.value for need in SCORERS[config.scorer].needs),
-            "settings": settings,
-        }
+    return key_of(
+        model=fingerprint_model(model),
+        rows=fingerprint_rows(rows),
+        posterior=None if posterior is None else posterior.fingerprint(),
+        learning=None if learning is None else fingerprint_rows(learning),
+        columns=measure.WIDTH,
+        needs=sorted(need.value for need in SCORERS[config.scorer].needs),
+        settings=settings,
     )
 
 

@@ -171,7 +171,7 @@ class Pipeline:
             **self._settings("elicitation_"),
             "answers": self.lwf.forget_answers or "self_generated",
             # Greedy answers do not depend on it.
-            "seed": self.lwf.seed if self.lwf.elicitation_do_sample else None,
+            "seed": self.lwf.seed if self.lwf.elicitation_temperature > 0 else None,
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.forgetting_fingerprint(given=self.lwf.forget_answers == "given"),
         }
