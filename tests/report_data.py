@@ -16,7 +16,7 @@ from graceful_forgetting.results.result import (
     TrainingRunResult,
 )
 from graceful_forgetting.results.summary import summarise
-from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runtime.store import Entry
 
 HOSTILE = "</script><script>alert(1)</script><!-- \"quoted\" 'single' & <b>bold</b> \u2028\u2029 {{ 7 * 7 }}"
 
@@ -116,8 +116,9 @@ def write_run(folder, result, samples):
     chosen = [row for row, taken in enumerate(samples["chosen"]) if taken]
     result.stages = []
     for name, rows in (("scores", scored), ("selection", scored.select(chosen).add_column("source_index", chosen))):
-        rows.save_to_disk(str(folder / name / "rows"))
-        write_json(folder / name / "stage.json", {"key": f"key-of-{name}"})
+        Entry(folder / name, f"key-of-{name}", "stage.json").write(
+            lambda path, rows=rows: rows.save_to_disk(str(path / "rows")) or {}
+        )
         result.stages.append(StageResult(name, "run", 1.5, 2**20, None, f"key-of-{name}", {}))
     result.save(folder / "result.json")
     return folder

@@ -34,10 +34,12 @@ from graceful_forgetting.training.preparation import SCORE_COLUMN
 # a learning row, hence few rows.
 FISHERS: dict[str, dict[str, Any]] = {
     "sampled": {"estimator": "sampled"},
-    "sampled, 8 draws": {"estimator": "sampled", "draws": 8},
+    "sampled, 8 draws": {"estimator": "sampled"},
     "empirical": {"estimator": "empirical"},
     "exact": {"estimator": "exact", "num_samples": 40},
 }
+# Labels drawn per position, where not 1.
+DRAWS = {"sampled, 8 draws": 8}
 POINTS = ("reference", "base")
 # Samples, drawn at random, whose steps are found by line search: 13 passes for each.
 SEARCHED_ROWS = 600
@@ -191,7 +193,8 @@ class BuildStudy:
             return self._at_base[fisher]
         config = PosteriorConfig(**FISHERS[fisher], batch_size=self.lwf.posterior_batch_size, seed=seed)
         start = time.process_time()
-        found = estimate_fisher(self.model if at == "base" else reference, self.inputs.learning_rows, config)
+        model = self.model if at == "base" else reference
+        found = estimate_fisher(model, self.inputs.learning_rows, config, draws=DRAWS.get(fisher, 1))
         result = found, time.process_time() - start
         if at == "base" and config.estimator != "sampled":
             self._at_base[fisher] = result

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.confidence import score_confidence, shards
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
-from graceful_forgetting.posterior import estimate_posterior
+from graceful_forgetting.posterior import estimate_posterior, fisher
 
 folder = Path(sys.argv[1])
 state = PartialState(cpu=True)
@@ -36,12 +36,13 @@ for index in range(23):
     rows.append({"input_ids": ids, "labels": [-100, *ids[1:]]})
 rows = Dataset.from_list(rows)
 results = {"processes": state.num_processes}
-config = PosteriorConfig(batch_size=4, shard_size=8)
+fisher.SHARD_SIZE = 8
+config = PosteriorConfig(batch_size=4)
 posterior = estimate_posterior(base, reference, rows, config, resume_dir=folder / "posterior")
 results["trace"] = posterior.metadata["trace"]
 results["precision"] = {name: float(tensor.double().sum()) for name, tensor in posterior.precision.items()}
 posterior.save_pretrained(folder / f"own-{state.process_index}")
-at_base = PosteriorConfig(batch_size=4, shard_size=8, fisher_at="base")
+at_base = PosteriorConfig(batch_size=4, fisher_at="base")
 at_base = estimate_posterior(base, reference, rows, at_base, resume_dir=folder / "posterior")
 results["at base"] = {name: float(tensor.double().sum()) for name, tensor in at_base.precision.items()}
 shards.SHARD_SIZE = 4

@@ -3,7 +3,9 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +31,12 @@ def model(make_model):
     model.lm_head.weight.data[[0, 2, 3]] = 0
     model.generation_config.repetition_penalty = 5.0
     return model
+
+
+@pytest.fixture
+def tokenizer(tokenizer):
+    tokenizer.chat_template = "{% for message in messages %}w58 {{ message['content'] }} {% endfor %}w59"
+    return tokenizer
 
 
 @pytest.fixture
@@ -62,7 +70,6 @@ def settings(tmp_path, model, tokenizer):
             except httpx2.TransportError:
                 time.sleep(0.2)
         yield {
-            "backend": "server",
             "server_url": f"http://127.0.0.1:{port}/v1",
             "server_model": str(folder),
             "max_new_tokens": 8,
@@ -72,19 +79,74 @@ def settings(tmp_path, model, tokenizer):
         process.wait(30)
 
 
-def test_real_server(settings, model, tokenizer, rows):
+@pytest.fixture
+def asking_for_a_key(settings):
+    """Settings that reach the same server through a door that opens to one key; what it was asked with is kept."""
+    served = settings["server_url"]
+    keys: list[str | None] = []
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self):
+            keys.append(self.headers["Authorization"])
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status, content = 401, b"who are you?"
+            if keys[-1] == "Bearer open-sesame":
+                url = served + self.path.removeprefix("/v1")
+                answer = httpx2.post(url, content=body, headers={"Content-Type": "application/json"}, timeout=60)
+                status, content = answer.status_code, answer.content
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        yield {**settings, "server_url": f"http://127.0.0.1:{door.server_port}/v1"}, keys
+        door.shutdown()
+
+
+def assert_same_answers(result, expected):
+    for row, other in zip(result, expected, strict=True):
+        assert row.pop("mean_log_probability") == pytest.approx(other.pop("mean_log_probability"), rel=1e-5)
+        assert row == other
+
+
+def test_real_server(settings, asking_for_a_key, model, tokenizer, rows, monkeypatch):
     # Greedy: what the model in memory answers.
     expected = elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(max_new_tokens=8))
     result, counts = elicit_with_counts(model, tokenizer, rows, ElicitationConfig(**settings, batch_size=3))
     assert counts.inexact == 0
     assert counts.tokens_per_second > 0
-    for row, other in zip(result, expected, strict=True):
-        assert row.pop("mean_log_probability") == pytest.approx(other.pop("mean_log_probability"), rel=1e-5)
-        assert row == other
+    assert_same_answers(result, expected)
+
+    # A conversation, through the tokenizer's own template.
+    chats = rows.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]}, remove_columns="prompt")
+    own = elicit_self_knowledge(model, tokenizer, chats, ElicitationConfig(max_new_tokens=8))
+    assert own[0]["completion"][0]["role"] == "assistant"
+    assert own["input_ids"][:] != expected["input_ids"][:]
+    assert_same_answers(elicit_self_knowledge(model, tokenizer, chats, ElicitationConfig(**settings)), own)
+
+    # With a key, and without.
+    behind, keys = asking_for_a_key
+    monkeypatch.setenv("SERVER_KEY", "open-sesame")
+    keyed = ElicitationConfig(**behind, server_api_key_env="SERVER_KEY")
+    assert_same_answers(elicit_self_knowledge(model, tokenizer, rows, keyed), expected)
+    assert set(keys) == {"Bearer open-sesame"}
+    with pytest.raises(ValueError, match=r"answered 401 .*who are you.*server_api_key_env"):
+        elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(**behind))
+    monkeypatch.setenv("SERVER_KEY", "guessed")
+    with pytest.raises(ValueError, match="answered 401"):
+        elicit_self_knowledge(model, tokenizer, rows, keyed)
 
     # Sampled: one stream for each draw.
-    sampling = {**settings, "do_sample": True, "temperature": 1.5, "num_samples_per_prompt": 2}
-    drawn = elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(**sampling, seed=1)).to_list()
+    sampling = {**settings, "temperature": 1.5, "num_samples_per_prompt": 2}
+    drawn, counts = elicit_with_counts(model, tokenizer, rows, ElicitationConfig(**sampling, seed=1))
+    drawn = drawn.to_list()
+    assert counts.completions == 2 * len(rows)
+    assert len({tuple(row["input_ids"]) for row in drawn}) > len(rows)
     assert elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(**sampling, seed=1)).to_list() == drawn
     one = elicit_self_knowledge(model, tokenizer, rows.select([3]), ElicitationConfig(**sampling, seed=1))
     alone = [row["input_ids"] for row in drawn if row["prompt"] == rows[3]["prompt"]]

@@ -239,4 +239,22 @@ def test_it_is_compiled_once_for_several_processes(kernel: TileKernel, tmp_path:
     environment = os.environ | {"GRACEFUL_CACHE": str(tmp_path)}
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
-    assert len(list((tmp_path / "kernels").iterdir())) == 1
+    (library,) = (tmp_path / "kernels").rglob("*.so")
+    written = library.stat().st_mtime_ns
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    assert library.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_library_is_compiled_again(kernel: TileKernel, tmp_path: Path, kept: float) -> None:
+    """Loading it would end the process with a bus error."""
+    code = "from graceful_forgetting.gradients.kernels.cpu import tile_kernel; assert tile_kernel() is not None"
+    environment = os.environ | {"GRACEFUL_CACHE": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    (library,) = (tmp_path / "kernels").rglob("*.so")
+    whole = library.read_bytes()
+    library.write_bytes(whole[: int(kept * len(whole))])
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "tiles.so is damaged" in done.stderr
+    assert len(library.read_bytes()) == len(whole)

@@ -222,7 +222,7 @@ def test_sampled_fisher_comes_to_the_exact_one_as_draws_grow(small: PreTrainedMo
     exact = estimate_fisher(small, small_rows, PosteriorConfig(estimator="exact"))
 
     def error(draws: int) -> float:
-        found = estimate_fisher(small, small_rows, PosteriorConfig(draws=draws, batch_size=128))
+        found = estimate_fisher(small, small_rows, PosteriorConfig(batch_size=128), draws=draws)
         difference = sum(float((found[name] - exact[name]).square().sum()) for name in exact)
         return math.sqrt(difference / sum(float(exact[name].square().sum()) for name in exact))
 
@@ -230,7 +230,7 @@ def test_sampled_fisher_comes_to_the_exact_one_as_draws_grow(small: PreTrainedMo
 
 
 def test_draws_are_averaged_and_the_first_is_that_of_a_single_one(model: PreTrainedModel, rows: Dataset) -> None:
-    one, three = (fisher_estimate(model, rows, PosteriorConfig(draws=n, batch_size=4)) for n in (1, 3))
+    one, three = (fisher_estimate(model, rows, PosteriorConfig(batch_size=4), draws=n) for n in (1, 3))
     name = next(iter(one.diagonal))
     assert not torch.equal(one.diagonal[name], three.diagonal[name])
     doubled = Dataset.from_list([*rows, *rows, *rows])
@@ -275,7 +275,8 @@ def test_an_interrupted_estimate_goes_on_from_the_last_shard(
     from graceful_forgetting.posterior import fisher as module
 
     rows = Dataset.from_list([*small_rows] * 3)
-    config = PosteriorConfig(estimator=estimator, batch_size=2, shard_size=4, seed=1)
+    monkeypatch.setattr(module, "SHARD_SIZE", 4)
+    config = PosteriorConfig(estimator=estimator, batch_size=2, seed=1)
     whole = fisher_estimate(small, rows, config)
     passes: list[int] = []
     add_batch = module._add_batch
@@ -300,7 +301,13 @@ def test_an_interrupted_estimate_goes_on_from_the_last_shard(
     for name, values in whole.diagonal.items():
         assert torch.equal(resumed.diagonal[name], values)
     assert resumed[1:] == whole[1:]
-    other = PosteriorConfig(estimator=estimator, batch_size=2, shard_size=4, seed=2)
+    (sums,) = tmp_path.glob("fisher-0-of-1/*.safetensors")
+    content = bytearray(sums.read_bytes())
+    content[-1] ^= 1
+    sums.write_bytes(content)
+    run(fail_at=None)
+    assert len(passes) == total, "damaged sums must not be taken up"
+    other = PosteriorConfig(estimator=estimator, batch_size=2, seed=2)
     run(fail_at=None, config=other)
     assert len(passes) == total, "sums of another seed must not be taken up"
 

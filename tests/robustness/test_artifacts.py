@@ -1,11 +1,15 @@
 """Nothing is ever half-written: artefacts and stages that are killed, damaged or in the way."""
 
 import json
+import os
+import shutil
 
 import pytest
 
 from graceful_forgetting.runtime.artifacts import atomic_directory, atomic_file, read_json, remove_partials, write_json
-from graceful_forgetting.training.stages import RunDirectory
+from graceful_forgetting.training.stages import RunDirectory, SharedStages
+
+NOBODY = 2**22 + 1
 
 
 def test_a_failed_directory_leaves_the_old_one(tmp_path):
@@ -46,11 +50,18 @@ def test_damaged_json_is_named(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
-    (tmp_path / "stage.partial-123").mkdir()
-    (tmp_path / "stage").mkdir()
-    (tmp_path / "mine.txt").write_text("mine")
-    assert [path.name for path in remove_partials(tmp_path)] == ["stage.partial-123"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mine.txt", "stage"]
+    # Above the largest number that Linux gives to a process.
+    (tmp_path / f"stage.partial-{NOBODY}").mkdir()
+    (tmp_path / "stage" / "deep").mkdir(parents=True)
+    (tmp_path / "stage" / "deep" / f"a.json.partial-{NOBODY}").touch()
+    # A process that lives, and a user's own.
+    kept = ["deep", "mine.partial-draft", "mine.txt", f"other.partial-{os.getppid()}", "stage"]
+    (tmp_path / kept[3]).mkdir()
+    (tmp_path / kept[2]).write_text("mine")
+    (tmp_path / kept[1]).mkdir()
+    removed = [path.name for path in remove_partials(tmp_path)]
+    assert sorted(removed) == [f"a.json.partial-{NOBODY}", f"stage.partial-{NOBODY}"]
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == kept
 
 
 def stage(folder, value=1, force=False):
@@ -91,3 +102,48 @@ def test_a_stage_depends_on_the_stages_that_it_reads(tmp_path):
     assert run(1) == ["run", "run"]
     assert run(1) == ["reused", "reused"]
     assert run(2) == ["run", "run"]
+
+
+@pytest.mark.parametrize("directory", [RunDirectory, SharedStages])
+def test_a_damaged_stage_is_named_and_made_again_with_all_that_reads_it(directory, tmp_path):
+    def run():
+        lines = []
+        stages = directory(tmp_path, announce=lines.append)
+
+        def build(path, key):
+            (stages.work_folder("first", key) / "half").touch()
+            (path / "value").write_text("1")
+            return {}
+
+        first = stages.stage("first", {}, [], build)
+        stages.stage("second", {}, [first], lambda path, key: {})
+        return first.path, lines
+
+    folder, _ = run()
+    assert [line.split(" (")[0] for line in run()[1]] == ["first: reused", "second: reused"]
+    (folder / "value").write_text("2")
+    lines = run()[1]
+    assert lines[0] == "first: running again, since its value is damaged (another content than was written) ..."
+    assert lines[2] == "second: running again, since what it reads was made again ..."
+    assert (folder / "value").read_text() == "1"
+    assert [line.split(" (")[0] for line in run()[1]] == ["first: reused", "second: reused"]
+    assert not list((tmp_path / "work").rglob("half"))
+
+
+def test_a_users_folders_and_files_in_the_run_directory_are_not_touched(tmp_path):
+    (tmp_path / "number").mkdir()
+    (tmp_path / "number" / "thesis.txt").write_text("mine")
+    (tmp_path / "notes.partial-1").mkdir()
+    with pytest.raises(FileExistsError, match=r"number was not made by this program \(no valid stage\.json in it\)"):
+        stage(tmp_path)
+    with pytest.raises(FileExistsError, match="number was not made by this program"):
+        stage(tmp_path, force=True)
+    assert (tmp_path / "number" / "thesis.txt").read_text() == "mine"
+    shutil.rmtree(tmp_path / "number")
+    stage(tmp_path)
+    (tmp_path / "number" / "thesis.txt").write_text("mine")
+    assert stage(tmp_path) == ["number: reused (value 1)"]
+    with pytest.raises(FileExistsError, match=r"number/thesis\.txt was not made by this program.*move the file away"):
+        stage(tmp_path, value=2)
+    assert (tmp_path / "number" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "number" / "value").read_text() == "1"

@@ -123,20 +123,21 @@ def test_tokenizer_without_pad_token_pads_with_eos():
     assert without.to_list() == elicit_self_knowledge(model, make_tokenizer(), prompts, settings).to_list()
 
 
-SERVER = {"backend": "server", "server_url": "http://localhost:8000/v1", "server_model": "tiny"}
+SERVER = {"server_url": "http://localhost:8000/v1", "server_model": "tiny"}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "tgi"}, "backend='tgi' .*one of transformers, continuous_batching, vllm, server"),
         ({"batch_size": 0}, "batch_size=0 .*at least 1"),
-        ({"shard_size": 0}, "shard_size=0 .*at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 .*at least 1"),
+        ({"temperature": -1.0}, "temperature=-1.0 .*at least 0"),
+        ({"temperature": float("nan")}, "temperature=nan .*at least 0"),
         ({"num_samples_per_prompt": 0}, "num_samples_per_prompt=0 .*at least 1"),
-        ({"num_samples_per_prompt": 2}, "num_samples_per_prompt=2 with do_sample=False.*set do_sample=True"),
-        ({"vllm_gpu_memory_utilization": 1.0}, "vllm_gpu_memory_utilization=1.0 .*between 0 and 1"),
-        ({"server_url": "http://localhost/v1"}, "with backend='transformers': only backend='server' reads it"),
-        ({"backend": "server"}, "backend='server' with server_url=None and server_model=None: set both"),
+        ({"num_samples_per_prompt": 2}, "num_samples_per_prompt=2 with .*temperature=0.0.*set .*temperature=1.0"),
+        ({"server_model": "tiny"}, "server_model='tiny' with .*server_url=None: no server is asked"),
+        ({"server_api_key_env": "KEY"}, "server_api_key_env='KEY' with .*server_url=None: no server is asked"),
+        ({"server_url": "http://localhost/v1"}, "with .*server_model=None: set .*server_model"),
         (
             SERVER | {"server_url": "localhost:8000"},
             "server_url='localhost:8000' is not valid.*http://localhost:8000/v1",

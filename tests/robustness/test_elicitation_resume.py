@@ -1,19 +1,24 @@
 """An elicitation that is killed goes on from its last shard and ends as if nothing had happened."""
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset, load_from_disk
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.elicitation import backends, elicit_self_knowledge, elicit_with_counts
+from graceful_forgetting.elicitation import backends, elicit_self_knowledge, elicit_with_counts, shards
 from graceful_forgetting.generation import complete
 
-SETTINGS = {"max_new_tokens": 5, "do_sample": True, "num_samples_per_prompt": 2, "shard_size": 6, "batch_size": 4}
+SETTINGS = {"max_new_tokens": 5, "temperature": 1.0, "num_samples_per_prompt": 2, "batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_SIZE", 6)
 
 
 def rows() -> Dataset:
@@ -39,16 +44,14 @@ def asked(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("where", ["resume_dir", "cache_dir"])
-def test_resumed_is_uninterrupted(where, make_model, tokenizer, tmp_path, asked):
+def test_resumed_is_uninterrupted(make_model, tokenizer, tmp_path, asked):
     model = make_model(initializer_range=0.4).eval()
     folder, whole = tmp_path / "work", tmp_path / "whole"
 
     def elicit(place: Path, **changes):
-        config = ElicitationConfig(**SETTINGS | changes | ({"cache_dir": str(place)} if where == "cache_dir" else {}))
+        config = ElicitationConfig(**SETTINGS | changes)
         said: list[str] = []
-        resume_dir = place if where == "resume_dir" else None
-        result = elicit_with_counts(model, tokenizer, rows(), config, resume_dir=resume_dir, announce=said.append)
+        result = elicit_with_counts(model, tokenizer, rows(), config, resume_dir=place, announce=said.append)
         return *result, said
 
     expected, counts, said = elicit(whole)
@@ -70,19 +73,38 @@ def test_resumed_is_uninterrupted(where, make_model, tokenizer, tmp_path, asked)
     assert "2 of 4 shards were elicited before" in said
     assert resumed.to_list() == expected.to_list()
     assert again.tokens == counts.tokens
-    if where == "cache_dir":
-        assert {path.name.count("-shards") for path in folder.iterdir()} == {0}
 
 
-def test_damaged_shard_is_made_again(make_model, tokenizer, tmp_path, asked, caplog):
+def test_finished_shards_answer_only_the_same_question(make_model, tokenizer, tmp_path, asked):
+    model = make_model(initializer_range=0.4).eval()
+
+    def elicit(prompts=None, **changes):
+        asked.clear()
+        config = ElicitationConfig(max_new_tokens=4, **changes)
+        elicit_self_knowledge(model, tokenizer, prompts or rows(), config, resume_dir=tmp_path)
+        return len(asked)
+
+    assert elicit() == 2
+    # What does not decide the answers: batch size, the seed of greedy decoding, columns beside the prompt.
+    assert elicit(batch_size=2) == elicit(seed=7) == elicit(rows().add_column("source", ["x"] * 12)) == 0
+    assert elicit(temperature=1.0) == elicit(temperature=1.0, seed=7) == elicit(temperature=2.0) == 2
+    assert elicit(rows().select(range(11, -1, -1))) == 2
+    with torch.no_grad():
+        model.lm_head.weight[5] += 0.01
+    assert elicit() == 2
+
+
+@pytest.mark.parametrize("file", ["record.json", "completions/data-00000-of-00001.arrow", "completions/state.json"])
+def test_damaged_shard_is_made_again(file, make_model, tokenizer, tmp_path, asked, caplog):
     model = make_model(initializer_range=0.4).eval()
     config = ElicitationConfig(**SETTINGS)
     expected = elicit_self_knowledge(model, tokenizer, rows(), config, resume_dir=tmp_path)
-    (tmp_path / sorted(os.listdir(tmp_path))[1] / "header.json").write_text("{")
+    damaged = sorted(tmp_path.iterdir())[1] / file
+    damaged.write_bytes(damaged.read_bytes()[:30])
     asked.clear()
     again = elicit_self_knowledge(model, tokenizer, rows(), config, resume_dir=tmp_path)
     assert asked == [6]
-    assert "are damaged" in caplog.text
+    assert f"its {file} is damaged" in caplog.text
     assert again.to_list() == expected.to_list()
 
 
@@ -94,15 +116,16 @@ from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.elicitation import elicit_self_knowledge, shards
 
 folder = sys.argv[1]
-write, written = shards.write_completions, []
+shards.SHARD_SIZE = 6
+save, saved = shards._save, []
 
-def write_and_die(*args):
-    write(*args)
-    written.append(args)
-    if len(written) == 2:
+def save_and_die(*args):
+    save(*args)
+    saved.append(args)
+    if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-shards.write_completions = write_and_die
+shards._save = save_and_die
 elicit_self_knowledge(
     AutoModelForCausalLM.from_pretrained(folder + "/model"), AutoTokenizer.from_pretrained(folder + "/model"),
     load_from_disk(folder + "/rows"), ElicitationConfig(**SETTINGS), resume_dir=folder + "/work",

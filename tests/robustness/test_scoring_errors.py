@@ -338,7 +338,6 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
         (ConfidenceConfig, {"scorer": "loss", "step_size_rule": "polyak"}, "takes no gradient step"),
         (ConfidenceConfig, {"scorer": "interference", "step_size_rule": "crossover"}, "takes no gradient step"),
         (ConfidenceConfig, {"weights": "float16"}, "weights='float16' is not valid"),
-        (PosteriorConfig, {"draws": 2, "estimator": "exact"}, "only 'sampled' draws labels"),
         (PosteriorConfig, {"last_blocks": 0}, "last_blocks=0"),
         (PosteriorConfig, {"parameter_pattern": "("}, "regular expression"),
     ],
@@ -346,6 +345,11 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
 def test_settings_that_cannot_be_are_refused(config: type, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_several_draws_of_what_draws_nothing_are_refused(model: LlamaForCausalLM) -> None:
+    with pytest.raises(ValueError, match="draws=2 with estimator='exact': only 'sampled' draws labels"):
+        estimate_fisher(model, Dataset.from_list(GOOD), PosteriorConfig(estimator="exact"), draws=2)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def build(tmp_path, make_model, tokenizer, learning, forgetting):
         ("confidence_step_size_rule", "adam", "step_size_rule='adam' .*fixed, crossover, polyak, line_search"),
         ("posterior_fisher_at", "start", "fisher_at='start' .*reference, base"),
         ("posterior_num_samples", 0, "num_samples=0 .*at least 1"),
-        ("elicitation_top_p", 0.0, r"top_p=0.0 .*\(0, 1\]"),
+        ("elicitation_temperature", -0.5, "temperature=-0.5 .*at least 0"),
     ],
 )
 def test_a_setting_out_of_range_is_named(tmp_path, field, value, expected):

@@ -1,8 +1,6 @@
-"""Elicitation equals plain decoding one prompt at a time, leaves no trace on the model, and caches safely."""
+"""Elicitation equals plain decoding one prompt at a time, and leaves no trace on the model."""
 
-import json
 import logging
-import shutil
 from collections.abc import Sequence
 
 import pytest
@@ -21,8 +19,8 @@ from transformers import (
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import collate, tokenize_dataset
-from graceful_forgetting.elicitation import backends, elicit_self_knowledge, elicit_with_counts
-from graceful_forgetting.generation import complete, generate_completions
+from graceful_forgetting.elicitation import elicit_self_knowledge, elicit_with_counts
+from graceful_forgetting.generation import generate_completions
 from graceful_forgetting.gradients.token_loss import sequence_losses
 
 VOCABULARY = 40
@@ -127,10 +125,10 @@ def test_batches_equal_one_by_one_decoding(kind, batch_size, tokenizer):
     assert set(result["finish_reason"]) == {"stop", "length"}
 
 
-@pytest.mark.parametrize("do_sample", [False, True])
-def test_mean_log_probability_is_minus_the_loss_of_a_plain_forward_pass(do_sample, model, tokenizer):
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_mean_log_probability_is_minus_the_loss_of_a_plain_forward_pass(temperature, model, tokenizer):
     with_some_stops(model, tokenizer, steps=6)
-    config = ElicitationConfig(max_new_tokens=6, do_sample=do_sample, temperature=2.0, top_p=0.8)
+    config = ElicitationConfig(max_new_tokens=6, temperature=temperature)
     result = elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
     for row in result:
         prompt = len(tokenizer(row["prompt"])["input_ids"])
@@ -173,7 +171,7 @@ def test_other_columns_and_their_types_are_kept(model, tokenizer):
 
 
 def sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **settings) -> list[list[int]]:
-    settings = {"max_new_tokens": 5, "do_sample": True} | settings
+    settings = {"max_new_tokens": 5, "temperature": 1.0} | settings
     return elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))["input_ids"][:]
 
 
@@ -182,18 +180,17 @@ def test_sampling_depends_on_the_seed_and_not_on_the_batch(model, tokenizer):
     assert sampled(model, tokenizer, seed=1) == first
     assert sampled(model, tokenizer, seed=1, batch_size=2) == first
     assert sampled(model, tokenizer, seed=2) != first
-    assert sampled(model, tokenizer, do_sample=False) != first
+    assert sampled(model, tokenizer, temperature=0.0) != first
 
 
-def test_sampling_settings_narrow_the_distribution_to_the_greedy_choice(model, tokenizer):
-    greedy = sampled(model, tokenizer, do_sample=False)
+def test_a_low_temperature_narrows_the_distribution_to_the_greedy_choice(model, tokenizer):
+    greedy = sampled(model, tokenizer, temperature=0.0)
     assert sampled(model, tokenizer, temperature=1e-4) == greedy
-    assert sampled(model, tokenizer, top_p=1e-6) == greedy
 
 
 def test_sampled_frequencies_are_the_models_probabilities(model):
     rows = 4000
-    config = ElicitationConfig(batch_size=rows, max_new_tokens=1, do_sample=True, temperature=3.0)
+    config = ElicitationConfig(batch_size=rows, max_new_tokens=1, temperature=3.0)
     drawn = generate_completions(model, [[3, 4]] * rows, config, pad_token_id=0, eos_token_ids=[1])
     counts = torch.bincount(torch.tensor([c.token_ids[0] for c in drawn]), minlength=VOCABULARY).double()
     with torch.no_grad():
@@ -267,7 +264,6 @@ def test_duplicates_and_empty_answers_are_counted_and_dropped(model, tokenizer, 
     assert (counts.prompts, counts.duplicates, counts.empty) == (len(PROMPTS) + 2, 2, empty)
     assert counts.kept == len(result) == counts.prompts - counts.duplicates - counts.empty
     assert counts.tokens >= counts.prompts
-    assert not counts.cached
     assert "t7" not in result["task"][:]
     assert [record.message for record in caplog.records] == [
         f"Elicitation kept {counts.kept} of 9 completions; dropped: 2 duplicates, {empty} empty."
@@ -280,84 +276,3 @@ def test_nothing_but_empty_answers_is_an_error(model, tokenizer):
     rows = prompt_rows([PROMPTS[1]] * 2)
     with pytest.raises(ValueError, match="all 2 completions are empty"):
         elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(max_new_tokens=4))
-
-
-@pytest.fixture
-def generated(monkeypatch) -> list[int]:
-    """Length 1 more for each time that the model is really asked."""
-    calls: list[int] = []
-
-    def counting(*args, **kwargs):
-        calls.append(1)
-        return complete(*args, **kwargs)
-
-    monkeypatch.setattr(backends, "complete", counting)
-    return calls
-
-
-def test_cache_answers_only_the_same_question(model, tokenizer, tmp_path, generated, caplog):
-    settings = {"max_new_tokens": 4, "cache_dir": str(tmp_path)}
-    first, counts = elicit_with_counts(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))
-    assert not counts.cached
-    with caplog.at_level(logging.INFO, logger="graceful_forgetting"):
-        again, counts = elicit_with_counts(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))
-    assert again.to_list() == first.to_list()
-    assert counts.cached
-    assert "comes from the cache" in caplog.text
-    # What does not decide the answers: batch size, the seed of greedy decoding, columns beside the prompt.
-    for change in ({"batch_size": 2}, {"seed": 7}):
-        elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings | change))
-    other = elicit_self_knowledge(
-        model, tokenizer, prompt_rows().rename_column("task", "source"), ElicitationConfig(**settings)
-    )
-    assert "source" in other.column_names
-    assert len(generated) == 1
-
-    for change in ({"max_new_tokens": 3}, {"do_sample": True}, {"do_sample": True, "seed": 7}):
-        elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings | change))
-    elicit_self_knowledge(model, tokenizer, prompt_rows(PROMPTS[::-1]), ElicitationConfig(**settings))
-    with torch.no_grad():
-        model.lm_head.weight[5] += 0.01
-    elicit_self_knowledge(model, tokenizer, prompt_rows(), ElicitationConfig(**settings))
-    assert len(generated) == 6
-
-
-def truncate_rows(entry):
-    file = next((entry / "completions").glob("*.arrow"))
-    file.write_bytes(file.read_bytes()[:100])
-
-
-def exchange_rows(entry):
-    shutil.rmtree(entry / "completions")
-    rows = [{"token_ids": [3], "stopped": False, "mean_log_probability": -1.0}] * len(PROMPTS)
-    Dataset.from_list(rows).save_to_disk(str(entry / "completions"))
-
-
-DAMAGE = {
-    "header missing": lambda entry: (entry / "header.json").unlink(),
-    "header not json": lambda entry: (entry / "header.json").write_text("{"),
-    "header empty": lambda entry: (entry / "header.json").write_text(json.dumps({})),
-    "header not a dict": lambda entry: (entry / "header.json").write_text(json.dumps([])),
-    "rows missing": lambda entry: shutil.rmtree(entry / "completions"),
-    "rows truncated": truncate_rows,
-    "rows exchanged": exchange_rows,
-    "info missing": lambda entry: (entry / "completions" / "dataset_info.json").unlink(),
-    "info not json": lambda entry: (entry / "completions" / "dataset_info.json").write_text("x"),
-    "state not json": lambda entry: (entry / "completions" / "state.json").write_text(""),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_cache_is_made_again_with_a_warning(damage, model, tokenizer, tmp_path, generated, caplog):
-    config = ElicitationConfig(max_new_tokens=4, cache_dir=str(tmp_path))
-    first = elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
-    (entry,) = tmp_path.iterdir()
-    DAMAGE[damage](entry)
-    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
-        again = elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
-    assert again.to_list() == first.to_list()
-    assert "are damaged" in caplog.text
-    assert len(generated) == 2
-    elicit_self_knowledge(model, tokenizer, prompt_rows(), config)
-    assert len(generated) == 2
-    assert list(tmp_path.iterdir()) == [entry]

@@ -1,18 +1,15 @@
-"""Every backend gives what the default one gives, and says clearly what it cannot do."""
+"""A server gives what the model in memory gives, and says clearly what it cannot do."""
 
+import copy
 import json
 import logging
-import sys
-import types
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GenerationMixin
+from transformers import GenerationMixin
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.elicitation import elicit_self_knowledge, elicit_with_counts
@@ -33,14 +30,6 @@ def model(make_model):
     return model
 
 
-@pytest.fixture
-def saved(model, tmp_path):
-    model.save_pretrained(tmp_path / "model")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
-    assert loaded.name_or_path == str(tmp_path / "model")
-    return loaded
-
-
 def rows() -> Dataset:
     return Dataset.from_list([{"prompt": prompt, "task": f"t{i}"} for i, prompt in enumerate(PROMPTS)])
 
@@ -51,149 +40,6 @@ def assert_same_answers(result: Dataset, expected: Dataset) -> None:
     for row, other in zip(result, expected, strict=True):
         assert row.pop("mean_log_probability") == pytest.approx(other.pop("mean_log_probability"), rel=1e-5)
         assert row == other
-
-
-# Continuous batching ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [2, 32])
-def test_continuous_batching_equals_the_default_backend(batch_size, model, tokenizer):
-    expected = elicit_self_knowledge(model, tokenizer, rows(), ElicitationConfig(max_new_tokens=6))
-    config = ElicitationConfig(max_new_tokens=6, backend="continuous_batching", batch_size=batch_size)
-    attention, own = model.config._attn_implementation, model.generation_config
-    model.train()
-    state = torch.get_rng_state()
-    result, counts = elicit_with_counts(model, tokenizer, rows(), config)
-    assert_same_answers(result, expected)
-    assert counts.inexact == 0
-    assert model.training
-    assert (model.config._attn_implementation, model.generation_config) == (attention, own)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_continuous_batching_samples_from_the_seed_and_settings(model, tokenizer):
-    def drawn(**settings: Any) -> list[list[int]]:
-        config = ElicitationConfig(
-            **{"max_new_tokens": 4, "backend": "continuous_batching", "do_sample": True} | settings
-        )
-        return elicit_self_knowledge(model, tokenizer, rows(), config)["input_ids"][:]
-
-    first = drawn(seed=1)
-    torch.rand(3)
-    assert drawn(seed=1) == first
-    assert drawn(seed=2) != first
-    assert drawn(temperature=1e-4) == drawn(do_sample=False)
-
-
-def test_continuous_batching_reports_what_failed(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(type(model), "generate_batch", lambda *args, **kwargs: {}, raising=False)
-    config = ElicitationConfig(backend="continuous_batching", max_new_tokens=4)
-    with pytest.raises(RuntimeError, match=r"completed 0 of 7 requests .*backend='transformers'"):
-        elicit_self_knowledge(model, tokenizer, rows(), config)
-
-
-# vLLM: a stand-in with the documented offline interface ---------------------------------------------------------------
-
-
-@dataclass
-class SamplingParams:
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    max_tokens: int | None = 16
-    stop_token_ids: list[int] = field(default_factory=list)
-    detokenize: bool = True
-
-
-@dataclass
-class CompletionOutput:
-    token_ids: list[int]
-    finish_reason: str
-    text: str = ""
-
-
-@dataclass
-class RequestOutput:
-    outputs: list[CompletionOutput]
-
-
-class LLM:
-    """Answers by whole forward passes, one prompt at a time."""
-
-    made: list[dict[str, Any]] = []  # noqa: RUF012
-    asked: list[SamplingParams] = []  # noqa: RUF012
-
-    def __init__(
-        self, model: str, dtype: str, max_model_len: int, gpu_memory_utilization: float, skip_tokenizer_init: bool
-    ) -> None:
-        LLM.made.append({"model": model, "dtype": dtype, "max_model_len": max_model_len})
-        self.model = AutoModelForCausalLM.from_pretrained(model).eval()
-
-    @torch.no_grad()
-    def generate(
-        self, prompts: list[dict[str, Any]], sampling_params: list[SamplingParams], use_tqdm: bool
-    ) -> list[RequestOutput]:
-        results = []
-        for prompt, params in zip(prompts, sampling_params, strict=True):
-            LLM.asked.append(params)
-            ids, start = list(prompt["prompt_token_ids"]), len(prompt["prompt_token_ids"])
-            while len(ids) - start < params.max_tokens and ids[-1] not in params.stop_token_ids:
-                ids.append(int(self.model(torch.tensor([ids])).logits[0, -1].argmax()))
-            stopped = ids[-1] in params.stop_token_ids
-            results.append(RequestOutput([CompletionOutput(ids[start:], "stop" if stopped else "length")]))
-        return results
-
-
-@pytest.fixture
-def vllm(monkeypatch):
-    module = types.ModuleType("vllm")
-    module.LLM, module.SamplingParams, module.TokensPrompt = LLM, SamplingParams, dict
-    LLM.made.clear()
-    LLM.asked.clear()
-    monkeypatch.setitem(sys.modules, "vllm", module)
-
-
-def test_vllm_adapter_equals_the_default_backend(vllm, saved, tokenizer):
-    expected = elicit_self_knowledge(saved, tokenizer, rows(), ElicitationConfig(max_new_tokens=6))
-    result = elicit_self_knowledge(saved, tokenizer, rows(), ElicitationConfig(max_new_tokens=6, backend="vllm"))
-    assert_same_answers(result, expected)
-    assert LLM.made == [{"model": saved.name_or_path, "dtype": "float32", "max_model_len": 7 + 6}]
-
-
-def test_vllm_adapter_gives_each_draw_its_seed_and_the_settings(vllm, saved, tokenizer):
-    settings = {"max_new_tokens": 3, "do_sample": True, "temperature": 0.5, "top_p": 0.9, "num_samples_per_prompt": 2}
-    elicit_self_knowledge(saved, tokenizer, rows(), ElicitationConfig(backend="vllm", **settings))
-    *_, probe = [params for params in LLM.asked if params.temperature == 0]
-    assert probe.seed is None
-    drawn = [params for params in LLM.asked if params.temperature != 0]
-    assert len({params.seed for params in drawn}) == len(drawn) == 2 * len(PROMPTS)
-    assert {(p.temperature, p.top_p, p.max_tokens, p.n) for p in drawn} == {(0.5, 0.9, 3, 1)}
-
-
-def test_other_weights_behind_the_backend_are_refused(vllm, saved, tokenizer):
-    with torch.no_grad():
-        saved.lm_head.weight.copy_(saved.lm_head.weight.roll(1, dims=0))
-    with pytest.raises(ValueError, match=r"does not answer as the model in memory does.*nats a token"):
-        elicit_self_knowledge(saved, tokenizer, rows(), ElicitationConfig(max_new_tokens=4, backend="vllm"))
-    assert len(LLM.asked) == 4
-
-
-def test_vllm_needs_its_package_and_a_model_from_a_folder(model, saved, tokenizer, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    config = ElicitationConfig(max_new_tokens=4, backend="vllm")
-    with pytest.raises(ImportError, match=r"pip install 'graceful-forgetting\[vllm\]'"):
-        elicit_self_knowledge(saved, tokenizer, rows(), config)
-    with pytest.raises(ValueError, match="was built in memory"):
-        elicit_self_knowledge(model, tokenizer, rows(), config)
-    adapted = get_peft_model(saved, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match="has an adapter in memory"):
-        elicit_self_knowledge(adapted, tokenizer, rows(), config)
-
-
-# Servers --------------------------------------------------------------------------------------------------------------
 
 
 class Server:
@@ -250,7 +96,7 @@ def serve(monkeypatch):
 
 
 def on_server(**changes: Any) -> ElicitationConfig:
-    settings = {"max_new_tokens": 6, "backend": "server", "server_url": URL, "server_model": "tiny", "batch_size": 3}
+    settings = {"max_new_tokens": 6, "server_url": URL, "server_model": "tiny", "batch_size": 3}
     return ElicitationConfig(**settings | changes)
 
 
@@ -266,7 +112,7 @@ VLLM_FIELDS = {"return_token_ids", "top_k", "repetition_penalty", "stop_token_id
         (set(), False, "text"),
     ],
 )
-def test_server_equals_the_default_backend_however_it_wants_to_be_asked(
+def test_server_equals_the_model_in_memory_however_it_wants_to_be_asked(
     accepts, takes_ids, way, model, tokenizer, serve, caplog
 ):
     expected = elicit_self_knowledge(model, tokenizer, rows(), ElicitationConfig(max_new_tokens=6))
@@ -289,13 +135,22 @@ def test_server_equals_the_default_backend_however_it_wants_to_be_asked(
 
 def test_server_gets_a_seed_for_each_draw_and_neutral_settings(model, tokenizer, serve):
     running = serve(model, tokenizer, {"generation_config"}, takes_ids=False)
-    elicit_self_knowledge(
-        model, tokenizer, rows(), on_server(do_sample=True, temperature=0.7, top_p=0.8, num_samples_per_prompt=2)
-    )
+    elicit_self_knowledge(model, tokenizer, rows(), on_server(temperature=0.7, num_samples_per_prompt=2))
     drawn = [body for body in running.bodies if body.get("max_tokens") == 6 and body["temperature"] == 0.7]
     assert len({body["seed"] for body in drawn}) == len(drawn) == 2 * len(PROMPTS)
+    assert {body["top_p"] for body in drawn} == {1.0}
     neutral = json.loads(drawn[0]["generation_config"])
     assert (neutral["do_sample"], neutral["top_k"], neutral["repetition_penalty"]) == (True, 0, 1.0)
+
+
+def test_other_weights_behind_the_server_are_refused(model, tokenizer, serve):
+    running = serve(copy.deepcopy(model), tokenizer, VLLM_FIELDS)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.lm_head.weight.roll(1, dims=0))
+    with pytest.raises(ValueError, match=r"server_url=.* does not answer as the model in memory does.*nats a token"):
+        elicit_self_knowledge(model, tokenizer, rows(), on_server())
+    # One request finds out how to ask, four are the probes.
+    assert len(running.bodies) == 1 + 4
 
 
 def test_text_that_the_tokenizer_divides_otherwise_is_kept_and_counted(model, tokenizer, serve, caplog):

@@ -67,9 +67,7 @@ def sampled(rows: Sequence[list[int]], batch_size: int, draws: int = 3, seed: in
     config = ElicitationConfig(
         batch_size=batch_size,
         max_new_tokens=8,
-        do_sample=True,
         temperature=1.5,
-        top_p=0.9,
         num_samples_per_prompt=draws,
         seed=seed,
     )
@@ -97,7 +95,7 @@ def test_a_repeated_prompt_goes_on_counting_its_draws():
 
 
 def test_seeds_are_exact_as_double_precision_numbers():
-    config = ElicitationConfig(do_sample=True, num_samples_per_prompt=50)
+    config = ElicitationConfig(temperature=1.0, num_samples_per_prompt=50)
     seeds = [request.seed for request in make_requests(prompts(20), config)]
     assert len(set(seeds)) == 1000
     assert all(int(float(seed)) == seed for seed in seeds)

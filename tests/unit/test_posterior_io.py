@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graceful_forgetting.config import PosteriorConfig
-from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
+from graceful_forgetting.posterior import LearningPosterior, estimate_posterior, fisher
 from graceful_forgetting.posterior.fisher import estimate_fisher
 from graceful_forgetting.posterior.learning_posterior import POSTERIOR_FILE, reference_mean
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
@@ -251,9 +251,11 @@ def test_where_fisher_is_estimated_survives_the_file(tmp_path: Path) -> None:
     assert LearningPosterior.from_pretrained(tmp_path, model=tiny_llama()).metadata["fisher_at"] == "base"
 
 
-def test_sums_at_the_reference_are_not_taken_up_at_base(tmp_path: Path) -> None:
+def test_sums_at_the_reference_are_not_taken_up_at_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fisher, "SHARD_SIZE", 1)
+
     def estimated(fisher_at: str, folder: Path | None) -> LearningPosterior:
-        config = PosteriorConfig(fisher_at=fisher_at, batch_size=1, shard_size=1)
+        config = PosteriorConfig(fisher_at=fisher_at, batch_size=1)
         return estimate_posterior(tiny_llama(), tiny_llama(seed=1), ROWS, config, resume_dir=folder)
 
     for fisher_at in ("reference", "base", "base", "reference"):

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.worlds import WORLDS, Difficulty, World, load_world, world_checkpoint
-from graceful_forgetting.worlds.build import build_models, encode, world_tokenizer
+from graceful_forgetting.worlds.build import build_models, encode, fill_models, world_tokenizer
 from graceful_forgetting.worlds.cache import cached_models
 from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.questions import Question
@@ -324,7 +325,7 @@ def test_the_shipped_models_serve_only_the_worlds_own_recipe_and_seed(
 def test_an_interrupted_build_is_cleared_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRACEFUL_CACHE", str(tmp_path))
     folder = cached_models(tiny("arithmetic"), Difficulty(), 0)
-    leftover = folder.with_name("models.partial-1")
+    leftover = folder.with_name(f"{folder.name}.partial-1")
     folder.rename(leftover)
     assert cached_models(tiny("arithmetic"), Difficulty(), 0) == folder
     assert (folder / "world.json").is_file()
@@ -333,7 +334,7 @@ def test_an_interrupted_build_is_cleared_and_made_again(tmp_path: Path, monkeypa
 
 def test_of_two_at_once_one_builds_and_the_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRACEFUL_CACHE", str(tmp_path))
-    monkeypatch.setattr("graceful_forgetting.worlds.cache.build_models", count := Mock(side_effect=slow_build))
+    monkeypatch.setattr("graceful_forgetting.worlds.cache.fill_models", count := Mock(side_effect=slow_build))
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(cached_models, tiny("arithmetic"), Difficulty(), 0) for _ in range(2)]
         folders = [job.result() for job in jobs]
@@ -341,7 +342,19 @@ def test_of_two_at_once_one_builds_and_the_other_waits(tmp_path: Path, monkeypat
     assert count.call_count == 1
 
 
-def slow_build(world: WorldDefinition, output_dir: Path, *, difficulty: Difficulty, seed: int) -> Path:
+def slow_build(*arguments: Any) -> dict[str, Any]:
     # Long enough for the other to find the models missing as well.
     time.sleep(0.5)
-    return build_models(world, output_dir, difficulty=difficulty, seed=seed)
+    return fill_models(*arguments)
+
+
+def test_damaged_models_are_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GRACEFUL_CACHE", str(tmp_path))
+    weights = cached_models(tiny("arithmetic"), Difficulty(), 0) / "base" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    cached_models(tiny("arithmetic"), Difficulty(), 0)
+    assert "its base/model.safetensors is damaged" in caplog.text
+    assert weights.read_bytes() == whole

@@ -171,20 +171,19 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
 
 
 def advise(options: argparse.Namespace, rest: list[str]) -> None:
-    from datasets import load_from_disk
-
     from graceful_forgetting.runs.advice import advice_text, advise, gather_evidence
     from graceful_forgetting.runs.pipeline import Pipeline
     from graceful_forgetting.runs.recipe import parse_recipe
+    from graceful_forgetting.runtime.store import read_rows
     from graceful_forgetting.training.preparation import TASK_COLUMN
 
     pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options))
-    scored = load_from_disk(str(pipeline.method.scores().path / "rows"))
-    chosen = set(load_from_disk(str(pipeline.method.selection().path / "rows"))["source_index"])
+    scored = read_rows(pipeline.method.scores().path / "rows")
+    chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
     interference = pipeline.method.interference()
     changes = None
     if interference is not None:
-        losses = load_from_disk(str(interference.path / "rows"))
+        losses = read_rows(interference.path / "rows")
         changes = [
             None if before is None or after is None else after - before
             for before, after in zip(losses["loss"], losses["reference_loss"], strict=True)

@@ -20,7 +20,8 @@ from graceful_forgetting.gradients.diagnosis import not_finite
 from graceful_forgetting.gradients.memory import MemoryEstimate
 from graceful_forgetting.gradients.rows import load_batch
 from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.store import key_of
 
 
 class Need(Enum):
@@ -98,17 +99,15 @@ class Measurement(ABC):
         inputs = self.inputs
         posterior = inputs.posterior if self.needs & {Need.POSTERIOR, Need.FISHER} else None
         learning = inputs.learning if Need.LEARNING in self.needs else None
-        return fingerprint_json(
-            {
-                "measurement": type(self).__name__,
-                "columns": self.columns,
-                "model": fingerprint_model(inputs.model),
-                "rows": fingerprint_rows(inputs.rows),
-                "posterior": None if posterior is None else posterior.fingerprint(),
-                "learning": None if learning is None else fingerprint_rows(learning),
-                "batch_size": inputs.config.batch_size,
-                "settings": dict(self.settings()),
-            }
+        return key_of(
+            measurement=type(self).__name__,
+            columns=self.columns,
+            model=fingerprint_model(inputs.model),
+            rows=fingerprint_rows(inputs.rows),
+            posterior=None if posterior is None else posterior.fingerprint(),
+            learning=None if learning is None else fingerprint_rows(learning),
+            batch_size=inputs.config.batch_size,
+            settings=dict(self.settings()),
         )
 
     @contextmanager

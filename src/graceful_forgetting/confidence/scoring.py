@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.confidence.scorer import Inputs, Measured, Measurement, Need
 from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.confidence.shards import Plan, ShardStore, measure_rows
+from graceful_forgetting.confidence.shards import Plan, measure_rows
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.gradients.rows import tokenised_rows, usable_rows
 from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.runtime.shards import shard_entries
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,9 @@ def score_confidence(
         memory.require_fit("scoring", config.batch_size)
     columns: dict[str, Tensor] = {}
     for measurement in measurements:
-        store = None if resume_dir is None else ShardStore(resume_dir, measurement.key())
-        values = measure_rows(measurement, len(rows), plan, store, announce)
+        key = "" if resume_dir is None else measurement.key()
+        entries = shard_entries(resume_dir, "scores", key, len(plan.shards))
+        values = measure_rows(measurement, len(rows), plan, entries, announce)
         columns |= {**values, **measurement.derived(values)}
     usable = torch.zeros(len(rows), dtype=torch.bool)
     usable[list(lengths)] = True

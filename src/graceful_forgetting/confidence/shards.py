@@ -1,27 +1,25 @@
 """Measuring many rows: a share for each process, saved shard by shard."""
 
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from graceful_forgetting.confidence.scorer import Measurement
 from graceful_forgetting.gradients.rows import batches
-from graceful_forgetting.runtime.artifacts import atomic_file
-from graceful_forgetting.runtime.distributed import gather, process_count, process_index, raise_together
+from graceful_forgetting.runtime.distributed import process_count
 from graceful_forgetting.runtime.progress import progress_bar
-
-logger = logging.getLogger(__name__)
+from graceful_forgetting.runtime.shards import share_shards
+from graceful_forgetting.runtime.store import Entry
 
 # Rows between two saves.
 SHARD_SIZE = 1024
-_INDICES, _VALUES = "indices", "values"
+_FILE, _VALUES = "values.safetensors", "values"
 # From this number of batches on, three of them are measured first to tell how long the rest will take.
 _PILOT_BATCHES = 8
 
@@ -53,81 +51,51 @@ class Plan:
         return [index for number in self.shards[shard] for index in self.batches[number]]
 
 
-class ShardStore:
-    """Finished shards on disk, one file each; those of other work are not seen.
-
-    Args:
-        folder: made if missing.
-        key: hash of everything that the values depend on.
-    """
-
-    def __init__(self, folder: str | Path, key: str) -> None:
-        self._folder, self._key = Path(folder), key
-
-    def path(self, shard: int) -> Path:
-        return self._folder / f"scores-{self._key}-{shard:06d}.safetensors"
-
-    def read(self, plan: Plan) -> dict[int, Tensor]:
-        """Values (rows, columns) of the shards that are there and whole."""
-        found = {}
-        for shard in range(len(plan.shards)):
-            if not self.path(shard).is_file():
-                continue
-            try:
-                tensors = load_file(self.path(shard))
-            except SafetensorError as error:
-                logger.warning("%s is damaged (%s) and is made again", self.path(shard), error)
-                continue
-            if tensors[_INDICES].tolist() == plan.rows(shard):
-                found[shard] = tensors[_VALUES]
-        return found
-
-    def write(self, plan: Plan, shard: int, values: Tensor) -> None:
-        with atomic_file(self.path(shard)) as partial:
-            save_file({_INDICES: torch.tensor(plan.rows(shard)), _VALUES: values}, partial)
-
-
 def measure_rows(
     measurement: Measurement,
     num_rows: int,
     plan: Plan,
-    store: ShardStore | None,
+    entries: Sequence[Entry] | None,
     announce: Callable[[str], None],
 ) -> dict[str, Tensor]:
     """Every column of the measurement, (num_rows,) float64, NaN in rows that are in no batch; on every process alike.
 
-    Every process must call this, with the same arguments. Shards that are in `store` are taken from there; the
+    Every process must call this, with the same arguments. Shards that are in `entries` are taken from there; the
     others are dealt out among the processes.
 
     Args:
         announce: receives the estimate of the time before the work starts.
     """
-    found = {} if store is None else store.read(plan)
-    # A folder that the processes do not share holds, for each, what it did itself.
-    known = {shard: values for part in gather(found) for shard, values in part.items()}
-    if known:
-        announce(f"{len(known)} of {len(plan.shards)} shards were scored before")
-    pending = [shard for shard in range(len(plan.shards)) if shard not in known]
-    own, error = {}, None
-    try:
+
+    def work(shards: list[int]) -> dict[int, Tensor]:
         with measurement.prepared():
-            own = _measure_shards(measurement, plan, pending[process_index() :: process_count()], store, announce)
-    except Exception as raised:
-        error = raised
-    raise_together(error)
-    for part in gather(own):
-        known |= part
+            return _measure_shards(measurement, plan, shards, entries, announce)
+
+    known, made = share_shards(entries, len(plan.shards), _load, work, announce, "scored")
     result = torch.full((num_rows, len(measurement.columns)), torch.nan, dtype=torch.float64)
-    for shard, values in known.items():
-        result[plan.rows(shard)] = values
+    for part in (known, *made):
+        for shard, values in part.items():
+            result[plan.rows(shard)] = values
     return dict(zip(measurement.columns, result.unbind(dim=1), strict=True))
+
+
+def _load(entry: Entry) -> Tensor | None:
+    return None if entry.read() is None else load_file(entry.path / _FILE)[_VALUES]
+
+
+def _save(entry: Entry, values: Tensor) -> None:
+    def fill(folder: Path) -> dict[str, Any]:
+        save_file({_VALUES: values}, folder / _FILE)
+        return {}
+
+    entry.write(fill)
 
 
 def _measure_shards(
     measurement: Measurement,
     plan: Plan,
     shards: list[int],
-    store: ShardStore | None,
+    entries: Sequence[Entry] | None,
     announce: Callable[[str], None],
 ) -> dict[int, Tensor]:
     def measured(number: int) -> Tensor:
@@ -146,8 +114,8 @@ def _measure_shards(
                 parts.append(ready.pop(number) if number in ready else measured(number))
                 progress.update(len(plan.batches[number]))
             done[shard] = torch.cat(parts)
-            if store is not None:
-                store.write(plan, shard, done[shard])
+            if entries is not None:
+                _save(entries[shard], done[shard])
     return done
 
 

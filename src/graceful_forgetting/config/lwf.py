@@ -13,7 +13,7 @@ from graceful_forgetting.config.confidence import (
     ScoringWeights,
     StepSizeRule,
 )
-from graceful_forgetting.config.elicitation import ElicitationBackend, ElicitationConfig
+from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.fields import help_of, require, require_choice, setting, taken_from
 from graceful_forgetting.config.methods import PUBLISHED
 from graceful_forgetting.config.posterior import FisherAt, ParameterSpace, PosteriorConfig, PosteriorEstimator
@@ -50,19 +50,13 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         ValueError: names the field, its value and what is valid.
     """
 
-    elicitation_backend: ElicitationBackend = taken_from(ElicitationConfig, "backend")
     elicitation_batch_size: int = taken_from(ElicitationConfig, "batch_size")
     elicitation_max_new_tokens: int = taken_from(ElicitationConfig, "max_new_tokens")
     elicitation_num_samples_per_prompt: int = taken_from(ElicitationConfig, "num_samples_per_prompt")
-    elicitation_do_sample: bool = taken_from(ElicitationConfig, "do_sample")
     elicitation_temperature: float = taken_from(ElicitationConfig, "temperature")
-    elicitation_top_p: float = taken_from(ElicitationConfig, "top_p")
-    elicitation_shard_size: int = taken_from(ElicitationConfig, "shard_size")
     elicitation_server_url: str | None = taken_from(ElicitationConfig, "server_url")
     elicitation_server_model: str | None = taken_from(ElicitationConfig, "server_model")
     elicitation_server_api_key_env: str | None = taken_from(ElicitationConfig, "server_api_key_env")
-    elicitation_vllm_gpu_memory_utilization: float = taken_from(ElicitationConfig, "vllm_gpu_memory_utilization")
-    elicitation_cache_dir: str | None = taken_from(ElicitationConfig, "cache_dir")
 
     reference_fraction: float | None = setting(
         None,
@@ -74,12 +68,10 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
     posterior_estimator: PosteriorEstimator = taken_from(PosteriorConfig, "estimator")
     posterior_fisher_at: FisherAt = taken_from(PosteriorConfig, "fisher_at")
     posterior_num_samples: int | None = taken_from(PosteriorConfig, "num_samples")
-    posterior_draws: int = taken_from(PosteriorConfig, "draws")
     posterior_batch_size: int = taken_from(PosteriorConfig, "batch_size")
     posterior_parameter_space: ParameterSpace = taken_from(PosteriorConfig, "parameter_space")
     posterior_parameter_pattern: str | None = taken_from(PosteriorConfig, "parameter_pattern")
     posterior_last_blocks: int | None = taken_from(PosteriorConfig, "last_blocks")
-    posterior_shard_size: int = taken_from(PosteriorConfig, "shard_size")
 
     confidence_scorer: ScorerName = taken_from(ConfidenceConfig, "scorer", default="interference")
     confidence_step_size: float = taken_from(ConfidenceConfig, "step_size")
@@ -235,20 +227,14 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
 
     def elicitation_config(self) -> ElicitationConfig:
         return ElicitationConfig(
-            backend=self.elicitation_backend,
             batch_size=self.elicitation_batch_size,
             num_samples_per_prompt=self.elicitation_num_samples_per_prompt,
             max_new_tokens=self.elicitation_max_new_tokens,
-            do_sample=self.elicitation_do_sample,
             temperature=self.elicitation_temperature,
-            top_p=self.elicitation_top_p,
             seed=self.seed,
-            shard_size=self.elicitation_shard_size,
             server_url=self.elicitation_server_url,
             server_model=self.elicitation_server_model,
             server_api_key_env=self.elicitation_server_api_key_env,
-            vllm_gpu_memory_utilization=self.elicitation_vllm_gpu_memory_utilization,
-            cache_dir=self.elicitation_cache_dir,
         )
 
     def posterior_config(self) -> PosteriorConfig:
@@ -256,12 +242,10 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
             estimator=self.posterior_estimator,
             fisher_at=self.posterior_fisher_at,
             num_samples=self.posterior_num_samples,
-            draws=self.posterior_draws,
             batch_size=self.posterior_batch_size,
             parameter_space=self.posterior_parameter_space,
             parameter_pattern=self.posterior_parameter_pattern,
             last_blocks=self.posterior_last_blocks,
-            shard_size=self.posterior_shard_size,
             seed=self.seed,
         )
 

@@ -29,7 +29,6 @@ class PosteriorConfig:
         "where the labels of the data are not fitted yet. The posterior's mean is θ*_L either way.",
     )
     num_samples: int | None = setting(None, "Learning examples used, drawn without replacement; none = all.")
-    draws: int = setting(1, "Labels drawn per position with 'sampled'; the estimate is their mean.")
     batch_size: int = setting(16, "Gradients per forward and backward pass; does not change the result.")
     parameter_space: ParameterSpace = setting(
         "trainable",
@@ -44,18 +43,12 @@ class PosteriorConfig:
     last_blocks: int | None = setting(
         None, "Only the parameters of the last n transformer blocks. An approximation of the full score; none = all."
     )
-    shard_size: int = setting(1024, "Gradients between two saves of a resumable estimation.")
     seed: int = setting(42, "Seed of the drawn examples and labels.")
 
     def __post_init__(self) -> None:
         require_choice("estimator", self.estimator, get_args(PosteriorEstimator))
         require_choice("fisher_at", self.fisher_at, get_args(FisherAt))
         require(self.num_samples is None or self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
-        require(self.draws >= 1, "draws", self.draws, "at least 1")
-        if self.draws > 1 and self.estimator != "sampled":
-            raise ValueError(
-                f"draws={self.draws} with estimator={self.estimator!r}: only 'sampled' draws labels; leave draws at 1"
-            )
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         require_choice("parameter_space", self.parameter_space, get_args(ParameterSpace))
         if self.parameter_pattern is not None:
@@ -67,4 +60,3 @@ class PosteriorConfig:
                     f"({error})"
                 ) from error
         require(self.last_blocks is None or self.last_blocks >= 1, "last_blocks", self.last_blocks, "at least 1")
-        require(self.shard_size >= 1, "shard_size", self.shard_size, "at least 1")

@@ -1,7 +1,6 @@
 """From prompts to rows of self-knowledge."""
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import IGNORE_INDEX, require_pad_token, require_tokenizer
 from graceful_forgetting.elicitation.backends import open_backend
-from graceful_forgetting.elicitation.cache import completions_key, read_completions, write_completions
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
 from graceful_forgetting.elicitation.shards import complete_in_shards
 from graceful_forgetting.generation import Completion, check_context, make_requests, stop_token_ids
-from graceful_forgetting.runtime.distributed import gather, process_index
+from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.runtime.store import key_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +34,8 @@ class ElicitationCounts:
         empty: dropped because the completion has no text.
         inexact: completions that came back as text and whose tokens may not be those that were generated.
         tokens: tokens generated, EOS included, for all completions.
-        seconds: time that generating them took (of the first time, where `cached`), without loading anything.
+        seconds: time that generating them took, that of shards found finished included, without loading anything.
         tokens_per_second: tokens / seconds.
-        cached: whether the completions were read from the cache.
     """
 
     prompts: int
@@ -49,7 +47,6 @@ class ElicitationCounts:
     tokens: int
     seconds: float
     tokens_per_second: float
-    cached: bool
 
 
 def elicit_self_knowledge(
@@ -70,9 +67,8 @@ def elicit_self_knowledge(
         prompts: rows with a column `prompt`, each a string or a list of messages (chat template with
             generation prompt; columns `tools` and `chat_template_kwargs` reach it). Other columns are kept.
         config: settings; None takes the defaults.
-        resume_dir: folder for finished shards of `config.shard_size` completions; a second call with the same
-            arguments goes on from there. The caller removes it. Not needed with `config.cache_dir`, which is used
-            for that as well.
+        resume_dir: folder for finished shards of 1024 completions; a second call with the same arguments goes on
+            from there. The caller removes it.
         announce: receives how much was found finished, and how fast the rest was.
 
     Returns:
@@ -85,19 +81,18 @@ def elicit_self_knowledge(
 
     Sampling draws each completion from a random stream of its own, made from `config.seed`, the prompt and the number
     of the draw: neither batch size nor the order of the prompts matters. Rounding differs with the padding, so that a
-    near tie may still fall differently. Only the backend `transformers` promises this. Each backend has streams of its
-    own, 'continuous_batching' has one for a whole shard, and a server may not honour seeds (see its module).
+    near tie may still fall differently. A server has streams of its own, and may not honour seeds (see its module).
 
     Several processes of one launch share the work, and all return the same.
 
     Raises:
         TypeError: `prompts` is not a `datasets.Dataset`, or `processing_class` is not a tokenizer.
-        ImportError: the package of `config.backend` is not installed.
         ConnectionError: the server cannot be reached.
         ValueError: before any generation: no prompts, no `prompt` column, given completions, an empty prompt,
-            one that leaves no room in the model's context, a backend that answers for another model; after it:
+            one that leaves no room in the model's context, a server that answers for another model; after it:
             nothing but empty completions, or log-probabilities that are not finite.
-        RuntimeError: a backend failed at its work.
+        FileExistsError: something that is not a shard is in its place in `resume_dir`.
+        RuntimeError: the server failed at its work.
     """
     return elicit_with_counts(model, processing_class, prompts, config, resume_dir=resume_dir, announce=announce)[0]
 
@@ -119,8 +114,15 @@ def elicit_with_counts(
     prompt_ids = tokenize_prompts(prompts, tokenizer)
     check_context(prompt_ids, model, config.max_new_tokens)
 
-    completions, seconds, cached = _completions(
-        model, tokenizer, prompt_ids, config, pad_token_id, eos_token_ids, resume_dir, announce
+    requests = make_requests(prompt_ids, config)
+    completions, seconds = complete_in_shards(
+        lambda: open_backend(
+            model, tokenizer, requests, config, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids
+        ),
+        requests,
+        resume_dir,
+        "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config),
+        announce,
     )
     texts = tokenizer.batch_decode([c.content_ids for c in completions], skip_special_tokens=True)
     asked = [ids for ids in prompt_ids for _ in range(config.num_samples_per_prompt)]
@@ -136,12 +138,9 @@ def elicit_with_counts(
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds,
-        cached=cached,
     )
-    announce(
-        f"{config.backend} generated {tokens} tokens in {seconds:.1f} s, {counts.tokens_per_second:.0f} tokens per "
-        f"second{' (from the cache)' if cached else ''}"
-    )
+    source = "The model" if config.server_url is None else "The server"
+    announce(f"{source} generated {tokens} tokens in {seconds:.1f} s, {counts.tokens_per_second:.0f} tokens per second")
     _log_dropped(counts)
     if not kept:
         raise ValueError(
@@ -157,42 +156,23 @@ def elicit_with_counts(
     return concatenate_datasets([rows, Dataset.from_list(added)], axis=1), counts
 
 
-def _completions(
+def _key(
     model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[list[int]],
-    config: ElicitationConfig,
-    pad_token_id: int,
     eos_token_ids: Sequence[int],
-    resume_dir: str | Path | None,
-    announce: Callable[[str], None],
-) -> tuple[list[Completion], float, bool]:
-    """The completions of every prompt's draws, the seconds they took, and whether they come from the cache."""
-    requests = make_requests(prompt_ids, config)
-    kept_on_disk = config.cache_dir is not None or resume_dir is not None
-    key = completions_key(model, prompt_ids, eos_token_ids, config) if kept_on_disk else ""
-    entry = None if config.cache_dir is None else Path(config.cache_dir) / f"elicitation-{key}"
-    found = None if entry is None else read_completions(entry, len(requests))
-    # The processes must agree, and need not see the same folder.
-    found = next((each for each in gather(found) if each is not None), None)
-    if found is not None:
-        logger.info("Self-knowledge comes from the cache: %s", entry)
-        return *found, True
-    shards = None if entry is None else entry.with_name(f"{entry.name}-shards")
-    completions, seconds = complete_in_shards(
-        lambda: open_backend(
-            model, tokenizer, requests, config, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids
-        ),
-        requests,
-        config.shard_size,
-        shards if resume_dir is None else Path(resume_dir),
-        key,
-        announce,
+    config: ElicitationConfig,
+) -> str:
+    """Hash of all that decides the completions; batch size and a server's address change them by rounding only."""
+    sampling = {"temperature": config.temperature, "seed": config.seed} if config.temperature > 0 else {}
+    return key_of(
+        model=fingerprint_model(model),
+        prompts=[list(ids) for ids in prompt_ids],
+        eos_token_ids=list(eos_token_ids),
+        server_model=config.server_model,
+        max_new_tokens=config.max_new_tokens,
+        num_samples_per_prompt=config.num_samples_per_prompt,
+        **sampling,
     )
-    if entry is not None and shards is not None and process_index() == 0:
-        write_completions(entry, completions, seconds)
-        shutil.rmtree(shards, ignore_errors=True)
-    return completions, seconds, False
 
 
 def _log_dropped(counts: ElicitationCounts) -> None:

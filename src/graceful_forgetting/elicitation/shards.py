@@ -3,29 +3,34 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 
+from datasets import Dataset
+
 from graceful_forgetting.elicitation.backends import Backend
-from graceful_forgetting.elicitation.cache import read_completions, write_completions
 from graceful_forgetting.generation import Completion, Request
 from graceful_forgetting.generation.batched import longest_first
-from graceful_forgetting.runtime.distributed import gather, process_count, process_index, raise_together
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.runtime.shards import shard_entries, share_shards
+from graceful_forgetting.runtime.store import Entry, read_rows
+
+# Completions between two saves.
+SHARD_SIZE = 1024
+_ROWS = "completions"
 
 
 def complete_in_shards(
     open_backend: Callable[[], AbstractContextManager[Backend]],
     requests: Sequence[Request],
-    shard_size: int,
-    folder: Path | None,
+    folder: str | Path | None,
     key: str,
     announce: Callable[[str], None],
 ) -> tuple[list[Completion], float]:
     """Completions in the order of `requests`, and the seconds that they took, shards found before included.
 
-    The longest prompts come first, so that a lack of memory shows at once. What is in a shard depends on the
-    requests and `shard_size` alone, and a shard is completed by itself: resumed is uninterrupted.
+    The longest prompts come first, so that a lack of memory shows at once. What is in a shard depends on the requests
+    alone, and a shard is completed by itself: resumed is uninterrupted.
 
     Every process must call this, with the same arguments; the shards are dealt out among them.
 
@@ -36,43 +41,44 @@ def complete_in_shards(
         announce: receives how many shards were there before.
     """
     order = longest_first(requests)
-    shards = [order[first : first + shard_size] for first in range(0, len(order), shard_size)]
-    entries = [None if folder is None else folder / f"shard-{fingerprint_json([key, shard])}" for shard in shards]
-    found = {}
-    for number, (entry, shard) in enumerate(zip(entries, shards, strict=True)):
-        if entry is not None and (read := read_completions(entry, len(shard))) is not None:
-            found[number] = read
-    # A folder that the processes do not share holds, for each, what it did itself.
-    known = {number: read for part in gather(found) for number, read in part.items()}
-    if known:
-        announce(f"{len(known)} of {len(shards)} shards were elicited before")
-    pending = [number for number in range(len(shards)) if number not in known][process_index() :: process_count()]
+    shards = [order[first : first + SHARD_SIZE] for first in range(0, len(order), SHARD_SIZE)]
+    entries = shard_entries(folder, "completions", f"{key}-{SHARD_SIZE}", len(shards))
 
-    own: dict[int, tuple[list[Completion], float]] = {}
-    error = None
-    try:
-        if pending:
-            with open_backend() as backend:
-                _complete(backend, {number: [requests[i] for i in shards[number]] for number in pending}, entries, own)
-    except Exception as raised:
-        error = raised
-    raise_together(error)
+    def work(numbers: list[int]) -> dict[int, tuple[list[Completion], float]]:
+        if not numbers:
+            return {}
+        with open_backend() as backend:
+            return _complete(backend, {number: [requests[i] for i in shards[number]] for number in numbers}, entries)
 
+    known, made = share_shards(entries, len(shards), _load, work, announce, "elicited")
     seconds = sum(seconds for _, seconds in known.values())
-    seconds += max(gather(sum(seconds for _, seconds in own.values())))
-    for part in gather(own):
+    seconds += max(sum(seconds for _, seconds in part.values()) for part in made)
+    for part in made:
         known |= part
     completions = {i: c for number, shard in enumerate(shards) for i, c in zip(shard, known[number][0], strict=True)}
     return [completions[i] for i in range(len(requests))], seconds
 
 
+def _load(entry: Entry) -> tuple[list[Completion], float] | None:
+    record = entry.read()
+    if record is None:
+        return None
+    return [Completion(**row) for row in read_rows(entry.path / _ROWS).to_list()], record["seconds"]
+
+
+def _save(entry: Entry, completions: Sequence[Completion], seconds: float) -> None:
+    def fill(folder: Path) -> dict[str, float]:
+        Dataset.from_list([asdict(completion) for completion in completions]).save_to_disk(str(folder / _ROWS))
+        return {"seconds": seconds}
+
+    entry.write(fill)
+
+
 def _complete(
-    backend: Backend,
-    shards: dict[int, list[Request]],
-    entries: Sequence[Path | None],
-    done: dict[int, tuple[list[Completion], float]],
-) -> None:
-    """Complete `shards`, by number, into `done`."""
+    backend: Backend, shards: dict[int, list[Request]], entries: Sequence[Entry] | None
+) -> dict[int, tuple[list[Completion], float]]:
+    """The completions of `shards`, and the seconds of each, by number."""
+    done = {}
     tokens, start = 0, time.perf_counter()
     with progress_bar("Eliciting self-knowledge", "answers", sum(map(len, shards.values()))) as progress:
         for number, requests in shards.items():
@@ -84,5 +90,6 @@ def _complete(
                 progress.update()
                 progress.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
             done[number] = [completions[i] for i in range(len(requests))], time.perf_counter() - begun
-            if (entry := entries[number]) is not None:
-                write_completions(entry, *done[number])
+            if entries is not None:
+                _save(entries[number], *done[number])
+    return done

@@ -82,7 +82,7 @@ def complete(
     Raises:
         ValueError: a log-probability is not finite (the model's logits are not).
     """
-    quantiles = draw_quantiles(requests, config.max_new_tokens, model.device) if config.do_sample else None
+    quantiles = draw_quantiles(requests, config.max_new_tokens, model.device) if config.temperature > 0 else None
     group = max(1, config.batch_size // 4)
     first = 0
     rows: Rows | None = None
@@ -152,7 +152,7 @@ def _advance(
         ahead = torch.stack(
             [quantiles[i, done : done + steps] for i, done in zip(rows.numbers, rows.generated, strict=True)]
         )
-    choice = TokenChoice(ahead, config)
+    choice = TokenChoice(ahead, config.temperature)
     stop = _EnoughHaveEnded(torch.tensor(eos_token_ids, dtype=torch.long, device=model.device), len(rows), enough)
     output = model.generate(
         input_ids=rows.sequences,

@@ -4,38 +4,32 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor
 
-from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.generation.requests import Request
 
 
 class TokenChoice(LogitsProcessor):
     """Makes the choice itself, leaving it alone in the scores, and notes its log-probability.
 
-    A sampled token is the quantile of the warped distribution at a number drawn uniformly for this row and step:
-    it depends on the row's own seed alone, not on the rows beside it, the batch size or the device.
+    A sampled token is the quantile of the distribution at this temperature at a number drawn uniformly for this row
+    and step: it depends on the row's own seed alone, not on the rows beside it, the batch size or the device.
 
     Args:
         quantiles: (rows, steps) float64 in [0, 1), one column a token to come; None chooses greedily.
-        config: temperature and top_p.
+        temperature: of the softmax that is sampled from; not used with greedy choice.
     """
 
-    def __init__(self, quantiles: Tensor | None, config: ElicitationConfig) -> None:
-        self._quantiles = quantiles
-        self._warpers = LogitsProcessorList()
-        if config.temperature != 1:
-            self._warpers.append(TemperatureLogitsWarper(config.temperature))
-        if config.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(config.top_p))
+    def __init__(self, quantiles: Tensor | None, temperature: float) -> None:
+        self._quantiles, self._temperature = quantiles, temperature
         self._noted: list[Tensor] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 (the library's)
         if self._quantiles is None:
             chosen = scores.argmax(dim=-1, keepdim=True)
         else:
-            chosen = _at_quantile(self._warpers(input_ids, scores), self._quantiles[:, len(self._noted), None])
-        # Before warping: of the model itself.
+            chosen = _at_quantile(scores / self._temperature, self._quantiles[:, len(self._noted), None])
+        # At temperature 1: of the model itself.
         self._noted.append(scores.gather(1, chosen) - scores.logsumexp(dim=-1, keepdim=True))
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 

@@ -1,10 +1,9 @@
 """The diagonal Fisher information of a model on a data set."""
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,21 +25,22 @@ from graceful_forgetting.gradients.reducers import SquaredGradients
 from graceful_forgetting.gradients.rows import load_batch, tokenised_rows, usable_rows
 from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, draw_targets
 from graceful_forgetting.gradients.undisturbed import differentiating
-from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.runtime.distributed import (
     gather,
     process_count,
     process_index,
-    raise_together,
     sum_over_processes,
+    together,
 )
-from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
 from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.runtime.store import Entry, key_of
 
 logger = logging.getLogger(__name__)
 
-_HEADER = "graceful_forgetting"
-_TOTAL, _TRACES = "total.", "traces"
+# Gradients between two saves.
+SHARD_SIZE = 1024
+_SUMS, _TOTAL, _TRACES = "sums.safetensors", "total.", "traces"
 
 
 class FisherEstimate(NamedTuple):
@@ -71,6 +71,7 @@ def estimate_fisher(
     learning: Dataset,
     config: PosteriorConfig | None = None,
     resume_dir: str | Path | None = None,
+    draws: int = 1,
 ) -> dict[str, Tensor]:
     """Diagonal Fisher information at the model's weights: mean over samples of the squared ∇L(x).
 
@@ -94,8 +95,9 @@ def estimate_fisher(
         learning: tokenised (`input_ids`, `labels`). Rows in which no token counts are left out, with a
             warning.
         config: estimator, samples, parameters, batch size, seed.
-        resume_dir: folder for intermediate sums, written after every `config.shard_size` gradients; a second
-            call with the same arguments goes on from there.
+        resume_dir: folder for intermediate sums, written after every 1024 gradients; a second call with the same
+            arguments goes on from there.
+        draws: labels drawn per position with 'sampled'; the estimate is their mean.
 
     Returns:
         float32 CPU tensors by name, for every parameter covered.
@@ -103,35 +105,39 @@ def estimate_fisher(
     Raises:
         ValueError: packed rows; a row that exceeds the model's context; no row in which a token counts; no
             parameter that is covered.
+        FileExistsError: something that is not such sums is in their place.
         FloatingPointError: a gradient that is not finite, by row and parameter.
     """
     rows = tokenised_rows(learning, None, argument="learning")
-    return fisher_estimate(model, rows, config or PosteriorConfig(), resume_dir).diagonal
+    return fisher_estimate(model, rows, config or PosteriorConfig(), resume_dir, draws).diagonal
 
 
 def fisher_estimate(
-    model: PreTrainedModel, rows: Dataset, config: PosteriorConfig, resume_dir: str | Path | None = None
+    model: PreTrainedModel,
+    rows: Dataset,
+    config: PosteriorConfig,
+    resume_dir: str | Path | None = None,
+    draws: int = 1,
 ) -> FisherEstimate:
     """As `estimate_fisher`, of prepared rows, with the trace and its standard error."""
+    if draws > 1 and config.estimator != "sampled":
+        raise ValueError(
+            f"draws={draws} with estimator={config.estimator!r}: only 'sampled' draws labels; leave draws at 1"
+        )
     lengths = usable_rows(rows, model, argument="learning")
     if config.num_samples is not None and config.num_samples < len(lengths):
         generator = numpy.random.default_rng(config.seed)
         chosen = generator.choice(sorted(lengths), size=config.num_samples, replace=False)
         lengths = {int(index): lengths[int(index)] for index in chosen}
     parameters = covered_parameters(model, config.parameter_space, config.parameter_pattern, config.last_blocks)
-    units = _units(model, rows, lengths, config)
+    units = _units(model, rows, lengths, config, draws)
     batches = [units[start : start + config.batch_size] for start in range(0, len(units), config.batch_size)]
     memory = _memory(model, rows, batches[0], parameters)
     logger.info("Fisher information of %d gradients: %s", len(units), memory)
     memory.require_fit("the Fisher information", config.batch_size)
-    sums = _Sums(parameters, len(rows))
-    checkpoint = None if resume_dir is None else _Checkpoint(resume_dir, model, rows, config)
-    error: Exception | None = None
-    try:
-        _accumulate(sums, model, rows, batches, config, checkpoint)
-    except Exception as raised:
-        error = raised
-    raise_together(error)
+    sums = _Sums(parameters, len(rows), draws)
+    checkpoint = None if resume_dir is None else _Checkpoint(resume_dir, model, rows, config, draws)
+    together(lambda: _accumulate(sums, model, rows, batches, config, checkpoint))
     diagonal = {name: (sum_over_processes(total) / len(lengths)).cpu() for name, total in sums.totals.items()}
     traces = torch.stack(gather(sums.traces)).sum(dim=0)[sorted(lengths)]
     spread = float(traces.std()) / math.sqrt(len(traces)) if len(traces) > 1 else None
@@ -159,9 +165,9 @@ def _accumulate(
     config: PosteriorConfig,
     checkpoint: "_Checkpoint | None",
 ) -> None:
-    """Add this process's share of the batches; every `shard_size` gradients the sums are saved."""
+    """Add this process's share of the batches; every `SHARD_SIZE` gradients the sums are saved."""
     own = batches[process_index() :: process_count()]
-    per_shard = max(1, config.shard_size // config.batch_size)
+    per_shard = max(1, SHARD_SIZE // config.batch_size)
     done = 0 if checkpoint is None else checkpoint.load(sums)
     with (
         PerSampleEngine(model, sums.totals) as engine,
@@ -185,7 +191,7 @@ def _add_batch(
     config: PosteriorConfig,
 ) -> None:
     batch = load_batch(rows, [unit.row for unit in units], model.device)
-    weights = torch.full((len(units),), 1.0 / config.draws, device=model.device)
+    weights = torch.full((len(units),), 1.0 / sums.draws, device=model.device)
     if config.estimator == "exact":
         weights = _one_label(model, batch, units)
     # The first draw of a row does not depend on how many there are.
@@ -202,11 +208,13 @@ def _add_batch(
     sums.traces.index_add_(0, torch.tensor([unit.row for unit in units]), sums.squares.cpu())
 
 
-def _units(model: PreTrainedModel, rows: Dataset, lengths: Mapping[int, int], config: PosteriorConfig) -> list[_Unit]:
+def _units(
+    model: PreTrainedModel, rows: Dataset, lengths: Mapping[int, int], config: PosteriorConfig, draws: int
+) -> list[_Unit]:
     """Every gradient that is squared, those of long rows first: memory runs out early or never."""
     order = sorted(lengths, key=lambda index: (-lengths[index], index))
     if config.estimator != "exact":
-        return [_Unit(row, draw) for row in order for draw in range(config.draws)]
+        return [_Unit(row, draw) for row in order for draw in range(draws)]
     vocabulary = range(model.config.get_text_config().vocab_size)
     return [
         _Unit(row, position=position, token=token)
@@ -240,49 +248,42 @@ def _one_label(model: PreTrainedModel, batch: dict[str, Tensor], units: list[_Un
 class _Sums(SquaredGradients):
     """Also keeps, in `traces`, (rows,) float64, the squared norms summed by row; filled by the caller."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], rows: int) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], rows: int, draws: int) -> None:
         super().__init__(parameters)
+        self.draws = draws
         self.traces = torch.zeros(rows, dtype=torch.float64)
 
 
 class _Checkpoint:
     """The sums of one process on disk, with the number of batches that are in them."""
 
-    def __init__(self, folder: str | Path, model: PreTrainedModel, rows: Dataset, config: PosteriorConfig) -> None:
-        settings = {
-            name: getattr(config, name)
-            for name in (
-                "estimator",
-                "num_samples",
-                "draws",
-                "batch_size",
-                "parameter_space",
-                "parameter_pattern",
-                "last_blocks",
-                "seed",
-            )
-        }
-        work = {"model": fingerprint_model(model), "rows": fingerprint_rows(rows), "settings": settings}
-        self._key = fingerprint_json(work | {"processes": process_count()})
-        self._path = Path(folder) / f"fisher-{process_index()}-of-{process_count()}.safetensors"
+    def __init__(
+        self, folder: str | Path, model: PreTrainedModel, rows: Dataset, config: PosteriorConfig, draws: int
+    ) -> None:
+        key = key_of(
+            model=fingerprint_model(model),
+            rows=fingerprint_rows(rows),
+            settings=asdict(config) | {"draws": draws},
+            process=[process_index(), process_count()],
+        )
+        self._entry = Entry(Path(folder) / f"fisher-{process_index()}-of-{process_count()}", key)
 
     def save(self, sums: _Sums, batches_done: int) -> None:
-        tensors = {_TOTAL + name: total.cpu() for name, total in sums.totals.items()} | {_TRACES: sums.traces}
-        header = {"key": self._key, "batches_done": batches_done}
-        with atomic_file(self._path) as partial:
-            save_file(tensors, partial, metadata={_HEADER: json.dumps(header)})
+        def fill(folder: Path) -> dict[str, int]:
+            tensors = {_TOTAL + name: total.cpu() for name, total in sums.totals.items()} | {_TRACES: sums.traces}
+            save_file(tensors, folder / _SUMS)
+            return {"batches_done": batches_done}
+
+        self._entry.write(fill)
 
     def load(self, sums: _Sums) -> int:
         """Take up the sums; returns the number of batches in them, 0 where there are none of this work."""
-        if not self._path.is_file():
+        record = self._entry.read()
+        if record is None:
             return 0
-        with safe_open(self._path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-            if header.get("key") != self._key:
-                logger.info("%s is of other settings or data and is made again", self._path)
-                return 0
+        with safe_open(self._entry.path / _SUMS, framework="pt") as file:
             for name, total in sums.totals.items():
                 total.copy_(file.get_tensor(_TOTAL + name))
             sums.traces.copy_(file.get_tensor(_TRACES))
-        logger.info("Fisher information: %d batches were done before", header["batches_done"])
-        return int(header["batches_done"])
+        logger.info("Fisher information: %d batches were done before", record["batches_done"])
+        return int(record["batches_done"])

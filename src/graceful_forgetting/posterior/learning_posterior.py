@@ -258,7 +258,6 @@ def estimate_posterior(
     metadata |= {
         "estimator": config.estimator,
         "fisher_at": config.fisher_at,
-        "draws": config.draws,
         "num_samples": fisher.num_samples,
         "trace": fisher.trace,
         "trace_standard_error": fisher.trace_standard_error,

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
 from graceful_forgetting.results.result import RunResult
-from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runtime.store import Entry, EntryError, read_rows
 from graceful_forgetting.training.stages import STAGE_FILE
 
 RESULT_FILE = "result.json"
@@ -65,17 +65,19 @@ def _labels(files: Sequence[Path]) -> list[str]:
 
 
 def _samples(folder: Path, result: RunResult) -> Dataset | None:
-    """The scored samples with `chosen`; None where their stages are gone or were made again after the result."""
+    """The scored samples with `chosen`; None where their stages are gone, damaged, or made again after the result."""
     keys = {stage.name: stage.key for stage in result.stages}
     for stage in ("scores", "selection"):
-        file = folder / stage / STAGE_FILE
-        if not file.is_file() or read_json(file).get("key") != keys.get(stage):
+        try:
+            if Entry(folder / stage, keys.get(stage, ""), STAGE_FILE).check() is None:
+                return None
+        except (EntryError, FileExistsError):
             return None
     return with_choice(folder / "scores", folder / "selection")
 
 
 def with_choice(scores: Path, selection: Path) -> Dataset:
     """The samples that stage folder `scores` holds, with the column `chosen` from that of the selection."""
-    scored = load_from_disk(str(scores / "rows"))
-    chosen = set(load_from_disk(str(selection / "rows"))["source_index"])
+    scored = read_rows(scores / "rows")
+    chosen = set(read_rows(selection / "rows")["source_index"])
     return scored.add_column("chosen", [index in chosen for index in range(len(scored))])

@@ -6,6 +6,7 @@ at most a `*.partial-<pid>` entry, which nothing reads and `remove_partials` cle
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _PARTIAL = ".partial-"
+_PARTIAL_NAME = re.compile(rf"(?P<name>.+){re.escape(_PARTIAL)}(?P<process>\d+)(-old)?", re.DOTALL)
 
 
 def cache_root() -> Path:
@@ -95,14 +97,32 @@ def read_json(path: str | Path) -> Any:
 
 
 def remove_partials(directory: str | Path, of: str | None = None) -> list[Path]:
-    """Remove what interrupted writes (of the entry named `of` only) left directly inside `directory`.
+    """Remove what interrupted writes left in `directory`, at any depth.
+
+    What a process that lives is writing stays. `of`: only what would have become the entry of that name directly inside
+    `directory`, whoever wrote it: for the holder of the entry's lock.
 
     Returns:
         the removed paths.
     """
-    directory = Path(directory)
-    mark = f"{of or ''}{_PARTIAL}"
-    leftovers = [entry for entry in directory.iterdir() if mark in entry.name] if directory.is_dir() else []
-    for entry in leftovers:
-        _remove(entry)
+    found = Path(directory).glob(f"*{_PARTIAL}*") if of is not None else Path(directory).rglob(f"*{_PARTIAL}*")
+    leftovers = []
+    for entry in list(found):
+        parts = _PARTIAL_NAME.fullmatch(entry.name)
+        if parts and (parts["name"] == of if of is not None else not _lives(int(parts["process"]))):
+            _remove(entry)
+            leftovers.append(entry)
     return leftovers
+
+
+def _lives(process: int) -> bool:
+    """Whether a process with this number, other than this one, runs on this machine."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

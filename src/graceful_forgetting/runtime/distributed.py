@@ -1,5 +1,6 @@
 """Sharing work among the processes of one launch (accelerate, torchrun), if there are several."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -49,14 +50,26 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def raise_together(error: Exception | None) -> None:
-    """Raise on every process if one failed, so that none waits for it: its own error there, a note elsewhere."""
+def together(work: Callable[[], T]) -> T:
+    """What `work` returns on this process; if it fails on one, all raise, so that none waits for it: its own error
+    there, a note elsewhere."""
+    value, error = None, None
+    try:
+        value = work()
+    except Exception as raised:
+        error = raised
     messages = gather(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
         raise error
     for index, message in enumerate(messages):
         if message is not None:
             raise RuntimeError(f"process {index} failed: {message}")
+    return value  # type: ignore[return-value]
+
+
+def on_main_process(work: Callable[[], T]) -> T:
+    """What `work` returns on process 0, on every process; its error is raised on all."""
+    return from_main_process(together(lambda: work() if process_index() == 0 else None))  # type: ignore[return-value]
 
 
 def shards_models() -> bool:

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import load_from_disk
-
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.results.provenance import collect_provenance
 from graceful_forgetting.results.result import GuardResult, TaskMetrics, TrialsResult
@@ -18,17 +16,17 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
-from graceful_forgetting.runs.shared_stages import SharedStages
 from graceful_forgetting.runs.stage_settings import WITHOUT_EFFECT
 from graceful_forgetting.runs.training import UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.runtime.internals import own_precision
+from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.sweeps.cell import CellResult, CellSelection, CellSplit, CurvePoint, ScoreSummary
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.measurement import Examiner, LearningCurve
 from graceful_forgetting.sweeps.scores import kinds_of, score_summary
-from graceful_forgetting.training.stages import Stage
+from graceful_forgetting.training.stages import SharedStages, Stage
 
 MEASURED_FILE = "measured.json"
 CURVE_FILE = "curve.json"
@@ -257,8 +255,8 @@ def run_cell(
 
 def _unlearned(pipeline: CellPipeline, stage: Stage) -> tuple[CellSelection, ScoreSummary | None]:
     """What was chosen and what the scores say of it. The scores are read again; each stage is made once a process."""
-    scored = load_from_disk(str(pipeline.method.scores().path / "rows"))
-    chosen = load_from_disk(str(pipeline.method.selection().path / "rows"))["source_index"]
+    scored = read_rows(pipeline.method.scores().path / "rows")
+    chosen = read_rows(pipeline.method.selection().path / "rows")["source_index"]
     trials = read_json(pipeline.method.selection().path / "selection.json").get("trials")
     kinds = kinds_of(scored, pipeline.inputs.sources.forgetting)
     tasks = scored["forgetting_task"]

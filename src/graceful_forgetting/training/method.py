@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from graceful_forgetting.baselines import BASELINES
@@ -30,6 +30,7 @@ from graceful_forgetting.posterior.learning_posterior import reference_mean
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.distributed import process_index
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
@@ -180,7 +181,7 @@ class Method:
             **asdict(config),
             "answers": "self_generated" if elicits else "given",
             # Greedy answers do not depend on it.
-            "seed": config.seed if config.do_sample else None,
+            "seed": config.seed if config.temperature > 0 else None,
             "fingerprint": self.rows.key("model"),
             "data": self.rows.key("forgetting"),
         }
@@ -267,7 +268,7 @@ class Method:
             with self.models.base() as model:
                 scored = score_confidence(
                     model,
-                    load_from_disk(str(knowledge.path / ROWS_FOLDER)),
+                    read_rows(knowledge.path / ROWS_FOLDER),
                     None if posterior is None else LearningPosterior.from_pretrained(posterior.path / POSTERIOR_FOLDER),
                     config,
                     self.rows.tokenizer,
@@ -291,7 +292,7 @@ class Method:
             return self._once("selection", lambda: self._by_trial(scores, settings))
 
         def build(folder: Path, _: str) -> dict[str, Any]:
-            scored = load_from_disk(str(scores.path / ROWS_FOLDER))
+            scored = read_rows(scores.path / ROWS_FOLDER)
             selected, audit = select_with_audit(scored, **settings)
             write_selection(folder, selected, audit)
             if len(selected) == 0:

@@ -50,7 +50,7 @@ _ALWAYS = (
     "baseline",
 )
 # Of the machine that a run was on, and nobody else's business.
-_PRIVATE = ("elicitation_server_url", "elicitation_server_api_key_env", "elicitation_cache_dir")
+_PRIVATE = ("elicitation_server_url", "elicitation_server_api_key_env")
 _LOGGED = {
     "loss": "learning loss",
     "unlearn_loss": "loss of what is unlearned",

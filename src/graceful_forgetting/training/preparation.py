@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 
 from graceful_forgetting.config import ForgetAnswers, LWFConfig
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.selection import save_selected
 from graceful_forgetting.training.stages import Stage
 
@@ -150,8 +151,8 @@ def read_preparation(stages: Mapping[str, Stage], model: nn.Module | None = None
     nothing = Dataset.from_dict({})
     posterior, reference = stages.get("posterior"), stages.get("reference")
     return Preparation(
-        scored=load_from_disk(str(stages["scores"].path / ROWS_FOLDER)) if "scores" in stages else nothing,
-        selected=load_from_disk(str(stages["selection"].path / ROWS_FOLDER)) if "selection" in stages else nothing,
+        scored=read_rows(stages["scores"].path / ROWS_FOLDER) if "scores" in stages else nothing,
+        selected=read_rows(stages["selection"].path / ROWS_FOLDER) if "selection" in stages else nothing,
         audit=read_json(stages["selection"].path / SELECTION_FILE) if "selection" in stages else {},
         posterior=None
         if posterior is None

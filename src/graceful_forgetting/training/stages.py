@@ -1,11 +1,11 @@
 """The run directory: one folder a stage, reused while what it was made from is unchanged."""
 
 import logging
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -13,10 +13,9 @@ from typing import Any, Literal
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import StageResult
 from graceful_forgetting.results.times import duration
-from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
-from graceful_forgetting.runtime.distributed import from_main_process, process_index
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
-from graceful_forgetting.runtime.version import __version__
+from graceful_forgetting.runtime.artifacts import remove_partials
+from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
+from graceful_forgetting.runtime.store import Entry, EntryError, key_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +24,23 @@ STAGE_FILE = "stage.json"
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: its folder, its cache key, and the counts that it reported."""
+    """A finished stage: its folder, its cache key, the counts that it reported, and the checksum of its record."""
 
     name: str
     path: Path
     key: str
     detail: dict[str, Any]
+    content: str = ""
 
 
 class RunDirectory:
     """Runs stages into folders of one directory.
 
     A stage may save what it has done so far in its `work_folder`, which is removed when the stage is finished. A
-    finished stage is reused if its folder was made with the same key: the hash of its name, its settings, the keys of
-    the stages that it reads and the version of this package. Otherwise it is made anew in a temporary folder that
-    takes the place of the old one when complete, so that an interrupted stage leaves the directory as it was.
+    finished stage is reused if its folder is undamaged and was made with the same key: the hash of its name, its
+    settings, the keys of the stages that it reads and the version of this package. Otherwise it is made anew, and with
+    it every stage that reads it, in a temporary folder that takes the place of the old one when complete, so that an
+    interrupted stage leaves the directory as it was. A folder that is not a stage of ours is never replaced.
 
     Under several processes every one must run every stage, in the same order, and see the same directory. Process 0
     decides what is reused and writes; the others build along, for their share of the work, and wait for its folder.
@@ -50,6 +51,9 @@ class RunDirectory:
         announce: receives one line a stage.
         reuse: whether finished stages serve again; work in progress always does, where its own keys allow it.
     """
+
+    # Whether there is a folder for every key of a stage, which several processes may use at once.
+    shared = False
 
     def __init__(
         self,
@@ -66,29 +70,18 @@ class RunDirectory:
         self.announce = announce
         self.reuse = reuse and not force
         self.results: list[StageResult] = []
-        self._remove_leftovers()
+        # In other processes' eyes, what process 0 is writing looks interrupted; so does what another run shares.
+        if process_index() == 0 and not self.shared:
+            remove_partials(self.path)
 
-    def _remove_leftovers(self) -> None:
-        if process_index() > 0:
-            # What looks interrupted may be what process 0 is writing.
-            return
-        for folder in (self.path, *(entry for entry in self.path.iterdir() if entry.is_dir())):
-            remove_partials(folder)
-
-    def _folder(self, name: str, key: str) -> Path:
+    def _entry(self, name: str, key: str) -> Entry:
         """Where the stage is when it is finished."""
-        del key
-        return self.path / name
+        return Entry(self.path / name / key if self.shared else self.path / name, key, STAGE_FILE)
 
-    def _work(self, name: str, key: str) -> Path:
+    def _work(self, name: str, key: str) -> Entry:
         """Where a long stage keeps what it has done so far."""
-        del key
-        return self.path / "work" / name
-
-    def _exclusively(self, name: str, key: str) -> AbstractContextManager[Any]:
-        """Held while a stage is looked up and made."""
-        del name, key
-        return nullcontext()
+        folder = self.path / "work" / name
+        return Entry(folder / key if self.shared else folder, key)
 
     def stage(
         self,
@@ -97,18 +90,22 @@ class RunDirectory:
         inputs: list[Stage],
         build: Callable[[Path, str], dict[str, Any]],
     ) -> Stage:
-        """Reuse stage `name`, or run `build(folder, key)`, which fills the folder and returns counts to record."""
-        key = fingerprint_json(
-            {
-                "version": __version__,
-                "stage": name,
-                "settings": settings,
-                "inputs": [stage.key for stage in inputs],
-            }
-        )
-        with self._exclusively(name, key):
-            known, status = self._made(name, key, settings, build)
-            shutil.rmtree(self._work(name, key), ignore_errors=True)
+        """Reuse stage `name`, or run `build(folder, key)`, which fills the folder and returns counts to record.
+
+        Raises `FileExistsError` where a folder that is not a stage of ours is in its place.
+        """
+        key = key_of(stage=name, settings=settings, inputs=[stage.key for stage in inputs])
+        entry, contents = self._entry(name, key), [stage.content for stage in inputs]
+        with entry.locked() if self.shared else nullcontext():
+            known, reason = on_main_process(partial(self._look_up, entry, contents))
+            status: Literal["run", "reused"] = "run" if known is None else "reused"
+            if known is None:
+                self.announce(f"{name}: running{reason} ...")
+                known = self._made(entry, {"name": name, "settings": settings, "inputs": contents}, build)
+                self.announce(f"{name}: done in {duration(known['seconds'])} ({_counts(known['detail'])})")
+            else:
+                self.announce(f"{name}: reused ({_counts(known['detail'])})")
+            on_main_process(self._work(name, key).remove)
         self.results.append(
             StageResult(
                 name=name,
@@ -120,68 +117,59 @@ class RunDirectory:
                 detail=known["detail"],
             )
         )
-        return Stage(name, self._folder(name, key), key, known["detail"])
+        return Stage(name, entry.path, key, known["detail"], known["checksum"])
+
+    def _look_up(self, entry: Entry, contents: list[str]) -> tuple[dict[str, Any] | None, str]:
+        """The record of the stage, None if it must be made, and then why again."""
+        reason = ""
+        if self.reuse:
+            try:
+                known = entry.check()
+                if known is None or known["inputs"] == contents:
+                    return known, ""
+                reason = " again, since what it reads was made again"
+            except EntryError as error:
+                reason = f" again, since {error}"
+        entry.claim()
+        return None, reason
 
     def _made(
-        self, name: str, key: str, settings: dict[str, Any], build: Callable[[Path, str], dict[str, Any]]
-    ) -> tuple[dict[str, Any], Literal["run", "reused"]]:
-        """What the stage recorded of itself, and whether this call made it."""
-        path = self._folder(name, key)
-        known = from_main_process(self._read(path) if self.reuse else None)
-        if known is not None and known["key"] == key:
-            self.announce(f"{name}: reused ({_counts(known['detail'])})")
-            return known, "reused"
-        reason = "" if known is None else " again, since its settings or inputs changed"
-        self.announce(f"{name}: running{reason} ...")
+        self, entry: Entry, about: dict[str, Any], build: Callable[[Path, str], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Run the stage; returns its record."""
         reset_peak_memory()
         start = time.perf_counter()
-        with _folder_to_fill(path) as partial:
-            detail = build(partial, key)
+
+        def fill(folder: Path) -> dict[str, Any]:
+            detail = build(folder, entry.key)
             memory = peak_memory()
-            known = {
-                "name": name,
-                "key": key,
-                "settings": settings,
+            return {
+                **about,
                 "seconds": time.perf_counter() - start,
                 "peak_memory_bytes": memory.process_bytes,
                 "peak_device_memory_bytes": memory.device_bytes,
                 "detail": detail,
             }
-            write_json(partial / STAGE_FILE, known)
-        known = from_main_process(known)
-        self.announce(f"{name}: done in {duration(known['seconds'])} ({_counts(known['detail'])})")
-        return known, "run"
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        file = path / STAGE_FILE
-        if not file.is_file():
-            return None
-        try:
-            content = read_json(file)
-            return content if {"key", "detail", "seconds"} <= set(content) else None
-        except (ValueError, TypeError):
-            self.announce(f"{path.name}: {file} is damaged and is made again")
-            return None
+        if process_index() == 0:
+            return from_main_process(entry.write(fill))
+        with TemporaryDirectory() as folder:
+            fill(Path(folder))
+        return from_main_process({})
 
     def work_folder(self, name: str, key: str) -> Path:
         """A folder for what a long stage saves on its way; emptied when it was left by a run with another key."""
-        folder = self._work(name, key)
-        marker = folder / "key.json"
-        if process_index() == 0 and (not marker.is_file() or self.force or read_json(marker) != key):
-            with atomic_directory(folder) as partial:
-                write_json(partial / "key.json", key)
-        return from_main_process(folder)
+        return on_main_process(partial(self._work(name, key).begin, fresh=self.force))
 
 
-@contextmanager
-def _folder_to_fill(path: Path) -> Iterator[Path]:
-    """What becomes `path` on process 0; on the others a folder that is thrown away."""
-    if process_index() == 0:
-        with atomic_directory(path) as partial:
-            yield partial
-    else:
-        with TemporaryDirectory() as folder:
-            yield Path(folder)
+class SharedStages(RunDirectory):
+    """A `RunDirectory` with a folder `<stage>/<key>` for every key, which several processes may use at once.
+
+    A process that needs a stage which another one is making waits for it. The lock of a process that dies is released
+    by the operating system; the next one discards what was left half-written and makes the stage anew.
+    """
+
+    shared = True
 
 
 def _counts(detail: dict[str, Any]) -> str:

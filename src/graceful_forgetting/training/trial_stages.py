@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import load_from_disk
-
 from graceful_forgetting.config import SelectionConfig
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.training.preparation import ROWS_FOLDER, SELECTION_FILE, nothing_selected, write_selection
 from graceful_forgetting.training.stages import RunDirectory, Stage
 from graceful_forgetting.training.trials import Candidate, candidates, chosen_by_trial, describe, loss_unless_diverged
@@ -29,7 +28,7 @@ def candidates_stage(
     """
 
     def build(folder: Path, _: str) -> dict[str, Any]:
-        scored = load_from_disk(str(scores.path / ROWS_FOLDER))
+        scored = read_rows(scores.path / ROWS_FOLDER)
         tried = candidates(scored, SelectionConfig(**settings), first)
         for number, candidate in enumerate(tried.values()):
             write_selection(folder / str(number), candidate.selected, candidate.audit)
@@ -82,7 +81,7 @@ def choice_stage(
     def build(folder: Path, _: str) -> dict[str, Any]:
         losses = {name: trial.detail["held_out_loss"] for name, trial in trials.items()}
         stored = {
-            name: Candidate(load_from_disk(str(stage.path / ROWS_FOLDER)), read_json(stage.path / SELECTION_FILE))
+            name: Candidate(read_rows(stage.path / ROWS_FOLDER), read_json(stage.path / SELECTION_FILE))
             for name, stage in tried.items()
         }
         chosen = chosen_by_trial(stored, losses, fraction)

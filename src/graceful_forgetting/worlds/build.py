@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from graceful_forgetting.runtime.artifacts import atomic_directory, write_json
 from graceful_forgetting.runtime.processor import processor_name
+from graceful_forgetting.runtime.store import Entry, key_of
 from graceful_forgetting.worlds.definition import WorldDefinition
 from graceful_forgetting.worlds.difficulty import Difficulty
 from graceful_forgetting.worlds.pretraining import PretrainingData, answer_accuracy, pretrain
@@ -33,28 +33,49 @@ def build_models(
 ) -> Path:
     """Pre-train `base` and `never_knew` and write them to `output_dir`; see `catalogue.build_world`."""
     output_dir = Path(output_dir).expanduser()
-    _check_output(output_dir, overwrite)
+    if not output_dir.parent.is_dir():
+        raise FileNotFoundError(
+            f"output_dir={str(output_dir)!r}: folder {output_dir.parent.absolute()} does not exist; create it first"
+        )
+    if output_dir.exists() and not overwrite:
+        raise FileExistsError(
+            f"output_dir={str(output_dir)!r} exists already; choose another folder or set overwrite=True"
+        )
+    entry = Entry(output_dir, models_key(world, difficulty, seed), SUMMARY)
+    entry.write(lambda folder: fill_models(folder, world, difficulty, seed))
+    return output_dir
+
+
+def models_key(world: WorldDefinition, difficulty: Difficulty, seed: int) -> str:
+    """Hash of all that the weights follow from; of the difficulty, only what the pre-training reads counts."""
+    return key_of(
+        recipe=asdict(world.recipe_at(difficulty)),
+        # A list: the order of the parts is the order of the rows.
+        questions=[[name, [asdict(q) for q in part]] for name, part in world.pretraining().items()],
+        not_known=sorted(world.not_known),
+        seed=seed,
+        torch=torch.__version__,
+    )
+
+
+def fill_models(folder: Path, world: WorldDefinition, difficulty: Difficulty, seed: int) -> dict[str, Any]:
+    """Pre-train both models and write them into `folder`; returns what is worth knowing of them."""
     recipe = world.recipe_at(difficulty)
     started = time.perf_counter()
     models: dict[str, Any] = {}
-    with atomic_directory(output_dir) as partial:
-        for which in CHECKPOINTS:
-            model, models[which] = pretrain_model(world, which, recipe, seed)
-            model.save_pretrained(partial / which)
-            world_tokenizer(world).save_pretrained(partial / which)
-        write_json(
-            partial / SUMMARY,
-            {
-                "world": world.name,
-                "seed": seed,
-                "recipe": asdict(recipe),
-                "torch": torch.__version__,
-                "processor": processor_name(),
-                "seconds": round(time.perf_counter() - started, 2),
-                "models": models,
-            },
-        )
-    return output_dir
+    for which in CHECKPOINTS:
+        model, models[which] = pretrain_model(world, which, recipe, seed)
+        model.save_pretrained(folder / which)
+        world_tokenizer(world).save_pretrained(folder / which)
+    return {
+        "world": world.name,
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "torch": torch.__version__,
+        "processor": processor_name(),
+        "seconds": round(time.perf_counter() - started, 2),
+        "models": models,
+    }
 
 
 def world_tokenizer(world: WorldDefinition) -> PreTrainedTokenizerFast:
@@ -137,21 +158,3 @@ def _concatenate(parts: list[PretrainingData]) -> PretrainingData:
         return torch.cat([vars(part)[name] for part in parts])
 
     return PretrainingData(joined("input_ids"), joined("answer_positions"), joined("alternatives"))
-
-
-def _check_output(output_dir: Path, overwrite: bool) -> None:
-    if not output_dir.parent.is_dir():
-        raise FileNotFoundError(
-            f"output_dir={str(output_dir)!r}: folder {output_dir.parent.absolute()} does not exist; create it first"
-        )
-    if not output_dir.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"output_dir={str(output_dir)!r} exists already; choose another folder or set overwrite=True"
-        )
-    if not (output_dir / SUMMARY).is_file():
-        raise FileExistsError(
-            f"output_dir={str(output_dir)!r} is not an earlier build of a world (no {SUMMARY} in it): "
-            "it is not replaced, overwrite=True or not; choose another folder"
-        )

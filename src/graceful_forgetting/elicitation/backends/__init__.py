@@ -1,4 +1,4 @@
-"""What generates the completions: one file a backend."""
+"""What generates the completions: the model in memory, or a server."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +8,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.elicitation.backends.continuous_batching import ContinuousBatchingEngine
 from graceful_forgetting.elicitation.backends.judged import JudgedEngine, require_same_model
 from graceful_forgetting.elicitation.backends.server import ServerEngine
-from graceful_forgetting.elicitation.backends.vllm import VllmEngine
 from graceful_forgetting.generation import Completion, Request, complete
 
 
@@ -56,24 +54,16 @@ def open_backend(
     pad_token_id: int,
     eos_token_ids: Sequence[int],
 ) -> Iterator[Backend]:
-    """The backend that `config.backend` names, for use within the block.
+    """The server at `config.server_url`, or the model in memory where there is none, for use within the block.
 
-    A model that is served elsewhere is first asked a few of `requests`, to see that it is `model`.
+    A server is first asked a few of `requests`, to see that it is `model`.
 
     Raises:
-        ImportError: the backend's package is not installed.
-        ValueError: the backend cannot do what is asked, or answers for another model.
+        ValueError: the server cannot do what is asked, or answers for another model.
         ConnectionError: the server cannot be reached.
     """
-    if config.backend == "transformers":
+    if config.server_url is None:
         yield TransformersBackend(model, config, pad_token_id, eos_token_ids)
-    elif config.backend == "continuous_batching":
-        yield JudgedEngine(ContinuousBatchingEngine(model, pad_token_id, eos_token_ids), model, config, pad_token_id)
-    elif config.backend == "vllm":
-        longest = max(len(request.prompt_ids) for request in requests)
-        vllm = VllmEngine(model, config, eos_token_ids, longest + config.max_new_tokens)
-        require_same_model(vllm, model, requests, config)
-        yield JudgedEngine(vllm, model, config, pad_token_id)
     else:
         with ServerEngine(tokenizer, requests, config, eos_token_ids) as server:
             require_same_model(server, model, requests, config)

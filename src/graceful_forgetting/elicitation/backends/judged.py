@@ -108,7 +108,7 @@ def require_same_model(
     probes = [requests[i] for i in range(0, len(requests), -(-len(requests) // _PROBES))]
     greedy = replace(
         config,
-        do_sample=False,
+        temperature=0.0,
         num_samples_per_prompt=1,
         max_new_tokens=min(_PROBE_TOKENS, config.max_new_tokens),
     )
@@ -122,7 +122,7 @@ def require_same_model(
         logger.warning("No answer came back token by token: whether it is the same model could not be checked.")
     elif (mean := sum(gaps) / len(gaps)) > _SAME_MODEL or mean != mean:
         raise ValueError(
-            f"backend={config.backend!r} does not answer as the model in memory does: its greedy answers to "
+            f"server_url={config.server_url!r} does not answer as the model in memory does: its greedy answers to "
             f"{len(probes)} prompts lie {mean:.2g} nats a token below that model's own choice (at most {_SAME_MODEL} "
-            "is rounding). Check that both have the same weights, and that the backend adds no penalties of its own"
+            "is rounding). Check that both have the same weights, and that the server adds no penalties of its own"
         )

@@ -87,7 +87,7 @@ class ServerEngine(AbstractContextManager["ServerEngine"]):
             ConnectionError: the server cannot be reached any more.
             RuntimeError: it answers with an error, or with something that is no completion.
         """
-        one_stream = self._way == "transformers" and config.do_sample
+        one_stream = self._way == "transformers" and config.temperature > 0
         pool = ThreadPoolExecutor(max_workers=1 if one_stream else config.batch_size)
         try:
             yield from pool.map(lambda request: self._answer(request, config), requests)
@@ -148,10 +148,10 @@ class ServerEngine(AbstractContextManager["ServerEngine"]):
             "model": config.server_model,
             "prompt": self._text(request) if way in ("transformers", "text") else request.prompt_ids,
             "max_tokens": config.max_new_tokens,
-            "temperature": config.temperature if config.do_sample else 0.0,
+            "temperature": config.temperature,
         }
-        if config.do_sample:
-            body |= {"top_p": config.top_p, "seed": request.seed}
+        if config.temperature > 0:
+            body |= {"top_p": 1.0, "seed": request.seed}
         # Servers start from the model's own generation settings, which may hold penalties: neutral ones replace them.
         if way == "vllm":
             body |= {
@@ -162,7 +162,7 @@ class ServerEngine(AbstractContextManager["ServerEngine"]):
             }
         elif way == "transformers":
             neutral = {
-                "do_sample": config.do_sample,
+                "do_sample": config.temperature > 0,
                 "top_k": 0,
                 "repetition_penalty": 1.0,
                 "eos_token_id": self._eos_token_ids,

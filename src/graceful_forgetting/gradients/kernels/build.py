@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from graceful_forgetting.runtime.artifacts import atomic_file, cache_root
+from graceful_forgetting.runtime.artifacts import cache_root
+from graceful_forgetting.runtime.store import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +19,7 @@ SOURCE = Path(__file__).with_name("tiles.c")
 _FLAGS = (("-march={}", "-fopenmp"), ("-mcpu={}", "-fopenmp"), ("-march={}",), ("-mcpu={}",))
 _COMMON = ("-O3", "-std=gnu11", "-fPIC", "-shared")
 _SECONDS = 120
+_LIBRARY = "tiles.so"
 
 
 class NoCompilerError(RuntimeError):
@@ -50,11 +53,14 @@ def load_library(processor: str = "native") -> ctypes.CDLL:
 
 
 def _compiled(command: list[str]) -> Path:
-    target = cache_root() / "kernels" / f"tiles-{_key(command)}.so"
-    if not target.is_file():
-        with atomic_file(target) as built:
-            _run([*command, str(SOURCE), "-o", str(built)])
-    return target
+    """The library, checked by its hash, since loading a damaged one kills the process."""
+    key = _key(command)
+
+    def fill(folder: Path) -> dict[str, Any]:
+        _run([*command, str(SOURCE), "-o", str(folder / _LIBRARY)])
+        return {}
+
+    return Entry(cache_root() / "kernels" / f"tiles-{key}", key).once(fill) / _LIBRARY
 
 
 def _key(command: list[str]) -> str:

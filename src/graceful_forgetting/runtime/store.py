@@ -1,0 +1,195 @@
+"""Files under a key: written whole, recorded with their sizes and hashes, and checked before they are used.
+
+An entry is a folder that appears when it is complete. A record in it names its key and every file. What differs from
+the record is damaged and never serves; what the record does not name is somebody else's and is never removed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+from filelock import FileLock
+
+from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.version import __version__
+
+logger = logging.getLogger(__name__)
+
+# Shows that a folder is ours where its record is damaged or gone.
+_MARK = ".graceful-forgetting"
+# By device, inode, size and time of change, so that a file is read once a process.
+_hashes: dict[tuple[int, int, int, int], str] = {}
+
+
+class EntryError(ValueError):
+    """An entry cannot be used; the message says why, after "since"."""
+
+
+def key_of(**parts: Any) -> str:
+    """Hash of what an entry is made from (JSON-able) and of the version of this package."""
+    return fingerprint_json({"version": __version__, **parts})
+
+
+def read_rows(folder: str | Path) -> Dataset:
+    """Rows saved by `Dataset.save_to_disk`, held in memory.
+
+    Rows that are mapped from disk write the results of `map`, `filter` and `sort` beside themselves, into the entry.
+    """
+    return load_from_disk(str(folder), keep_in_memory=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of files under a key.
+
+    Attributes:
+        path: the folder.
+        key: hash of all that the files depend on, see `key_of`.
+        record: name of the file in it that holds the key, the other files' sizes and SHA-256, and what `write` adds.
+    """
+
+    path: Path
+    key: str
+    record: str = "record.json"
+
+    def check(self) -> dict[str, Any] | None:
+        """The record; None where there is no such folder. Sizes are compared at every call, hashes once a process.
+
+        Raises:
+            EntryError: it was made under another key, or is damaged.
+            FileExistsError: the folder is not ours.
+        """
+        if not os.path.lexists(self.path):
+            return None
+        known = self._require_ours()
+        if known is None:
+            raise EntryError(f"its {self.record} is damaged")
+        if known["key"] != self.key:
+            raise EntryError("its settings or inputs changed")
+        for name, (size, digest) in (known["files"] or {}).items():
+            file = self.path / name
+            found = file.stat().st_size if file.is_file() else None
+            if found is None:
+                raise EntryError(f"its {name} is gone")
+            if found != size:
+                raise EntryError(f"its {name} is damaged ({found} bytes in place of {size})")
+            if _sha256(file) != digest:
+                raise EntryError(f"its {name} is damaged (another content than was written)")
+        return known
+
+    def read(self) -> dict[str, Any] | None:
+        """As `check`; None, and a warning, also where the entry cannot be used."""
+        try:
+            return self.check()
+        except EntryError as error:
+            logger.warning("%s is made again, since %s", self.path, error)
+            return None
+
+    def write(self, fill: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+        """Replace the entry by what `fill(folder)` writes; what it returns (JSON-able) stands in the record, returned.
+
+        Raises `FileExistsError` as `claim`, before `fill` is called.
+        """
+        self.claim()
+        with atomic_directory(self.path) as partial:
+            added = fill(partial)
+            files = {name: [file.stat().st_size, _sha256(file)] for name, file in _files(partial).items()}
+            return self._record(partial, {**added, "files": files})
+
+    def once(self, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
+        """The folder, made by `fill` if it cannot be used as it is; of several processes one makes it, others wait."""
+        if self.read() is None:
+            with self.locked():
+                if self.read() is None:
+                    self.write(fill)
+        return self.path
+
+    def begin(self, fresh: bool = False) -> Path:
+        """The folder, for what is saved on the way to a result; emptied if `fresh`, or begun under another key."""
+        known = self._known()
+        if fresh or known is None or known["key"] != self.key:
+            self.claim()
+            with atomic_directory(self.path) as partial:
+                self._record(partial, {"files": None})
+        return self.path
+
+    def claim(self) -> None:
+        """Raise `FileExistsError` where replacing the folder would remove what is not ours."""
+        if not os.path.lexists(self.path):
+            return
+        known = self._require_ours()
+        if known is None or known["files"] is None:
+            return
+        # The library's caches, see `read_rows`, can be made again.
+        others = [name for name in _files(self.path) if not Path(name).match("cache-*.arrow")]
+        for name in sorted(set(others) - set(known["files"]) - {self.record}):
+            raise FileExistsError(
+                f"{self.path / name} was not made by this program, and the folder is to be replaced: move the file away"
+            )
+
+    def remove(self) -> None:
+        """Remove the folder, if it is ours, and what an interrupted write of it left."""
+        remove_partials(self.path.parent, of=self.path.name)
+        if os.path.lexists(self.path):
+            self.claim()
+            shutil.rmtree(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process at a time is in this block; the lock of one that dies is released."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            remove_partials(self.path.parent, of=self.path.name)
+            yield
+
+    def _record(self, folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+        (folder / _MARK).touch()
+        known: dict[str, Any] = json.loads(json.dumps({"key": self.key, "version": __version__, **content}))
+        known["checksum"] = fingerprint_json(known)
+        write_json(folder / self.record, known)
+        return known
+
+    def _known(self) -> dict[str, Any] | None:
+        """The record, whole and as it was written, or None."""
+        try:
+            known: dict[str, Any] = read_json(self.path / self.record)
+            content = {name: value for name, value in known.items() if name != "checksum"}
+            return known if known["checksum"] == fingerprint_json(content) else None
+        except (OSError, ValueError, AttributeError, LookupError, TypeError):
+            return None
+
+    def _require_ours(self) -> dict[str, Any] | None:
+        """The record, None where it is damaged."""
+        known = self._known()
+        if known is None and not (self.path / _MARK).is_file():
+            raise FileExistsError(
+                f"{self.path} was not made by this program (no valid {self.record} in it), so it is neither used nor "
+                "replaced: move it away, or choose another folder"
+            )
+        return known
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file in `folder` but the mark, by its path in it."""
+    found = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if not file.is_dir()}
+    found.pop(_MARK, None)
+    return found
+
+
+def _sha256(file: Path) -> str:
+    status = file.stat()
+    # The same before and after a folder is renamed.
+    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if stamp not in _hashes:
+        with file.open("rb") as content:
+            _hashes[stamp] = hashlib.file_digest(content, "sha256").hexdigest()
+    return _hashes[stamp]
