@@ -12,7 +12,7 @@ from graceful_forgetting.report.headline import headline
 from graceful_forgetting.report.measures import general_measures, task_measures
 from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for
-from graceful_forgetting.results.formatting import number, percent, script_json, signed, size, timestamp
+from graceful_forgetting.results.text import number, percent, script_json, signed, size, timestamp
 from graceful_forgetting.results.result import (
     GuardResult,
     SelectionResult,

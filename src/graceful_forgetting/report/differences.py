@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from graceful_forgetting.report.samples import ScoredSamples
-from graceful_forgetting.results.formatting import setting
+from graceful_forgetting.results.text import setting
 from graceful_forgetting.results.result import StageResult, TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval, paired_interval
 from graceful_forgetting.runs.finished_runs import FinishedRun

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from graceful_forgetting.results.formatting import fixed, percent, signed
+from graceful_forgetting.results.text import fixed, percent, signed
 from graceful_forgetting.results.result import TaskSummary
 from graceful_forgetting.results.statistics import GapRecovered, PairedInterval
 

@@ -16,7 +16,7 @@ from graceful_forgetting.report.headline import headline, interval_text, verdict
 from graceful_forgetting.report.measures import TASK_MEASURES, general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
 from graceful_forgetting.report.svg import Figure
-from graceful_forgetting.results import formatting
+from graceful_forgetting.results import text
 from graceful_forgetting.results.result import RunResult, TaskSummary
 from graceful_forgetting.results.times import duration
 from graceful_forgetting.runtime.artifacts import atomic_file
@@ -56,14 +56,14 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": formatting.number,
-        "fixed": formatting.fixed,
-        "signed": formatting.signed,
-        "percent": formatting.percent,
+        "number": text.number,
+        "fixed": text.fixed,
+        "signed": text.signed,
+        "percent": text.percent,
         "duration": duration,
-        "timestamp": formatting.timestamp,
-        "size": formatting.size,
-        "setting": formatting.setting,
+        "timestamp": text.timestamp,
+        "size": text.size,
+        "setting": text.setting,
         "json": json.dumps,
     }
     return environment

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from graceful_forgetting.results.formatting import script_json
+from graceful_forgetting.results.text import script_json
 
 # A report stays small enough to mail and to open at once.
 MAX_ROWS = 10_000
