@@ -10,7 +10,7 @@ from statistics import mean
 import numpy as np
 
 from evidence.scoring_study.rows import MULTIPLES, Setting, StudyRow
-from graceful_forgetting.results.measures import Interval, bootstrap_interval
+from graceful_forgetting.results.statistics import Interval, bootstrap_interval
 from graceful_forgetting.worlds import WORLDS
 
 # The confidence as published, with the default settings of the package.

@@ -12,7 +12,7 @@ from graceful_forgetting.report.headline import headline
 from graceful_forgetting.report.measures import general_measures, task_measures
 from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for
-from graceful_forgetting.results.text import number, percent, script_json, signed, size, timestamp
+from graceful_forgetting.report.table import script_json
 from graceful_forgetting.results.result import (
     GuardResult,
     SelectionResult,
@@ -23,7 +23,7 @@ from graceful_forgetting.results.result import (
     TrialsResult,
 )
 from graceful_forgetting.results.summary import summarise
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.text import duration, number, percent, signed, size, timestamp
 from html_page import Page
 from report_data import (
     HOSTILE,

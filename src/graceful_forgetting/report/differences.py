@@ -8,9 +8,9 @@ import numpy as np
 from scipy import stats
 
 from graceful_forgetting.report.samples import ScoredSamples
-from graceful_forgetting.results.text import setting
 from graceful_forgetting.results.result import StageResult, TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval, paired_interval
+from graceful_forgetting.results.text import setting
 from graceful_forgetting.runs.finished_runs import FinishedRun
 
 # Where a run writes, and how it shows its progress: every run differs there, and no number depends on it.

@@ -16,9 +16,8 @@ from graceful_forgetting.report.headline import headline, interval_text, verdict
 from graceful_forgetting.report.measures import TASK_MEASURES, general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
 from graceful_forgetting.report.svg import Figure
-from graceful_forgetting.results import text
 from graceful_forgetting.results.result import RunResult, TaskSummary
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.text import duration, fixed, number, percent, setting, signed, size, timestamp
 from graceful_forgetting.runtime.artifacts import atomic_file
 
 
@@ -55,17 +54,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": text.number,
-        "fixed": text.fixed,
-        "signed": text.signed,
-        "percent": text.percent,
-        "duration": duration,
-        "timestamp": text.timestamp,
-        "size": text.size,
-        "setting": text.setting,
-        "json": json.dumps,
-    }
+    filters = (duration, fixed, number, percent, setting, signed, size, timestamp)
+    environment.filters |= {"json": json.dumps, **{text.__name__: text for text in filters}}
     return environment
 
 

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.plots import task_class
 from graceful_forgetting.report.scales import scale_for
-from graceful_forgetting.results.measures import mean_interval
-from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.results.statistics import PairedInterval, mean_interval
+from graceful_forgetting.results.text import measured
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.comparison import Group, MethodResult, method_results
-from graceful_forgetting.sweeps.tables import shown
 
 # Gain, as a share of the metric's unit, at which a field of the heat map has its full colour.
 _FULL_COLOUR = 0.1
@@ -55,7 +54,7 @@ def _heat_map(setting: str, method: str, fields: dict[tuple[str, str], tuple[Gro
             colour = "better" if gain.difference > 0 else "worse"
             parts.append(_field(x, y, width, height, "none", 1.0))
             parts.append(_field(x, y, width, height, colour, min(1.0, abs(gain.difference) / _FULL_COLOUR)))
-            text = shown(gain.difference, group.metric, signed=True)
+            text = measured(gain.difference, group.metric, sign=True)
             sure = gain.low is not None and gain.high is not None and (gain.low > 0 or gain.high < 0)
             middle = x + width / 2
             parts.append(svg.text(middle, y + height / 2 + 4, f"{text}{'*' if sure else ''}", "value", "middle"))
@@ -99,7 +98,7 @@ def _curves(group: Group, methods: Sequence[str]) -> svg.Figure:
         parts.append(svg.polygon(corners, f"band {task_class(index)}"))
     for index, found in enumerate(series.values()):
         parts.append(svg.polyline([(x(step), y(mean)) for step, _, mean, _ in found], f"curve {task_class(index)}"))
-    ends = "; ".join(f"{method} ends at {shown(found[-1][2], 'accuracy')} %" for method, found in series.items())
+    ends = "; ".join(f"{method} ends at {measured(found[-1][2], 'accuracy')} %" for method, found in series.items())
     means = {method: {step: mean for step, _, mean, _ in found} for method, found in series.items()}
     readout = {
         "label": "update",

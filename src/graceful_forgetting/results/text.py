@@ -1,53 +1,88 @@
-"""Numbers as readers see them, and JSON that is safe inside an HTML script element."""
+"""Numbers as readers see them: with a real minus sign, and a dash for what is missing or not finite."""
 
 import json
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from markupsafe import Markup
+MISSING = "–"
+Show = Callable[..., str]
+"""Text of a number; with `sign=True`, of a difference."""
 
-_MINUS = "\u2212"
-# "<" and ">" end or open a script or comment, "&" opens an entity in XHTML, U+2028/9 end a line in old
-# JavaScript.
-_UNSAFE_IN_SCRIPT = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+def _text(value: float | None, form: str, unit: str = "") -> str:
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value + 0.0:{form}}{unit}".replace("-", "−")  # + 0.0: there is no minus zero
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits, a real minus sign, "–" for None and for a number that is not finite."""
+    """`digits` significant digits; whole numbers below a million in full."""
     if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
+        return MISSING
     if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}".replace("-", _MINUS).replace(",", "\u202f")
-    text = f"{value:.{digits}g}"
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return text.replace("-", _MINUS)
+        return f"{int(value):,}".replace("-", "−").replace(",", "\u202f")
+    mantissa, e, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}{e}{int(exponent) if e else ''}".replace("-", "−")
 
 
-def fixed(value: float | None, decimals: int = 3) -> str:
-    """Fixed decimals, "–" for None."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value + 0.0:.{decimals}f}".replace("-", _MINUS)
+def fixed(value: float | None, decimals: int = 3, sign: bool = False) -> str:
+    """Fixed decimals."""
+    return _text(value, f"{'+' if sign else ''}.{decimals}f")
 
 
 def signed(value: float | None, decimals: int = 3) -> str:
-    """Fixed decimals with a sign, "–" for None."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value + 0.0:+.{decimals}f}".replace("-", _MINUS)
+    """Fixed decimals with a sign."""
+    return fixed(value, decimals, sign=True)
+
+
+def points(value: float | None, decimals: int = 1, sign: bool = False) -> str:
+    """A share in percentage points, without a unit."""
+    return fixed(None if value is None else 100 * value, decimals, sign)
+
+
+def measured(value: float | None, metric: str, sign: bool = False) -> str:
+    """A value of a metric: accuracies in percentage points, everything else with three decimals."""
+    return points(value, sign=sign) if metric == "accuracy" else fixed(value, sign=sign)
+
+
+def share(value: float | None, decimals: int = 0) -> str:
+    """A share in percent, for plain text and Markdown."""
+    return _text(None if value is None else 100 * value, f".{decimals}f", " %")
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a whole percentage, with a decimal below 1 %; "–" for None."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    decimals = 1 if 0 < abs(value) < 0.01 else 0
-    return f"{100 * value:.{decimals}f}\u00a0%".replace("-", _MINUS)
+    """A share in whole percent, with a decimal below 1 %, for HTML: no line breaks before the sign."""
+    decimals = 1 if value is not None and 0 < abs(value) < 0.01 else 0
+    return share(value, decimals).replace(" ", "\u00a0")
+
+
+def spread(mean: float, sd: float | None, show: Show = points) -> str:
+    """Mean ± standard deviation, without the latter where there is none."""
+    return show(mean) if sd is None else f"{show(mean)} ± {show(sd)}"
+
+
+def estimate(value: float, low: float | None, high: float | None, show: Show = points) -> str:
+    """A difference and its interval, as "+8.0 [−1.4, 17.4]"; the difference alone where there is none."""
+    return show(value, sign=True) + ("" if low is None or high is None else f" {interval(low, high, show)}")
+
+
+def interval(low: float, high: float, show: Show = points) -> str:
+    """Two bounds in brackets."""
+    return f"[{show(low)}, {show(high)}]"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest units that fit: "0.42 s", "12 s", "3 min 05 s", "2 h 07 min"."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def timestamp(iso: str) -> str:
@@ -60,9 +95,9 @@ def timestamp(iso: str) -> str:
 
 
 def size(number_of_bytes: int | None) -> str:
-    """Bytes in binary units, "–" for None."""
+    """Bytes in binary units."""
     if number_of_bytes is None:
-        return "–"
+        return MISSING
     value = float(number_of_bytes)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
@@ -74,9 +109,3 @@ def size(number_of_bytes: int | None) -> str:
 def setting(value: Any) -> str:
     """A setting as YAML-like text: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def script_json(content: Any) -> Markup:
-    """JSON that a script element may hold whatever text is in it. Raises `ValueError` on NaN or infinity."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.translate(_UNSAFE_IN_SCRIPT))  # every character with a meaning in HTML is escaped

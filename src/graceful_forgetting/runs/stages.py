@@ -15,7 +15,7 @@ from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, r
 from graceful_forgetting.runtime.distributed import from_main_process, process_index
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import StageResult
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 
 logger = logging.getLogger(__name__)

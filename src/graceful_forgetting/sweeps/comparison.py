@@ -6,7 +6,6 @@ from functools import cached_property
 from statistics import fmean, stdev
 
 from graceful_forgetting.results.measures import (
-    Interval,
     answer_split,
     area_under_curve,
     difference_over_seeds_and_items,
@@ -19,7 +18,13 @@ from graceful_forgetting.results.measures import (
     wilcoxon_p,
 )
 from graceful_forgetting.results.result import Metric
-from graceful_forgetting.results.statistics import GapRecovered, PairedInterval, gap_recovered, paired_interval
+from graceful_forgetting.results.statistics import (
+    GapRecovered,
+    Interval,
+    PairedInterval,
+    gap_recovered,
+    paired_interval,
+)
 from graceful_forgetting.results.summary import primary_metric
 from graceful_forgetting.sweeps.cell import CellResult, CellRole
 

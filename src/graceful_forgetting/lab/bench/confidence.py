@@ -19,6 +19,8 @@ import torch
 from graceful_forgetting.lab.bench.architectures import largest_error
 from graceful_forgetting.lab.bench.methods import METHODS, Run, Setting, oracle
 from graceful_forgetting.results.provenance import collect_hardware, peak_memory, reset_peak_memory
+from graceful_forgetting.results.text import size
+from graceful_forgetting.results.text_tables import aligned
 
 UNIT = "forward + backward"
 _PACKAGES = ("torch", "transformers", "opacus", "backpack-for-pytorch")
@@ -75,12 +77,12 @@ def benchmark_confidence(
 def table(result: dict[str, Any]) -> str:
     """The rows as text."""
     heads = ("tokens", "prompt", "batch", "tied", "method", "ms", "IQR", "x", "memory", "x", "error", "first call")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for row in result["rows"]:
         setting = (row["tokens"], row["prompt_tokens"], row["batch_size"], "yes" if row["tied"] else "no")
         head = (*map(str, setting), row["method"])
         if "failure" in row:
-            lines.append((*head, row["failure"][:60], *[""] * 6))
+            lines.append((*head, row["failure"][:60]))
             continue
         lower, upper = row["quartiles"]
         lines.append(
@@ -89,16 +91,13 @@ def table(result: dict[str, Any]) -> str:
                 f"{1e3 * row['seconds']:.1f}",
                 f"{1e3 * lower:.0f}-{1e3 * upper:.0f}",
                 f"{row['ratio']:.2f}",
-                f"{row['peak_bytes'] / 2**20:.0f} MiB",
+                size(row["peak_bytes"]),
                 f"{row['peak_ratio']:.2f}",
                 "" if row["error"] is None else f"{row['error']:.0e}",
                 f"{1e3 * row['first_seconds']:.0f} ms",
             )
         )
-    widths = [max(len(line[column]) for line in lines if line[6:] != ("",) * 6) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return aligned(lines)
 
 
 def _measure(setting: Setting, methods: Sequence[str], repetitions: int) -> list[dict[str, Any]]:
