@@ -26,9 +26,8 @@ def paired(runs: Runs, *methods: str) -> list[list[CellResult]]:
     """The cells of each method over all groups that have them all, for the seeds that all have."""
     joined: list[list[CellResult]] = [[] for _ in methods]
     for group in runs:
-        if all(method in group.methods for method in methods):
-            for kept, cells in zip(joined, group.paired(*methods), strict=True):
-                kept += cells
+        for kept, cells in zip(joined, group.paired(*methods), strict=True):
+            kept += cells
     return joined
 
 
@@ -72,7 +71,7 @@ def gap_share(runs: Runs, method: str) -> str:
 def values(group: Group, method: str, value: Value) -> dict[int, tuple[float, float]]:
     """Seed -> the values of the method and of plain fine-tuning, for the seeds where both were measured."""
     found = {}
-    for ours, plain in zip(*paired([group], method, "plain"), strict=True):
+    for ours, plain in zip(*group.paired(method, "plain"), strict=True):
         a, b = value(ours), value(plain)
         if a is not None and b is not None:
             found[ours.seed] = (a, b)

@@ -9,7 +9,8 @@ from scipy import stats
 
 from graceful_forgetting.report.samples import ScoredSamples
 from graceful_forgetting.results.result import StageResult, TaskSummary
-from graceful_forgetting.results.statistics import PairedInterval, paired_interval
+from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.results.summary import paired_by_seed
 from graceful_forgetting.results.text import setting
 from graceful_forgetting.runs.finished_runs import FinishedRun
 
@@ -93,13 +94,11 @@ def against_first(runs: Sequence[FinishedRun], task: str) -> list[PairedInterval
 def _lwf_difference(summary: TaskSummary | None, first: TaskSummary | None) -> PairedInterval | None:
     if summary is None or first is None or summary.metric != first.metric:
         return None
-    if "lwf" not in summary.arms or "lwf" not in first.arms:
-        return None
     own, other = (
-        dict(zip(found.arms["lwf"].seeds, found.arms["lwf"].values, strict=True)) for found in (summary, first)
+        dict(zip(arm.seeds, arm.values, strict=True)) if (arm := found.arms.get("lwf")) else {}
+        for found in (summary, first)
     )
-    shared = [seed for seed in own if seed in other]
-    return paired_interval([own[seed] for seed in shared], [other[seed] for seed in shared]) if shared else None
+    return paired_by_seed(own, other)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.plots import task_class
-from graceful_forgetting.report.scales import scale_for
+from graceful_forgetting.report.scales import Scale, scale_for
 from graceful_forgetting.results.statistics import PairedInterval, mean_interval
 from graceful_forgetting.results.text import measured
 from graceful_forgetting.sweeps.cell import CellResult
@@ -14,6 +14,8 @@ from graceful_forgetting.sweeps.comparison import Group, MethodResult, method_re
 _FULL_COLOUR = 0.1
 # More methods than this in one chart cannot be told apart.
 CURVE_METHODS = 6
+Point = tuple[float, float, float, float]
+"""Where on the horizontal axis, and there: low, mean, high."""
 
 
 def heat_maps(groups: Sequence[Group]) -> list[svg.Figure]:
@@ -92,12 +94,7 @@ def _curves(group: Group, methods: Sequence[str]) -> svg.Figure:
     x = scale_for(steps, svg.LEFT, svg.WIDTH - svg.RIGHT)
     y = scale_for(levels, height - svg.BOTTOM, svg.TOP)
     parts = [*svg.y_axis(y, svg.LEFT), *svg.x_axis(x, height - svg.BOTTOM, "learning update")]
-    for index, found in enumerate(series.values()):
-        corners = [(x(step), y(high)) for step, _, _, high in found]
-        corners += [(x(step), y(low)) for step, low, _, _ in reversed(found)]
-        parts.append(svg.polygon(corners, f"band {task_class(index)}"))
-    for index, found in enumerate(series.values()):
-        parts.append(svg.polyline([(x(step), y(mean)) for step, _, mean, _ in found], f"curve {task_class(index)}"))
+    parts += banded_curves(list(series.values()), x, y)
     ends = "; ".join(f"{method} ends at {measured(found[-1][2], 'accuracy')} %" for method, found in series.items())
     means = {method: {step: mean for step, _, mean, _ in found} for method, found in series.items()}
     readout = {
@@ -122,8 +119,19 @@ def _curves(group: Group, methods: Sequence[str]) -> svg.Figure:
     )
 
 
-def _band(cells: Sequence[CellResult]) -> list[tuple[int, float, float, float]]:
-    """(step, low, mean, high) at the steps that all cells have; without a second seed the band has no width."""
+def banded_curves(series: Sequence[Sequence[Point]], x: Scale, y: Scale) -> list[svg.Markup]:
+    """The mean of each series as a line, above the bands from low to high of all of them."""
+    bands, lines = [], []
+    for index, points in enumerate(series):
+        corners = [(x(place), y(high)) for place, _, _, high in points]
+        corners += [(x(place), y(low)) for place, low, _, _ in reversed(points)]
+        bands.append(svg.polygon(corners, f"band {task_class(index)}"))
+        lines.append(svg.polyline([(x(place), y(mean)) for place, _, mean, _ in points], f"curve {task_class(index)}"))
+    return [*bands, *lines]
+
+
+def _band(cells: Sequence[CellResult]) -> list[Point]:
+    """At the steps that all cells have; without a second seed the band has no width."""
     curves = [{point.step: point.accuracy for point in cell.curve} for cell in cells]
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
     found = []

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 
 from graceful_forgetting.lab.bench.architectures import largest_error
 from graceful_forgetting.lab.bench.methods import METHODS, Run, Setting, oracle
-from graceful_forgetting.results.provenance import collect_hardware, peak_memory, reset_peak_memory
+from graceful_forgetting.results.provenance import collect_hardware, package_versions, peak_memory, reset_peak_memory
 from graceful_forgetting.results.text import size
 from graceful_forgetting.results.text_tables import aligned
 
@@ -66,7 +65,7 @@ def benchmark_confidence(
     return {
         "hardware": asdict(collect_hardware()),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": package_versions(_PACKAGES),
         "threads": threads,
         "repetitions": repetitions,
         "parameters_by_tied": weights,
@@ -177,10 +176,3 @@ def _resident() -> int:
     import psutil
 
     return psutil.Process().memory_info().rss
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
