@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from graceful_forgetting.gradients.kernels import gpu
 from graceful_forgetting.gradients.oracle import ConfidenceValues
 from graceful_forgetting.lab.bench.architectures import largest_error
+from graceful_forgetting.lab.bench.confidence import UNIT, interleaved
 from graceful_forgetting.lab.bench.methods import (
     Run,
     Setting,
@@ -44,8 +46,6 @@ from graceful_forgetting.results.provenance import collect_hardware, package_ver
 from graceful_forgetting.results.text import size
 from graceful_forgetting.results.text_tables import aligned
 from graceful_forgetting.runtime.artifacts import write_json
-
-UNIT = "forward + backward"
 
 # Llama-3.2-1B: Meta's config.json on the hub.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -184,19 +184,11 @@ def measure(setting: DeviceSetting, repetitions: int) -> list[dict[str, Any]]:
             values = None
         _release(setting)
         if values is not None:
-            found = ConfidenceValues(*(value.cpu() for value in values))
-            row["error"] = largest_error(found, expected)
-            row["rank_correlation"] = float(_rank_correlation(found.quadratic, expected.quadratic))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            times[name].append(_timed(run, setting)[0])
-    for name, seconds in times.items():
-        ratios = [mine / unit for mine, unit in zip(seconds, times[UNIT], strict=True)]
-        lower, middle, upper = statistics.quantiles(seconds, n=4)
-        rows[name].update(
-            seconds=middle, quartiles=[lower, upper], ratio=statistics.median(ratios), all_seconds=seconds
-        )
+            on_cpu = ConfidenceValues(*(value.cpu() for value in values))
+            row["error"] = largest_error(on_cpu, expected)
+            row["rank_correlation"] = float(_rank_correlation(on_cpu.quadratic, expected.quadratic))
+    for name, found in interleaved(runs, repetitions, partial(_timed, setting=setting)).items():
+        rows[name].update(found)
     runs.clear()
     _release(setting)
     return list(rows.values())

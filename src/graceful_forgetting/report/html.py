@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from graceful_forgetting.report import plots
 from graceful_forgetting.report.headline import headline, interval_text, verdict_of
-from graceful_forgetting.report.measures import TASK_MEASURES, general_measures, run_measures, task_measures
+from graceful_forgetting.report.measures import general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
 from graceful_forgetting.report.svg import Figure
 from graceful_forgetting.results.result import RunResult, TaskSummary
@@ -100,7 +100,7 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         "sample_columns": columns,
         "task_measures": task_measures(result.runs),
         "general_measures": general_measures(result.runs),
-        "run_measures": {name: TASK_MEASURES[name] for name in run_measures(result.runs)},
+        "run_measures": run_measures(result.runs),
         "arm_names": plots.ARM_NAMES,
         "arms": [arm for arm in plots.ARM_NAMES if any(run.arm == arm for run in result.runs)],
         "metric_names": plots.METRIC_NAMES,

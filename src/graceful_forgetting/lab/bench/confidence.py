@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
@@ -114,21 +114,34 @@ def _measure(setting: Setting, methods: Sequence[str], repetitions: int) -> list
             continue
         difference = None if values is None else largest_error(values, expected)
         rows[name] = {"method": name, "first_seconds": seconds, "error": difference}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            times[name].append(_timed(run)[0])
-    for name, measured in times.items():
-        ratios = [mine / unit for mine, unit in zip(measured, times[UNIT], strict=True)]
-        lower, middle, upper = statistics.quantiles(measured, n=4)
-        rows[name].update(
-            seconds=middle, quartiles=[lower, upper], ratio=statistics.median(ratios), all_seconds=measured
-        )
+    for name, found in interleaved(runs, repetitions, _timed).items():
+        rows[name].update(found)
     # The engines end with their runs: here, and not when the collector happens to come by inside a peer's transform,
     # where a model's flags cannot be set back.
     runs.clear()
     gc.collect()
     return list(rows.values())
+
+
+def interleaved(
+    runs: Mapping[str, Run], repetitions: int, timed: Callable[[Run], tuple[float, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Seconds of each run, one after the other in every repetition: median, quartiles, median ratio to `UNIT`, all."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            times[name].append(timed(run)[0])
+    found = {}
+    for name, seconds in times.items():
+        ratios = [mine / unit for mine, unit in zip(seconds, times[UNIT], strict=True)]
+        lower, middle, upper = statistics.quantiles(seconds, n=4)
+        found[name] = {
+            "seconds": middle,
+            "quartiles": [lower, upper],
+            "ratio": statistics.median(ratios),
+            "all_seconds": seconds,
+        }
+    return found
 
 
 def _timed(run: Run) -> tuple[float, Any]:
