@@ -53,7 +53,9 @@ def world_gains(worlds: Worlds, pairs: Pairs = ()) -> str:
     """
     if not worlds:
         return "Nothing is archived."
-    names = ["plain", *(name for name in next(iter(worlds.values()))[0].methods if name != "plain")]
+    names = list(
+        dict.fromkeys(["plain", *(name for runs in worlds.values() for group in runs for name in group.methods)])
+    )
     # The model that never knew cannot be trained on the base model.
     ranked = [
         {name: fmean(own) for name in names if name != "never_knew" and (own := scores(runs, name)[0])}
