@@ -24,6 +24,7 @@ from graceful_forgetting.config import (
     UnlearningSettings,
 )
 from graceful_forgetting.lab.base_model import BaseModelConfig
+from graceful_forgetting.results.text_tables import markdown_table
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
 
@@ -82,11 +83,12 @@ def declared_types(owner: type) -> dict[str, Any]:
 def table(fields: list[dataclasses.Field[Any]], owner: type) -> str:
     """One row a field. Two columns, so that it can be read on a narrow screen as well."""
     types = declared_types(owner)
-    rows = ["| field | meaning |", "|---|---|"]
+    rows = []
     for field in fields:
-        help_text = html.escape(field.metadata["help"], quote=False).replace("|", r"\|").replace("*", r"\*")
-        rows.append(f"| `{field.name}` | {help_text}<br>*{type_text(types[field.name])}; {default_text(field)}* |")
-    return "\n".join(rows)
+        help_text = html.escape(field.metadata["help"], quote=False).replace("*", r"\*")
+        meaning = f"{help_text}<br>*{type_text(types[field.name])}; {default_text(field)}*"
+        rows.append((f"`{field.name}`", meaning))
+    return markdown_table(("field", "meaning"), rows)
 
 
 def page() -> str:

@@ -15,8 +15,8 @@ from evidence.plots.scoring import step_size_charts
 from evidence.plots.standalone import standalone_svg
 from evidence.scoring_study.rows import read_rows
 from evidence.scoring_study.summary import Study
+from evidence.tables.pages import update
 from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
-from graceful_forgetting.runtime.artifacts import write_text
 from graceful_forgetting.sweeps.archive import read_archive
 from graceful_forgetting.sweeps.comparison import groups_of
 from graceful_forgetting.sweeps.tables import markdown_document
@@ -68,15 +68,7 @@ def main() -> int:
     if not wanted:
         print(f"no archive in {options.results}: nothing to write")
         return 0
-    stale = []
-    for path, text in wanted.items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stale.append(path.name)
-            if not options.check:
-                write_text(path, text)
-    if stale:
-        print(f"{'out of date' if options.check else 'rewritten'}: {', '.join(stale)}")
-    return int(bool(stale) and options.check)
+    return update(wanted, options.check)
 
 
 if __name__ == "__main__":

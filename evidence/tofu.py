@@ -22,6 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from graceful_forgetting.evaluation.likelihood import completion_likelihoods
 from graceful_forgetting.results.measures import distance_to_reference
+from graceful_forgetting.results.text import fixed, number
+from graceful_forgetting.results.text_tables import aligned
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.training.preparation import TASK_COLUMN
 
@@ -183,14 +185,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="samples of each part")
     options = parser.parse_args()
     disable_progress_bars()
-    print("model              P forgotten  P retained  truth forgotten  truth retained  utility  forget quality")
+    rows: list[tuple[str, ...]] = [
+        ("model", "P forgotten", "P retained", "truth forgotten", "truth retained", "utility", "forget quality")
+    ]
     for name, found in tofu_measures(options.run_directory, options.limit).items():
-        forgotten, retained, quality = found["forgotten"], found["retained"], found["forget_quality"]
-        print(
-            f"{name:18} {forgotten['probability']:11.3f} {retained['probability']:11.3f} "
-            f"{forgotten['truth_score']:16.3f} {retained['truth_score']:15.3f} {found['model_utility']:8.3f} "
-            f"{'-' if quality is None else format(quality, '15.2g')}"
-        )
+        parts = [found[part][key] for key in ("probability", "truth_score") for part in ("forgotten", "retained")]
+        rows.append((name, *map(fixed, (*parts, found["model_utility"])), number(found["forget_quality"], 2)))
+    print(aligned(rows, ruled=True))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from evidence.scoring_study.summary import FISHERS, Study
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.plots import task_class
 from graceful_forgetting.report.scales import Scale, scale_for
+from graceful_forgetting.report.sweep_plots import Point, banded_curves
 
 _HEIGHT = 260.0
 # As many as can be told apart.
 _SHOWN = [pair for pair in FISHERS if pair not in (("sampled, 8 draws", "base"), ("exact", "base"))]
 _POINT = {"reference": "θ*_L", "base": "θ_base"}
-Band = list[tuple[float, float, float, float]]
 
 
 def step_size_charts(study: Study) -> list[svg.Figure]:
@@ -24,12 +24,7 @@ def _chart(study: Study, world: str) -> svg.Figure:
     x = scale_for(MULTIPLES, svg.LEFT, svg.WIDTH - svg.RIGHT, kinds=("log",))
     y = Scale("linear", 0.0, 1.0, _HEIGHT - svg.BOTTOM, svg.TOP)
     parts = [*svg.y_axis(y, svg.LEFT), *svg.x_axis(x, _HEIGHT - svg.BOTTOM, "α / α×")]
-    for index, band in enumerate(series.values()):
-        corners = [(x(step), y(high)) for step, _, _, high in band]
-        corners += [(x(step), y(low)) for step, low, _, _ in reversed(band)]
-        parts.append(svg.polygon(corners, f"band {task_class(index)}"))
-    for index, band in enumerate(series.values()):
-        parts.append(svg.polyline([(x(step), y(mean)) for step, _, mean, _ in band], f"curve {task_class(index)}"))
+    parts += banded_curves(list(series.values()), x, y)
     ends = "; ".join(f"{name} {band[0][2]:.2f} to {band[-1][2]:.2f}" for name, band in series.items())
     return svg.Figure(
         title=f"{world}: AUROC by step size",
@@ -39,7 +34,7 @@ def _chart(study: Study, world: str) -> svg.Figure:
     )
 
 
-def _band(study: Study, world: str, fisher: str, at: str) -> Band:
+def _band(study: Study, world: str, fisher: str, at: str) -> list[Point]:
     """(α / α×, low, mean, high); without a second run the band has no width."""
     band = []
     for multiple in MULTIPLES:

@@ -5,12 +5,13 @@ Other builds are shown beside, not pooled: with two or three of them nothing can
 """
 
 from collections.abc import Callable, Sequence
-from statistics import mean
-
-import numpy as np
+from functools import partial
+from statistics import mean, median
 
 from evidence.scoring_study.rows import MULTIPLES, Setting, StudyRow
-from graceful_forgetting.results.measures import Interval, bootstrap_interval
+from evidence.tables.table import table
+from graceful_forgetting.results.statistics import Interval, bootstrap_interval
+from graceful_forgetting.results.text import MISSING, fixed
 from graceful_forgetting.worlds import WORLDS
 
 # The confidence as published, with the default settings of the package.
@@ -93,7 +94,7 @@ def _shown(value: Interval | None, *, signed: bool = False) -> str:
 
 def _number(value: float, signed: bool = False) -> str:
     """Three decimals without the zero before the point."""
-    text = f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
+    text = fixed(value, sign=signed)
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
@@ -104,21 +105,24 @@ def scorer_table(study: Study) -> str:
 
 def fisher_table(study: Study) -> str:
     """AUROC at α = 10 α× of every Fisher estimator by world, on build 0."""
-    named = {f"{fisher} at {_POINT[at]}": [Setting("lwf", fisher, at, "10x")] for fisher, at in FISHERS}
+    named = {_estimated(fisher, at): [Setting("lwf", fisher, at, "10x")] for fisher, at in FISHERS}
     return _table("Fisher information", named, study, _cell_auroc, average=True)
 
 
 def overall_table(study: Study) -> str:
     """Mean over worlds and lowest of a world, of the confidence with every Fisher information and step, on build 0."""
-    lines = [f"| Fisher information | {' | '.join(_STEPS)} |", "|---" * (len(_STEPS) + 1) + "|"]
-    for fisher, at in FISHERS:
-        cells = []
-        for step in _STEPS.values():
-            values = [study.values(world, 0, Setting("lwf", fisher, at, step)) for world in study.worlds]
-            means = [mean(found.values()) for found in values if found]
-            cells.append(f"{_number(mean(means))} / {_number(min(means))}" if len(means) == len(values) else "–")
-        lines.append(f"| {fisher} at {_POINT[at]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    def cell(step: str, pair: tuple[str, str]) -> str:
+        values = [study.values(world, 0, Setting("lwf", *pair, step)) for world in study.worlds]
+        means = [mean(found.values()) for found in values if found]
+        return f"{_number(mean(means))} / {_number(min(means))}" if len(means) == len(values) else MISSING
+
+    steps = {name: partial(cell, step) for name, step in _STEPS.items()}
+    return table(FISHERS, {"Fisher information": lambda pair: _estimated(*pair), **steps})
+
+
+def _estimated(fisher: str, at: str) -> str:
+    return f"{fisher} at {_POINT[at]}"
 
 
 def difference_table(study: Study) -> str:
@@ -126,7 +130,7 @@ def difference_table(study: Study) -> str:
     named = {name: [setting, DEFAULT] for name, setting in SCORERS.items() if setting != DEFAULT}
     for fisher, at in FISHERS[1:]:
         setting = Setting("lwf", fisher, at, "1")
-        named[f"{fisher} at {_POINT[at]}, α = 1"] = [setting, DEFAULT]
+        named[f"{_estimated(fisher, at)}, α = 1"] = [setting, DEFAULT]
     return _table("in place of the default", named, study, _cell_difference, average=True)
 
 
@@ -140,7 +144,7 @@ def builds_table(study: Study) -> str:
 
     def cell(study: Study, world: str, settings: Sequence[Setting]) -> str:
         values = [study.values(world, build, settings[0]) for build in study.builds]
-        return " / ".join(_number(mean(found.values())) if found else "–" for found in values)
+        return " / ".join(_number(mean(found.values())) if found else MISSING for found in values)
 
     return _table("scorer", {name: [setting] for name, setting in SCORERS.items()}, study, cell)
 
@@ -150,7 +154,7 @@ def cost_table(study: Study) -> str:
 
     def cell(study: Study, world: str, settings: Sequence[Setting]) -> str:
         values = list(study.values(world, 0, settings[0], lambda row: row.seconds).values())
-        return f"{np.median(values):.1f}" if values else ""
+        return fixed(median(values), 1) if values else ""
 
     exact = {"exact Fisher information": Setting("lwf", "exact", "reference", "1")}
     chosen = {name: [setting] for name, setting in {**SCORERS, **exact}.items() if not name.startswith("α = ")}
@@ -168,7 +172,7 @@ def _cell_difference(study: Study, world: str, settings: Sequence[Setting]) -> s
 def _cell_precision(study: Study, world: str, settings: Sequence[Setting]) -> str:
     helpful = study.values(world, 0, settings[0], lambda row: row.detection.auroc_helpful)
     precision = study.values(world, 0, settings[0], lambda row: row.detection.precision)
-    values = [_number(mean(values.values())) if values else "–" for values in (precision, helpful)]
+    values = [_number(mean(values.values())) if values else MISSING for values in (precision, helpful)]
     return " / ".join(values)
 
 
@@ -182,12 +186,10 @@ def _table(
 ) -> str:
     """A Markdown table: one row a name, one column a world; rows in which nothing was measured are left out."""
     worlds = [*study.worlds, MEAN] if average else study.worlds
-    lines = [f"| {head} | {' | '.join(worlds)} |", "|---" * (len(worlds) + 1) + "|"]
-    for name, settings in named.items():
-        cells = [cell(study, world, settings) for world in worlds]
-        if any(text.strip("–/ ") for text in cells):
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = {name: {world: cell(study, world, settings) for world in worlds} for name, settings in named.items()}
+    shown = [name for name, texts in cells.items() if any(text.strip("–/ ") for text in texts.values())]
+    columns = {world: lambda name, world=world: cells[name][world] for world in worlds}
+    return table(shown, {head: str, **columns})
 
 
 TABLES: dict[str, Callable[[Study], str]] = {

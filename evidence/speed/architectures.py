@@ -9,7 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from graceful_forgetting.lab.bench.architectures import ARCHITECTURES, Equivalence, measure, random_rows
-from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.results.text import fixed
+from graceful_forgetting.results.text_tables import markdown_table
+from graceful_forgetting.runtime.artifacts import write_text
 
 ROWS = 24
 PAGE = Path("docs/architectures.md")
@@ -32,7 +34,7 @@ layers of width 32, {rows} rows of 2 to 24 tokens in one batch, V random and F �
   *module*: the module is run once more for every sample; *model*: one backward pass of the model for every sample.
 """
 
-HEADER = "| architecture | right | left | checkpointing | bfloat16 | its oracle | ρ | slow path |"
+COLUMNS = ("architecture", "right", "left", "checkpointing", "bfloat16", "its oracle", "ρ", "slow path")
 
 
 def main() -> None:
@@ -41,20 +43,17 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     rows = random_rows(ROWS)
-    lines = [HEADER, "|" + "---|" * HEADER.count(" | ") + "---|"]
+    lines = []
     for name in ARCHITECTURES:
-        lines.append(_line(name, measure(name, rows)))
-        print(lines[-1], flush=True)
+        lines.append(_cells(name, measure(name, rows)))
+        print(*lines[-1], flush=True)
     versions = {package: version(package) for package in ("torch", "transformers", "peft")}
-    with atomic_file(PAGE) as partial:
-        partial.write_text(
-            INTRODUCTION.format(rows=ROWS, **versions) + "\n" + "\n".join(lines) + "\n", encoding="utf-8"
-        )
+    write_text(PAGE, f"{INTRODUCTION.format(rows=ROWS, **versions)}\n{markdown_table(COLUMNS, lines)}\n")
 
 
-def _line(name: str, found: Equivalence) -> str:
+def _cells(name: str, found: Equivalence) -> list[str]:
     numbers = [f"{value:.1e}" for value in found[:5]]
-    return f"| {name} | {' | '.join(numbers)} | {found.rank_correlation:.4f} | {_slow(found.slow)} |"
+    return [name, *numbers, fixed(found.rank_correlation, 4), _slow(found.slow)]
 
 
 def _slow(slow: dict[str, str]) -> str:

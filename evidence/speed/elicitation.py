@@ -21,6 +21,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from graceful_forgetting import ElicitationConfig, elicit_self_knowledge
 from graceful_forgetting.results.provenance import collect_hardware, package_versions
+from graceful_forgetting.results.text import fixed
+from graceful_forgetting.results.text_tables import aligned
 from graceful_forgetting.runtime.artifacts import write_json
 
 VOCABULARY, SHORTEST, LONGEST, NEW = 4096, 8, 200, 64
@@ -135,8 +137,10 @@ def main() -> None:
         for name, times in seconds.items()
     }
     print(f"{len(prompts)} prompts, {tokens / len(prompts):.1f} tokens an answer, {arguments.threads} thread(s)")
-    for name, row in table.items():
-        print(f"{name:30} {row['tokens_per_second']:8.0f} tokens/s   {row['times_one_by_one']:5.2f} x")
+    rows = [
+        (name, fixed(row["tokens_per_second"], 0), fixed(row["times_one_by_one"], 2)) for name, row in table.items()
+    ]
+    print(aligned([("way", "tokens/s", "times one by one"), *rows], ruled=True))
     if arguments.output:
         result = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),

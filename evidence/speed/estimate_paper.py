@@ -1,7 +1,7 @@
 """Memory and hours that the recipes of the paper's table should take: computed, not measured.
 
-    python evidence/speed/estimate_paper.py          rewrite the tables of recipes/README.md
-    python evidence/speed/estimate_paper.py --check  exit with 1 if that would change anything
+    python -m evidence.speed.estimate_paper          rewrite the tables of recipes/README.md
+    python -m evidence.speed.estimate_paper --check  exit with 1 if that would change anything
 
 Memory (bytes; N parameters, T trained ones, b rows a device, s tokens of the longest row, h width, l layers, i width of
 the MLP, V vocabulary, w bytes a weight):
@@ -18,13 +18,18 @@ bound by reading the weights once a step: w N / bandwidth, doubled for the key-v
 optimizer steps and writing checkpoints are not counted.
 """
 
-import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from evidence.tables.pages import filled, update
+from evidence.tables.table import table
+from graceful_forgetting.results.text import fixed
+from graceful_forgetting.results.text_tables import markdown_table
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "recipes" / "README.md"
@@ -149,18 +154,19 @@ def run_table() -> str:
     """Memory and hours of the two recipes as they are, by stage."""
     rows = {name: estimate(_recipe(f"{name}.yaml"), "gsm8k", ["dental"]) for name in ("llama-3.2-1b", "llama-3-8b")}
     stages = list(next(iter(rows.values())).hours)
-    lines = [f"| recipe | GB, training | GB, scoring | {' | '.join(stages)} | hours in all |"]
-    lines.append("|---" * (len(stages) + 4) + "|")
-    for name, value in rows.items():
-        cells = [f"{value.training_bytes / 1e9:.0f}", f"{value.scoring_bytes / 1e9:.0f}"]
-        cells += [f"{value.hours[stage]:.2f}" for stage in stages]
-        lines.append(f"| {name} | {' | '.join(cells)} | {sum(value.hours.values()):.1f} |")
-    return "\n".join(lines)
+    columns: dict[str, Callable[[str], str]] = {
+        "recipe": str,
+        "GB, training": lambda name: fixed(rows[name].training_bytes / 1e9, 0),
+        "GB, scoring": lambda name: fixed(rows[name].scoring_bytes / 1e9, 0),
+        **{stage: lambda name, stage=stage: fixed(rows[name].hours[stage], 2) for stage in stages},
+        "hours in all": lambda name: fixed(sum(rows[name].hours.values()), 1),
+    }
+    return table(rows, columns)
 
 
 def grid_table() -> str:
     """Hours of the whole grids, in which cells share plain runs, answers, posteriors and scores."""
-    lines = ["| grid | trained models | hours |", "|---|---|---|"]
+    rows = []
     for name in ("llama-3.2-1b", "llama-3-8b"):
         grid = _recipe(f"grid-{name}.yaml")
         seeds, hours, models = len(grid["seeds"]), 0.0, 0
@@ -179,27 +185,16 @@ def grid_table() -> str:
                     models += seeds
         # Each task's answers are elicited once.
         hours += sum(estimate(grid["base"], "gsm8k", [task]).hours["elicitation"] for task in grid["learning"])
-        lines.append(f"| grid-{name} | {models} | {hours:.0f} |")
-    return "\n".join(lines)
+        rows.append((f"grid-{name}", str(models), fixed(hours, 0)))
+    return markdown_table(("grid", "trained models", "hours"), rows)
 
 
 TABLES = {"run": run_table, "grid": grid_table}
 
 
-def filled(text: str) -> str:
-    """`text` with both tables between their markers made anew."""
-    for name, table in TABLES.items():
-        pattern = rf"(<!-- estimate: {name} -->)\n.*?<!-- end -->"
-        text = re.sub(pattern, lambda match, table=table: f"{match[1]}\n{table()}\n<!-- end -->", text, flags=re.DOTALL)
-    return text
-
-
 def main() -> int:
-    old = README.read_text(encoding="utf-8")
-    new = filled(old)
-    if new != old and "--check" not in sys.argv:
-        README.write_text(new, encoding="utf-8")
-    return int(new != old and "--check" in sys.argv)
+    filled_in = filled(README.read_text(encoding="utf-8"), TABLES, "estimate")
+    return update({README: filled_in}, "--check" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from graceful_forgetting.gradients.kernels import gpu
 from graceful_forgetting.gradients.oracle import ConfidenceValues
 from graceful_forgetting.lab.bench.architectures import largest_error
+from graceful_forgetting.lab.bench.confidence import UNIT, interleaved
 from graceful_forgetting.lab.bench.methods import (
     Run,
     Setting,
@@ -41,9 +43,9 @@ from graceful_forgetting.lab.bench.methods import (
     vmap_grad,
 )
 from graceful_forgetting.results.provenance import collect_hardware, package_versions
+from graceful_forgetting.results.text import size
+from graceful_forgetting.results.text_tables import aligned
 from graceful_forgetting.runtime.artifacts import write_json
-
-UNIT = "forward + backward"
 
 # Llama-3.2-1B: Meta's config.json on the hub.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -182,19 +184,11 @@ def measure(setting: DeviceSetting, repetitions: int) -> list[dict[str, Any]]:
             values = None
         _release(setting)
         if values is not None:
-            found = ConfidenceValues(*(value.cpu() for value in values))
-            row["error"] = largest_error(found, expected)
-            row["rank_correlation"] = float(_rank_correlation(found.quadratic, expected.quadratic))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            times[name].append(_timed(run, setting)[0])
-    for name, seconds in times.items():
-        ratios = [mine / unit for mine, unit in zip(seconds, times[UNIT], strict=True)]
-        lower, middle, upper = statistics.quantiles(seconds, n=4)
-        rows[name].update(
-            seconds=middle, quartiles=[lower, upper], ratio=statistics.median(ratios), all_seconds=seconds
-        )
+            on_cpu = ConfidenceValues(*(value.cpu() for value in values))
+            row["error"] = largest_error(on_cpu, expected)
+            row["rank_correlation"] = float(_rank_correlation(on_cpu.quadratic, expected.quadratic))
+    for name, found in interleaved(runs, repetitions, partial(_timed, setting=setting)).items():
+        rows[name].update(found)
     runs.clear()
     _release(setting)
     return list(rows.values())
@@ -279,13 +273,13 @@ def print_tables(result: dict[str, Any]) -> None:
             lines.append((row["method"], row["failure"][:80]))
             continue
         lower, upper = row["quartiles"]
-        memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f} MiB"
+        memory = "" if row["peak_bytes"] is None else size(row["peak_bytes"])
         error, correlation = (
             ("", "") if "error" not in row else (f"{row['error']:.0e}", f"{row['rank_correlation']:.3f}")
         )
         times = (f"{1e3 * row['seconds']:.1f}", f"{1e3 * lower:.1f}-{1e3 * upper:.1f}", f"{row['ratio']:.2f}")
         lines.append((row["method"], *times, memory, error, correlation, f"{1e3 * row['first_seconds']:.0f} ms"))
-    _print(lines)
+    print(aligned(lines), end="\n\n")
     if result["kernels"]:
         names = ("confidence_terms", "add_squares", "weight gradient")
         lines = [("weight", "count", *(head for name in names for head in (f"{name}, ms", "TFLOP/s")))]
@@ -295,23 +289,11 @@ def print_tables(result: dict[str, Any]) -> None:
             lines.append((f"{row['rows']} x {row['columns']}", str(row["count"]), *(c for pair in cells for c in pair)))
         sums = [1e3 * sum(row["count"] * row["seconds"][n] for row in result["kernels"]) for n in names]
         lines.append(("all", "", *(cell for total in sums for cell in (f"{total:.1f}", ""))))
-        _print(lines)
+        print(aligned(lines), end="\n\n")
     traffic = result["traffic"]
-    _print(
-        [
-            ("of per-sample gradients, counted", "GB"),
-            *((name, f"{count / 1e9:.1f}") for name, count in traffic["bytes"].items()),
-            ("TFLOP, every way", f"{traffic['operations'] / 1e12:.2f}"),
-        ]
-    )
-
-
-def _print(lines: Sequence[Sequence[str]]) -> None:
-    full = [line for line in lines if len(line) == len(lines[0])]
-    widths = [max(len(line[column]) for line in full) for column in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip())
-    print()
+    counted = [(name, f"{count / 1e9:.1f}") for name, count in traffic["bytes"].items()]
+    operations = ("TFLOP, every way", f"{traffic['operations'] / 1e12:.2f}")
+    print(aligned([("of per-sample gradients, counted", "GB"), *counted, operations]), end="\n\n")
 
 
 def _timed(run: Callable[[], Any], setting: DeviceSetting) -> tuple[float, Any]:

@@ -1,7 +1,7 @@
 """What random projection does to the score by single learning examples: AUROC of conflicting samples in the world
 `shortcut`, build 0, by the numbers that are kept of each gradient.
 
-    python evidence/speed/pairwise_projection.py [--output pairwise-projection.json]
+    python -m evidence.speed.pairwise_projection [--output pairwise-projection.json]
 
 The score takes as many numbers as fit (`confidence/pairwise.py`); this is what fewer cost. Each row is one draw of the
 projection. About two minutes on one core, less where the world's model is built already.

@@ -10,6 +10,7 @@ import pytest
 from trl import SFTConfig
 
 import graceful_forgetting
+from evidence.tables.specs import early_outcomes
 from graceful_forgetting import config
 from graceful_forgetting.runs import advice
 from graceful_forgetting.runs.arguments import RunArguments
@@ -23,7 +24,9 @@ def test_tables_are_those_of_the_result_files():
     for path in tables["FILES"]:
         text = path.read_text(encoding="utf-8")
         assert "<!-- table: " in text
-        assert tables["filled"](text) == text, f"{path.name} is out of date: python -m evidence.make_tables"
+        assert tables["filled"](text, tables["TABLES"]) == text, (
+            f"{path.name} is out of date: python -m evidence.make_tables"
+        )
 
 
 @pytest.mark.parametrize(
@@ -79,8 +82,7 @@ def test_what_the_page_on_trl_names_as_tested_is_a_test():
 
 
 def test_advice_after_an_early_reference_run_is_that_of_the_archives():
-    outcomes = runpy.run_path(str(ROOT / "evidence" / "make_tables.py"))["early_outcomes"]()
-    some = [one for one in outcomes if one.share > 0]
+    some = [one for one in early_outcomes() if one.share > 0]
     assert len(some) == advice.EARLY_RUNS
     assert round(fmean(one.kept for one in some), 2) == advice.EARLY_KEPT
     assert round(100 * fmean(one.gain for one in some), 1) == advice.EARLY_GAIN

@@ -7,22 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from graceful_forgetting.results.measures import (
-    Interval,
     answer_split,
     area_under_curve,
     auroc,
-    bootstrap_interval,
     by_falling_score,
     difference_over_seeds_and_items,
     distance_to_reference,
     evidence_required,
     expanded,
     gap_recovered_over,
-    mean_interval,
     mean_ranks,
     memorisation_ratio,
     newly_right_and_broken,
@@ -30,7 +26,7 @@ from graceful_forgetting.results.measures import (
     run_lengths,
     wilcoxon_p,
 )
-from graceful_forgetting.results.statistics import gap_recovered, paired_interval
+from graceful_forgetting.results.statistics import gap_recovered
 
 # A busy machine is no failure.
 unhurried = settings(deadline=None, max_examples=40)
@@ -103,25 +99,6 @@ def test_bootstrap_over_seeds_and_items_of_one_seed_or_unequal_items():
         difference_over_seeds_and_items(["11"], ["111"])
     with pytest.raises(ValueError, match="different numbers"):
         difference_over_seeds_and_items(["11", "1"], ["11", "11"])
-
-
-@unhurried
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8))
-def test_mean_interval_is_the_paired_t_interval_against_zero(values):
-    found, paired = mean_interval(values), paired_interval(values, [0.0] * len(values))
-    assert found.value == pytest.approx(paired.difference, abs=1e-12)
-    assert (found.low, found.high) == (pytest.approx(paired.low, abs=1e-9), pytest.approx(paired.high, abs=1e-9))
-
-
-def test_bootstrap_interval_is_that_of_scipy():
-    values = np.random.default_rng(0).exponential(size=30)
-    found = bootstrap_interval(values.tolist())
-    slow = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
-    assert found.value == pytest.approx(values.mean())
-    assert (found.low, found.high) == (pytest.approx(slow.low, abs=0.03), pytest.approx(slow.high, abs=0.03))
-    assert bootstrap_interval([2.0]) == Interval(2.0, None, None)
-    with pytest.raises(ValueError, match="empty"):
-        bootstrap_interval([])
 
 
 def test_wilcoxon_of_pairs():

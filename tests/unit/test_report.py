@@ -12,7 +12,7 @@ from graceful_forgetting.report.headline import headline
 from graceful_forgetting.report.measures import general_measures, task_measures
 from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for
-from graceful_forgetting.results.formatting import number, percent, script_json, signed, size, timestamp
+from graceful_forgetting.report.table import script_json
 from graceful_forgetting.results.result import (
     GuardResult,
     SelectionResult,
@@ -23,7 +23,6 @@ from graceful_forgetting.results.result import (
     TrialsResult,
 )
 from graceful_forgetting.results.summary import summarise
-from graceful_forgetting.results.times import duration
 from html_page import Page
 from report_data import (
     HOSTILE,
@@ -344,26 +343,3 @@ def test_scales_keep_values_and_ticks_inside(values, kinds, kind):
     edges = scale.edges(10)
     assert edges == sorted(edges)
     assert (edges[0], edges[-1]) == (scale.low, scale.high)
-
-
-def test_numbers_as_text():
-    assert [number(value) for value in (None, float("nan"), 0.0, -12, 1234567.0, 0.00001234, 3.14159)] == [
-        "–",
-        "–",
-        "0",
-        "−12",
-        "1.235e6",
-        "1.234e-5".replace("-", "−"),
-        "3.142",
-    ]
-    assert [signed(0.05), signed(-0.0501), signed(None)] == ["+0.050", "−0.050", "–"]
-    assert [duration(0.123), duration(59.7), duration(185), duration(7620)] == [
-        "0.12 s",
-        "1 min 00 s",
-        "3 min 05 s",
-        "2 h 07 min",
-    ]
-    assert [percent(None), percent(0.0), percent(0.005), percent(0.954)] == ["–", "0\u00a0%", "0.5\u00a0%", "95\u00a0%"]
-    assert timestamp("2025-01-31T10:30:59+01:00") == "2025-01-31 09:30 UTC"
-    assert timestamp("yesterday") == "yesterday"
-    assert [size(None), size(0), size(1536), size(5 * 2**30)] == ["–", "0 B", "2 KiB", "5.00 GiB"]

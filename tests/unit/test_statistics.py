@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from graceful_forgetting.results.statistics import gap_recovered, paired_interval
+from graceful_forgetting.results.statistics import (
+    Interval,
+    bootstrap_interval,
+    gap_recovered,
+    mean_interval,
+    paired_interval,
+)
 
 _LWF = [0.74, 0.71, 0.78, 0.73]
 _PLAIN = [0.69, 0.70, 0.71, 0.68]
@@ -127,3 +133,22 @@ def test_no_values_and_values_that_are_not_finite_are_refused():
         paired_interval([], [])
     with pytest.raises(ValueError, match=r"b=.*not finite"):
         paired_interval([1.0, 2.0], [1.0, math.nan])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8))
+def test_mean_interval_is_the_paired_t_interval_against_zero(values):
+    found, paired = mean_interval(values), paired_interval(values, [0.0] * len(values))
+    assert found.value == pytest.approx(paired.difference, abs=1e-12)
+    assert (found.low, found.high) == (pytest.approx(paired.low, abs=1e-9), pytest.approx(paired.high, abs=1e-9))
+
+
+def test_bootstrap_interval_is_that_of_scipy():
+    values = np.random.default_rng(0).exponential(size=30)
+    found = bootstrap_interval(values.tolist())
+    slow = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == (pytest.approx(slow.low, abs=0.03), pytest.approx(slow.high, abs=0.03))
+    assert bootstrap_interval([2.0]) == Interval(2.0, None, None)
+    with pytest.raises(ValueError, match="empty"):
+        bootstrap_interval([])

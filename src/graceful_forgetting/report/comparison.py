@@ -10,7 +10,7 @@ import numpy as np
 
 from graceful_forgetting.report import differences, plots
 from graceful_forgetting.report.headline import Verdict, verdict_of
-from graceful_forgetting.report.html import assets, environment
+from graceful_forgetting.report.html import write_page
 from graceful_forgetting.report.measures import Measure, general_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples
 from graceful_forgetting.report.svg import Figure
@@ -18,7 +18,6 @@ from graceful_forgetting.report.table import MAX_ROWS, Head, SampleTable, fit_ta
 from graceful_forgetting.results.result import TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval
 from graceful_forgetting.runs.finished_runs import FinishedRun
-from graceful_forgetting.runtime.artifacts import atomic_file
 
 # More runs side by side cannot be read; a sweep has tables for them.
 MAX_RUNS = 12
@@ -59,10 +58,7 @@ def render_comparison(runs: Sequence[FinishedRun], path: str | Path) -> Path:
     """
     if not 2 <= len(runs) <= MAX_RUNS:
         raise ValueError(f"{len(runs)} runs: from 2 to {MAX_RUNS} can be compared; more are a sweep (graceful sweep)")
-    text = environment().get_template("comparison.html").render(_context(runs))
-    with atomic_file(path) as partial:
-        partial.write_bytes(text.encode("utf-8", "replace"))
-    return Path(path)
+    return write_page("comparison.html", _context(runs), path)
 
 
 def _context(runs: Sequence[FinishedRun]) -> dict[str, Any]:
@@ -72,7 +68,6 @@ def _context(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     times = differences.stage_times(runs)
     table, columns = _sample_table(samples, letters)
     return {
-        **assets(),
         "runs": runs,
         "letters": letters,
         "settings": differences.settings_that_differ(runs),
@@ -83,9 +78,9 @@ def _context(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         "times": times,
         "totals": [sum(time.seconds[run] or 0.0 for time in times) for run in range(len(runs))],
         "peaks": {
-            "peak memory": [max(_known(s.peak_memory_bytes for s in r.result.stages), default=None) for r in runs],
+            "peak memory": [_highest(stage.peak_memory_bytes for stage in run.result.stages) for run in runs],
             "peak device memory": [
-                max(_known(s.peak_device_memory_bytes for s in r.result.stages), default=None) for r in runs
+                _highest(stage.peak_device_memory_bytes for stage in run.result.stages) for run in runs
             ],
         },
         "longest": max((seconds for time in times for seconds in time.seconds if seconds), default=0.0),
@@ -105,8 +100,8 @@ def _context(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     }
 
 
-def _known(values: Iterable[int | None]) -> list[int]:
-    return [value for value in values if value is not None]
+def _highest(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _tasks(runs: Sequence[FinishedRun], names: Sequence[str], role: str) -> list[TaskComparison]:

@@ -8,9 +8,10 @@ import numpy as np
 from scipy import stats
 
 from graceful_forgetting.report.samples import ScoredSamples
-from graceful_forgetting.results.formatting import setting
 from graceful_forgetting.results.result import StageResult, TaskSummary
-from graceful_forgetting.results.statistics import PairedInterval, paired_interval
+from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.results.summary import paired_by_seed
+from graceful_forgetting.results.text import MISSING, setting
 from graceful_forgetting.runs.finished_runs import FinishedRun
 
 # Where a run writes, and how it shows its progress: every run differs there, and no number depends on it.
@@ -28,17 +29,15 @@ class Row:
 
 def settings_that_differ(runs: Sequence[FinishedRun]) -> list[Row]:
     """Settings by name; "default" where a result file does not list one, since it lists every changed one."""
-    names = dict.fromkeys(name for run in runs for name in run.result.config if name not in _OF_NO_EFFECT)
-    values = {
-        name: [setting(run.result.config[name]) if name in run.result.config else "default" for run in runs]
-        for name in sorted(names)
-    }
-    return _differing(values)
+    columns = [
+        {name: setting(value) for name, value in run.result.config.items() if name not in _OF_NO_EFFECT} for run in runs
+    ]
+    return sorted(_differing(columns, "default"), key=lambda row: row.name)
 
 
 def origins_that_differ(runs: Sequence[FinishedRun]) -> list[Row]:
     """Model, data, seeds, versions and machine."""
-    return _differing(_by_name([_origin(run) for run in runs]))
+    return _differing([_origin(run) for run in runs], MISSING)
 
 
 def evaluated_on_other_rows(runs: Sequence[FinishedRun], task: str) -> bool:
@@ -71,14 +70,10 @@ def _origin(run: FinishedRun) -> dict[str, str]:
     }
 
 
-def _by_name(columns: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    return {
-        name: [column.get(name, "–") for column in columns] for name in dict.fromkeys(n for c in columns for n in c)
-    }
-
-
-def _differing(values: Mapping[str, list[str]]) -> list[Row]:
-    return [Row(name, found) for name, found in values.items() if len(set(found)) > 1]
+def _differing(columns: Sequence[Mapping[str, str]], missing: str) -> list[Row]:
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [Row(name, [column.get(name, missing) for column in columns]) for name in names]
+    return [row for row in rows if len(set(row.values)) > 1]
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -93,13 +88,11 @@ def against_first(runs: Sequence[FinishedRun], task: str) -> list[PairedInterval
 def _lwf_difference(summary: TaskSummary | None, first: TaskSummary | None) -> PairedInterval | None:
     if summary is None or first is None or summary.metric != first.metric:
         return None
-    if "lwf" not in summary.arms or "lwf" not in first.arms:
-        return None
     own, other = (
-        dict(zip(found.arms["lwf"].seeds, found.arms["lwf"].values, strict=True)) for found in (summary, first)
+        dict(zip(arm.seeds, arm.values, strict=True)) if (arm := found.arms.get("lwf")) else {}
+        for found in (summary, first)
     )
-    shared = [seed for seed in own if seed in other]
-    return paired_interval([own[seed] for seed in shared], [other[seed] for seed in shared]) if shared else None
+    return paired_by_seed(own, other)
 
 
 @dataclass(frozen=True)

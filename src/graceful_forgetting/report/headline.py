@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from graceful_forgetting.results.formatting import fixed, percent, signed
 from graceful_forgetting.results.result import TaskSummary
 from graceful_forgetting.results.statistics import GapRecovered, PairedInterval
+from graceful_forgetting.results.text import fixed, percent, signed
 
 Verdict = Literal["better", "worse", "no_difference", "one_seed", "no_comparison"]
 # From this many paired seeds on, an interval carries a claim; below, it is a first indication.

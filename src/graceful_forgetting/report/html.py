@@ -13,12 +13,11 @@ from markupsafe import Markup
 
 from graceful_forgetting.report import plots
 from graceful_forgetting.report.headline import headline, interval_text, verdict_of
-from graceful_forgetting.report.measures import TASK_MEASURES, general_measures, run_measures, task_measures
+from graceful_forgetting.report.measures import general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
 from graceful_forgetting.report.svg import Figure
-from graceful_forgetting.results import formatting
 from graceful_forgetting.results.result import RunResult, TaskSummary
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.text import duration, fixed, number, percent, setting, signed, size, timestamp
 from graceful_forgetting.runtime.artifacts import atomic_file
 
 
@@ -26,10 +25,9 @@ def render_report(result: RunResult, samples: Dataset | None, path: str | Path) 
     """Write the report of `result` to `path` and return it.
 
     Args:
-        result: what the experiment measured. samples: the scored self-knowledge, one row a sample, columns
-        `prompt`, `completion` (text or messages), `task`,
-            `forgetting_confidence`, `confidence_linear`, `confidence_quadratic`, `chosen` (bool) and, if
-            there, `loss`. None leaves out the charts and the table made from them.
+        result: what the experiment measured.
+        samples: the scored self-knowledge, one row a sample, with `REQUIRED_COLUMNS` of `samples.py` and, if there,
+            `loss`. None leaves out the charts and the table made from them.
         path: the HTML file, replaced if it exists.
 
     Every text from data is escaped, and a content security policy lets nothing run or load but the report's
@@ -40,13 +38,18 @@ def render_report(result: RunResult, samples: Dataset | None, path: str | Path) 
         ValueError: `samples` lacks a column.
     """
     scored = None if samples is None else read_samples(samples)
-    text = environment().get_template("report.html").render(_context(result, scored))
+    return write_page("report.html", _context(result, scored), path)
+
+
+def write_page(template: str, context: Mapping[str, Any], path: str | Path) -> Path:
+    """Fill a template of the package and write it to `path`, atomically; returns `path`."""
+    text = _environment().get_template(template).render(**_assets(), **context)
     with atomic_file(path) as partial:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate from JSON has no UTF-8 form
     return Path(path)
 
 
-def environment() -> Environment:
+def _environment() -> Environment:
     """Templates of the package, escaping everything, with the filters that they use."""
     environment = Environment(
         loader=PackageLoader("graceful_forgetting.report"),
@@ -55,17 +58,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": formatting.number,
-        "fixed": formatting.fixed,
-        "signed": formatting.signed,
-        "percent": formatting.percent,
-        "duration": duration,
-        "timestamp": formatting.timestamp,
-        "size": formatting.size,
-        "setting": formatting.setting,
-        "json": json.dumps,
-    }
+    filters = (duration, fixed, number, percent, setting, signed, size, timestamp)
+    environment.filters |= {"json": json.dumps, **{text.__name__: text for text in filters}}
     return environment
 
 
@@ -76,7 +70,7 @@ def _asset(name: str) -> tuple[Markup, str]:
     return Markup(text), f"sha256-{digest}"
 
 
-def assets() -> dict[str, Any]:
+def _assets() -> dict[str, Any]:
     """Style sheet and script of every report, and their hashes, by the names that the templates use."""
     style, style_hash = _asset("report.css")
     script, script_hash = _asset("report.js")
@@ -91,7 +85,6 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
     table, columns = (None, []) if samples is None else sample_table(samples)
     return {
         "result": result,
-        **assets(),
         "learning": by_role["learning"],
         "forgetting": by_role["forgetting"],
         "headlines": {task: headline(task, summary) for task, summary in by_role["learning"].items()},
@@ -107,7 +100,7 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         "sample_columns": columns,
         "task_measures": task_measures(result.runs),
         "general_measures": general_measures(result.runs),
-        "run_measures": {name: TASK_MEASURES[name] for name in run_measures(result.runs)},
+        "run_measures": run_measures(result.runs),
         "arm_names": plots.ARM_NAMES,
         "arms": [arm for arm in plots.ARM_NAMES if any(run.arm == arm for run in result.runs)],
         "metric_names": plots.METRIC_NAMES,

@@ -77,7 +77,7 @@ def _measure(
     return [Measure(subject, metric, arms, lwf_minus_plain(by_arm))]
 
 
-def run_measures(runs: Sequence[TrainingRunResult]) -> list[str]:
-    """The headings of `TASK_MEASURES` that any of these runs has on any task."""
+def run_measures(runs: Sequence[TrainingRunResult]) -> dict[str, Callable[[TaskMetrics], float | None]]:
+    """Those of `TASK_MEASURES` that any of these runs has on any task."""
     metrics = [metrics for run in runs for metrics in run.metrics.values()]
-    return [name for name, read in TASK_MEASURES.items() if any(read(found) is not None for found in metrics)]
+    return {name: read for name, read in TASK_MEASURES.items() if any(read(found) is not None for found in metrics)}

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.samples import ScoredSamples
 from graceful_forgetting.report.scales import Scale, scale_for
-from graceful_forgetting.results.formatting import fixed, number, signed
 from graceful_forgetting.results.result import Arm, LogEntry, TaskSummary, TrainingRunResult
 from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.results.text import fixed, number, signed
 
 ARM_NAMES: dict[str, str] = {
     "base": "Base model",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from graceful_forgetting.results.formatting import number
+from graceful_forgetting.results.text import number
 
 ScaleKind = Literal["linear", "log", "symlog"]
 # Beyond this ratio of largest to smallest value a linear axis hides the small ones.

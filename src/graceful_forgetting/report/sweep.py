@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from graceful_forgetting.report.html import assets, environment
+from graceful_forgetting.report.html import write_page
 from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
 from graceful_forgetting.results.result import Provenance
-from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.comparison import groups_of
 from graceful_forgetting.sweeps.tables import sweep_tables
@@ -26,24 +25,17 @@ def render_sweep(cells: Sequence[CellResult], path: str | Path) -> Path:
     # The same machine and versions are told once.
     origins = {repr(_common(cell)): _common(cell) for cell in cells}
     counts = Counter(repr(_common(cell)) for cell in cells)
-    text = (
-        environment()
-        .get_template("sweep.html")
-        .render(
-            **assets(),
-            name=cells[0].sweep,
-            cells=cells,
-            methods=dict.fromkeys(cell.method for cell in cells),
-            seeds=sorted({cell.seed for cell in cells}),
-            heat_maps=heat_maps(groups),
-            curves=[figure for group in groups for figure in learning_curves(group)],
-            tables=sweep_tables(cells),
-            origins=[(origin, counts[key]) for key, origin in origins.items()],
-        )
-    )
-    with atomic_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return Path(path)
+    context = {
+        "name": cells[0].sweep,
+        "cells": cells,
+        "methods": dict.fromkeys(cell.method for cell in cells),
+        "seeds": sorted({cell.seed for cell in cells}),
+        "heat_maps": heat_maps(groups),
+        "curves": [figure for group in groups for figure in learning_curves(group)],
+        "tables": sweep_tables(cells),
+        "origins": [(origin, counts[key]) for key, origin in origins.items()],
+    }
+    return write_page("sweep.html", context, path)
 
 
 def _common(cell: CellResult) -> Provenance:

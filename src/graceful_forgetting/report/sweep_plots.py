@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.plots import task_class
-from graceful_forgetting.report.scales import scale_for
-from graceful_forgetting.results.measures import mean_interval
-from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.report.scales import Scale, scale_for
+from graceful_forgetting.results.statistics import PairedInterval, mean_interval
+from graceful_forgetting.results.text import measured
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.comparison import Group, MethodResult, method_results
-from graceful_forgetting.sweeps.tables import shown
 
 # Gain, as a share of the metric's unit, at which a field of the heat map has its full colour.
 _FULL_COLOUR = 0.1
 # More methods than this in one chart cannot be told apart.
 CURVE_METHODS = 6
+Point = tuple[float, float, float, float]
+"""Where on the horizontal axis, and there: low, mean, high."""
 
 
 def heat_maps(groups: Sequence[Group]) -> list[svg.Figure]:
@@ -55,7 +56,7 @@ def _heat_map(setting: str, method: str, fields: dict[tuple[str, str], tuple[Gro
             colour = "better" if gain.difference > 0 else "worse"
             parts.append(_field(x, y, width, height, "none", 1.0))
             parts.append(_field(x, y, width, height, colour, min(1.0, abs(gain.difference) / _FULL_COLOUR)))
-            text = shown(gain.difference, group.metric, signed=True)
+            text = measured(gain.difference, group.metric, sign=True)
             sure = gain.low is not None and gain.high is not None and (gain.low > 0 or gain.high < 0)
             middle = x + width / 2
             parts.append(svg.text(middle, y + height / 2 + 4, f"{text}{'*' if sure else ''}", "value", "middle"))
@@ -93,13 +94,8 @@ def _curves(group: Group, methods: Sequence[str]) -> svg.Figure:
     x = scale_for(steps, svg.LEFT, svg.WIDTH - svg.RIGHT)
     y = scale_for(levels, height - svg.BOTTOM, svg.TOP)
     parts = [*svg.y_axis(y, svg.LEFT), *svg.x_axis(x, height - svg.BOTTOM, "learning update")]
-    for index, found in enumerate(series.values()):
-        corners = [(x(step), y(high)) for step, _, _, high in found]
-        corners += [(x(step), y(low)) for step, low, _, _ in reversed(found)]
-        parts.append(svg.polygon(corners, f"band {task_class(index)}"))
-    for index, found in enumerate(series.values()):
-        parts.append(svg.polyline([(x(step), y(mean)) for step, _, mean, _ in found], f"curve {task_class(index)}"))
-    ends = "; ".join(f"{method} ends at {shown(found[-1][2], 'accuracy')} %" for method, found in series.items())
+    parts += banded_curves(list(series.values()), x, y)
+    ends = "; ".join(f"{method} ends at {measured(found[-1][2], 'accuracy')} %" for method, found in series.items())
     means = {method: {step: mean for step, _, mean, _ in found} for method, found in series.items()}
     readout = {
         "label": "update",
@@ -123,11 +119,22 @@ def _curves(group: Group, methods: Sequence[str]) -> svg.Figure:
     )
 
 
-def _band(cells: Sequence[CellResult]) -> list[tuple[int, float, float, float]]:
-    """(step, low, mean, high) at the steps that all cells have; without a second seed the band has no width."""
+def banded_curves(series: Sequence[Sequence[Point]], x: Scale, y: Scale) -> list[svg.Markup]:
+    """The mean of each series as a line, above the bands from low to high of all of them."""
+    bands, lines = [], []
+    for index, points in enumerate(series):
+        corners = [(x(place), y(high)) for place, _, _, high in points]
+        corners += [(x(place), y(low)) for place, low, _, _ in reversed(points)]
+        bands.append(svg.polygon(corners, f"band {task_class(index)}"))
+        lines.append(svg.polyline([(x(place), y(mean)) for place, _, mean, _ in points], f"curve {task_class(index)}"))
+    return [*bands, *lines]
+
+
+def _band(cells: Sequence[CellResult]) -> list[Point]:
+    """At the steps that all cells have; without a second seed the band has no width."""
     curves = [{point.step: point.accuracy for point in cell.curve} for cell in cells]
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-    found = []
+    found: list[Point] = []
     for step in shared:
         values = [value for curve in curves if (value := curve[step]) is not None]
         mean = mean_interval(values)

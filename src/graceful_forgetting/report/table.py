@@ -1,5 +1,6 @@
 """The table of samples: what the page's script searches, filters and sorts, bounded in size."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from graceful_forgetting.results.formatting import script_json
-
 # A report stays small enough to mail and to open at once.
 MAX_ROWS = 10_000
 MAX_PAYLOAD_BYTES = 4_500_000
 _TEXT_LIMITS = (4000, 1000, 500, 250, 120, 60, 30)
+# "<" and ">" end or open a script or comment, "&" opens an entity in XHTML, U+2028/9 end a line in old JavaScript.
+_UNSAFE_IN_SCRIPT = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def fit_table(
             break
     rows = len(next(iter(texts.values())))
     return SampleTable(payload, rows, total, limit, labels)
+
+
+def script_json(content: Any) -> Markup:
+    """JSON that a script element may hold whatever text is in it. Raises `ValueError` on NaN or infinity."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.translate(_UNSAFE_IN_SCRIPT))  # every character with a meaning in HTML is escaped
 
 
 def rounded(values: np.ndarray) -> list[float | None]:

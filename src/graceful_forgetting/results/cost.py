@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from graceful_forgetting.results.result import StageResult
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.text import duration
 
 # Stages before training, which all seeds share; the reference run is the first plain one.
 PREPARATION = ("self_knowledge", "posterior", "scores", "selection")

@@ -6,28 +6,15 @@ answer that pre-training taught, where it is known and wrong now) or `OTHER`.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from graceful_forgetting.results.statistics import gap_recovered
+from graceful_forgetting.results.statistics import Interval, bootstrap, gap_recovered
 
 RIGHT, OLD, OTHER = "1", "0", "-"
-_BOOTSTRAP_SEED = 0
-_RESAMPLES = 4999
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval; both bounds are None where there is too little to resample."""
-
-    value: float
-    low: float | None
-    high: float | None
-
 
 # Answers -------------------------------------------------------------------------------------------------------------
 
@@ -92,40 +79,22 @@ def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str],
     seeds, items = difference.shape
     if seeds == 1:
         return Interval(float(difference.mean()), None, None)
-    draw = np.random.default_rng(_BOOTSTRAP_SEED)
-    # How often each seed and each item is drawn in a resample.
-    by_seed = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES)
-    by_item = draw.multinomial(items, np.full(items, 1 / items), size=_RESAMPLES)
-    means = ((by_seed @ difference) * by_item).sum(axis=1) / (seeds * items)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(difference.mean()), float(low), float(high))
+
+    def means(seed_picks: NDArray[np.int64], item_picks: NDArray[np.int64]) -> NDArray[np.float64]:
+        by_seed, by_item = _times_drawn(seed_picks), _times_drawn(item_picks)
+        return ((by_seed @ difference) * by_item).sum(axis=1) / difference.size
+
+    return Interval(float(difference.mean()), *bootstrap(means, seeds, items, confidence=confidence))
+
+
+def _times_drawn(picks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(resamples, units): how often each unit is among the picks of a resample, (resamples, units) too."""
+    resamples, units = picks.shape
+    flat = picks + units * np.arange(resamples)[:, None]
+    return np.bincount(flat.ravel(), minlength=picks.size).reshape(picks.shape)
 
 
 # Seeds ---------------------------------------------------------------------------------------------------------------
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean with Student's t interval. Raises `ValueError` for no values."""
-    if not values:
-        raise ValueError("values is empty: there is no mean")
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return Interval(mean, None, None)
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return Interval(mean, mean - reach, mean + reach)
-
-
-def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean with its percentile bootstrap interval. Raises `ValueError` for no values."""
-    if not values:
-        raise ValueError("values is empty: there is no mean")
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return Interval(mean, None, None)
-    picks = np.random.default_rng(_BOOTSTRAP_SEED).integers(0, len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(np.asarray(values)[picks].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(mean, float(low), float(high))
 
 
 def wilcoxon_p(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -146,6 +115,7 @@ def gap_recovered_over(
     method: Sequence[float],
     control: Sequence[float],
     reference: Sequence[float],
+    *,
     confidence: float = 0.95,
 ) -> Interval | None:
     """Share of the gap reference − plain that the method recovers beyond the control; None without a gap.
@@ -155,7 +125,7 @@ def gap_recovered_over(
     """
     gap = [upper - base for upper, base in zip(reference, plain, strict=True)]
     beyond = [treated - other for treated, other in zip(method, control, strict=True)]
-    share = gap_recovered([0.0] * len(gap), beyond, gap, confidence)
+    share = gap_recovered([0.0] * len(gap), beyond, gap, confidence=confidence)
     return None if share.fraction is None else Interval(share.fraction, share.low, share.high)
 
 

@@ -97,10 +97,10 @@ def collect_hardware() -> Hardware:
     )
 
 
-def package_versions() -> dict[str, str]:
-    """Installed versions of this package and of those that its numbers depend on."""
+def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Installed versions, of this package and those that its numbers depend on where nothing else is named."""
     versions = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

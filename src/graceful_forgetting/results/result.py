@@ -4,12 +4,11 @@
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from graceful_forgetting.results.schema import added, dataclass_from_plain
+from graceful_forgetting.results.schema import added, dataclass_from_plain, json_values
 from graceful_forgetting.results.statistics import GapRecovered, PairedInterval
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 
@@ -249,7 +248,7 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values, `schema_version` first; a number that is not finite becomes null."""
-        content = _finite(dataclasses.asdict(self))
+        content = json_values(dataclasses.asdict(self))
         return {"schema_version": content.pop("schema_version"), **content}
 
     @classmethod
@@ -293,13 +292,3 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
         added = {"f1": None, "chrf": None, "choice": None}
         run["metrics"] = {task: {**added, **metrics} for task, metrics in run.get("metrics", {}).items()}
     return upgraded
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,7 +1,8 @@
-"""Reading dataclasses back from plain JSON values, strictly: every error names the field by its path."""
+"""Dataclasses as JSON values and back, read strictly: every error names the field by its path."""
 
 import dataclasses
 import functools
+import math
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,6 +16,19 @@ _parts = functools.cache(lambda hint: (get_origin(hint), get_args(hint)))
 def added(default: Any) -> Any:
     """A dataclass field that files of the same schema version may lack, being older; it then has `default`."""
     return dataclasses.field(default=default, metadata={_ADDED: True})
+
+
+def json_values(value: Any, digits: int | None = None) -> Any:
+    """JSON values: a number that is not finite becomes null. `digits`: significant ones that stay; None = all."""
+    if isinstance(value, dict):
+        return {str(key): json_values(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item, digits) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return value if digits is None else float(f"{value:.{digits}g}")
+    return value
 
 
 def dataclass_from_plain(cls: type[T], value: Any, where: str) -> T:

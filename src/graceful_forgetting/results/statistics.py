@@ -1,17 +1,26 @@
-"""Paired statistics over seeds: how far two arms differ, and how much of a known gap a method recovers."""
+"""Statistics over seeds: means and paired differences with intervals, and how much of a known gap a method recovers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-# Seed of the bootstrap resamples: the same numbers give the same interval on every machine.
+# Of every bootstrap. With one seed the same numbers give the same interval on every machine.
+RESAMPLES = 9999
 _BOOTSTRAP_SEED = 0
 # Relative error of a difference of two numbers.
 _ROUNDING = 1e-15
-_RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval; both bounds are None where there is too little to resample."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,48 @@ class GapRecovered:
     high: float | None
 
 
+def bootstrap(
+    statistic: Callable[..., NDArray[np.float64]], *sizes: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of a statistic over resamples of what it was computed from.
+
+    Args:
+        statistic: takes (RESAMPLES, size) indices for each of `sizes`, what was drawn in every resample, and returns
+            (RESAMPLES,) values.
+        sizes: units of each kind, such as seeds, or seeds and items; each kind is drawn on its own.
+        confidence: share of the resamples inside the interval. NaN in any resample makes both bounds NaN.
+    """
+    draw = np.random.default_rng(_BOOTSTRAP_SEED)
+    values = statistic(*(draw.integers(0, size, size=(RESAMPLES, size)) for size in sizes))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_interval(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """Mean with its percentile bootstrap interval. Raises `ValueError` for no values."""
+    array = _values(values)
+    if array.size == 1:
+        return Interval(float(array[0]), None, None)
+    bounds = bootstrap(lambda picks: array[picks].mean(axis=1), array.size, confidence=confidence)
+    return Interval(float(array.mean()), *bounds)
+
+
+def mean_interval(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval. Raises `ValueError` for no values."""
+    array = _values(values)
+    mean = float(array.mean())
+    if array.size == 1:
+        return Interval(mean, None, None)
+    reach = float(stats.t.ppf((1 + confidence) / 2, array.size - 1) * array.std(ddof=1) / array.size**0.5)
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def _values(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    if not len(values):
+        raise ValueError("values is empty: there is no mean")
+    return np.asarray(values, dtype=np.float64)
+
+
 def _paired(confidence: float, **columns: Sequence[float]) -> list[NDArray[np.float64]]:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r} is not valid: it must be in (0, 1)")
@@ -81,25 +132,14 @@ def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 
         return PairedInterval(1, mean, None, confidence, None, None, None, None)
     sd = float(differences.std(ddof=1))
     if sd <= _ROUNDING * max(float(np.abs(first).max()), float(np.abs(second).max())):
-        # Identical differences but for rounding: both intervals have no width, and scipy's t statistic would divide by
-        # zero, or by noise.
+        # Identical differences but for rounding: neither interval has a width.
         return PairedInterval(n, mean, 0.0, confidence, mean, mean, mean, mean)
-    t = stats.ttest_1samp(differences, 0.0).confidence_interval(confidence)
-    bootstrap = stats.bootstrap(
-        (differences,),
-        np.mean,
-        confidence_level=confidence,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(_BOOTSTRAP_SEED),
-    ).confidence_interval
-    return PairedInterval(
-        n, mean, sd, confidence, float(t.low), float(t.high), float(bootstrap.low), float(bootstrap.high)
-    )
+    t, resampled = mean_interval(differences, confidence), bootstrap_interval(differences, confidence)
+    return PairedInterval(n, mean, sd, confidence, t.low, t.high, resampled.low, resampled.high)
 
 
 def gap_recovered(
-    plain: Sequence[float], method: Sequence[float], reference: Sequence[float], confidence: float = 0.95
+    plain: Sequence[float], method: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95
 ) -> GapRecovered:
     """Share of the gap reference − plain that the method recovers; seeds paired, higher is better.
 
@@ -113,11 +153,11 @@ def gap_recovered(
     fraction = float(gains.mean()) / gap
     if n == 1:
         return GapRecovered(1, gap, fraction, confidence, None, None)
-    picks = np.random.default_rng(_BOOTSTRAP_SEED).integers(0, n, size=(_RESAMPLES, n))
-    resampled_gaps = gaps[picks].mean(axis=1)
-    if (resampled_gaps <= 0).any():
-        return GapRecovered(n, gap, fraction, confidence, None, None)
-    ratios = gains[picks].mean(axis=1) / resampled_gaps
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return GapRecovered(n, gap, fraction, confidence, float(low), float(high))
+
+    def ratio(picks: NDArray[np.int64]) -> NDArray[np.float64]:
+        resampled = gaps[picks].mean(axis=1)
+        return gains[picks].mean(axis=1) / np.where(resampled > 0, resampled, np.nan)
+
+    low, high = bootstrap(ratio, n, confidence=confidence)
+    bounds = (low, high) if np.isfinite(low) else (None, None)
+    return GapRecovered(n, gap, fraction, confidence, *bounds)

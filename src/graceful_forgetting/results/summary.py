@@ -57,7 +57,7 @@ def _task_summary(task: str, runs: Sequence[TrainingRunResult], confidence: floa
         plain, lwf, reference = (
             [sign * by_arm[arm][seed] for seed in triples] for arm in ("plain", "lwf", "never_knew")
         )
-        gap = gap_recovered(plain, lwf, reference, confidence)
+        gap = gap_recovered(plain, lwf, reference, confidence=confidence)
     return TaskSummary(
         role=roles.pop(),
         metric=metric,
@@ -103,11 +103,17 @@ def lwf_minus_plain(
     by_arm: Mapping[str, Mapping[int | None, float]], confidence: float = 0.95
 ) -> PairedInterval | None:
     """The difference paired by seed; None without a shared seed."""
-    pairs = _shared_seeds(by_arm, "plain", "lwf")
-    if not pairs:
+    return paired_by_seed(by_arm.get("lwf", {}), by_arm.get("plain", {}), confidence)
+
+
+def paired_by_seed(
+    first: Mapping[int | None, float], second: Mapping[int | None, float], confidence: float = 0.95
+) -> PairedInterval | None:
+    """`first` − `second` over the seeds that both have; None without one."""
+    shared = [seed for seed in second if seed in first]
+    if not shared:
         return None
-    plain, lwf = ([by_arm[arm][seed] for seed in pairs] for arm in ("plain", "lwf"))
-    return paired_interval(lwf, plain, confidence)
+    return paired_interval([first[seed] for seed in shared], [second[seed] for seed in shared], confidence)
 
 
 def _shared_seeds(by_arm: Mapping[str, Mapping[int | None, float]], *arms: str) -> list[int | None]:

@@ -1,8 +1,11 @@
 """The table at the end of a run: every arm on every task, as plain text."""
 
+from functools import partial
 from statistics import fmean
 
 from graceful_forgetting.results.result import ArmSummary, RunResult, TaskSummary
+from graceful_forgetting.results.text import MISSING, estimate, fixed, measured, spread
+from graceful_forgetting.results.text_tables import aligned
 
 _TITLES = {"base": "base model", "plain": "plain", "lwf": "LWF", "never_knew": "never knew"}
 
@@ -18,16 +21,7 @@ def summary_table(result: RunResult) -> str:
     for name, task in tasks.items():
         label = f"{name} ({_role(name, task, result)})"
         rows.append([label, *(_cell(task, task.arms.get(arm)) for arm in arms), _difference(task)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells))
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, "", *_notes(result)])
+    return "\n".join([aligned(rows, ruled=True), "", *_notes(result)])
 
 
 def _role(name: str, task: TaskSummary, result: RunResult) -> str:
@@ -38,26 +32,14 @@ def _role(name: str, task: TaskSummary, result: RunResult) -> str:
 
 
 def _cell(task: TaskSummary, arm: ArmSummary | None) -> str:
-    if arm is None:
-        return "-"
-    spread = "" if arm.sd is None else f" ± {_number(task, arm.sd)}"
-    return f"{_number(task, arm.mean)}{spread}"
-
-
-def _number(task: TaskSummary, value: float) -> str:
-    text = f"{100 * value:.1f}" if task.metric == "accuracy" else f"{value:.3f}"
-    return text.replace("-", "−")
+    return MISSING if arm is None else spread(arm.mean, arm.sd, partial(measured, metric=task.metric))
 
 
 def _difference(task: TaskSummary) -> str:
-    difference = task.difference
-    if difference is None:
-        return "-"
-    sign = "+" if difference.difference >= 0 else "−"
-    text = f"{sign}{_number(task, abs(difference.difference))}"
-    if difference.low is None or difference.high is None:
-        return text
-    return f"{text} [{_number(task, difference.low)}, {_number(task, difference.high)}]"
+    found = task.difference
+    if found is None:
+        return MISSING
+    return estimate(found.difference, found.low, found.high, partial(measured, metric=task.metric))
 
 
 def _notes(result: RunResult) -> list[str]:
@@ -83,9 +65,9 @@ def _bits(name: str, result: RunResult) -> str:
     cells = []
     for arm, title in _TITLES.items():
         values = [run.metrics[name].bits_per_byte for run in result.runs if run.arm == arm and name in run.metrics]
-        measured = [value for value in values if value is not None]
-        if measured:
-            cells.append(f"{title} {fmean(measured):.3f}")
+        known = [value for value in values if value is not None]
+        if known:
+            cells.append(f"{title} {fixed(fmean(known))}")
     return f"{name}: no answer was right in any arm; bits per byte of the given answers: {', '.join(cells)}"
 
 

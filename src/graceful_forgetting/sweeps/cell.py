@@ -5,7 +5,6 @@
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from graceful_forgetting.results.result import (
     TaskMetrics,
     TrialsResult,
 )
-from graceful_forgetting.results.schema import added, dataclass_from_plain
+from graceful_forgetting.results.schema import added, dataclass_from_plain, json_values
 from graceful_forgetting.results.summary import primary_metric
 from graceful_forgetting.runtime.artifacts import atomic_file, read_json
 
@@ -86,7 +85,7 @@ class CellResult:
         config: every setting, flat.
         learning_rows: learning examples.
         learning_task: name of the learning task in `metrics`.
-        answers: of the learning task's test set, one character an item: see `experiment/measures.py`.
+        answers: of the learning task's test set, one character an item: see `results/measures.py`.
         truth_ratios: by item log P(old answer) − log P(right answer), each a mean over tokens, in nats; null for an
             item without an old answer, and instead of the list where no item has one.
         neutral_bits_per_byte: of the neutral text, where the recipe names one.
@@ -134,7 +133,7 @@ class CellResult:
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values, the version first, numbers rounded to 6 significant digits."""
-        content = _rounded(dataclasses.asdict(self))
+        content = json_values(dataclasses.asdict(self), _DIGITS)
         return {"cell_schema_version": content.pop("cell_schema_version"), **content}
 
     @classmethod
@@ -168,13 +167,3 @@ class CellResult:
 def compact_json(content: Any) -> str:
     """JSON on one line. Raises `ValueError` on NaN or infinity."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    return value

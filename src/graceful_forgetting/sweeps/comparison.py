@@ -6,7 +6,6 @@ from functools import cached_property
 from statistics import fmean, stdev
 
 from graceful_forgetting.results.measures import (
-    Interval,
     answer_split,
     area_under_curve,
     difference_over_seeds_and_items,
@@ -19,7 +18,13 @@ from graceful_forgetting.results.measures import (
     wilcoxon_p,
 )
 from graceful_forgetting.results.result import Metric
-from graceful_forgetting.results.statistics import GapRecovered, PairedInterval, gap_recovered, paired_interval
+from graceful_forgetting.results.statistics import (
+    GapRecovered,
+    Interval,
+    PairedInterval,
+    gap_recovered,
+    paired_interval,
+)
 from graceful_forgetting.results.summary import primary_metric
 from graceful_forgetting.sweeps.cell import CellResult, CellRole
 
@@ -60,12 +65,16 @@ class Group:
         return [cell.score for cell in self.methods[method].values()]
 
     def paired(self, *methods: str | None) -> list[list[CellResult]]:
-        """The cells of each method, for the seeds that all have; empty lists if one is missing."""
-        named = [method for method in methods if method is not None]
+        """The cells of each method, for the seeds that all have; empty lists if one is missing or None."""
+        named = [method for method in methods if method is not None and method in self.methods]
         if len(named) < len(methods):
             return [[] for _ in methods]
         seeds = [s for s in self.methods[named[0]] if all(s in self.methods[other] for other in named)]
         return [[self.methods[method][seed] for seed in seeds] for method in named]
+
+    def paired_scores(self, *methods: str | None) -> list[list[float]]:
+        """As `paired`, the scores."""
+        return [[cell.score for cell in cells] for cells in self.paired(*methods)]
 
 
 def groups_of(cells: Sequence[CellResult]) -> list[Group]:
@@ -119,8 +128,10 @@ def _method_result(group: Group, method: str) -> MethodResult:
     own = list(group.methods[method].values())
     scores = [cell.score for cell in own]
     treated, base = group.paired(method, plain) if method != plain else [[], []]
-    comparable = bool(treated) and all(a.answers and len(a.answers) == len(b.answers) for a, b in _zip(treated, base))
-    changed = [newly_right_and_broken(b.answers, a.answers) for a, b in _zip(treated, base)] if comparable else []
+    ours, theirs = ([cell.score for cell in cells] for cells in (treated, base))
+    pairs = list(zip(treated, base, strict=True))
+    comparable = bool(pairs) and all(a.answers and len(a.answers) == len(b.answers) for a, b in pairs)
+    changed = [newly_right_and_broken(b.answers, a.answers) for a, b in pairs] if comparable else []
     items = len(treated[0].answers) if comparable else 1
     ratios = [memorisation_ratio(cell.answers) for cell in own if cell.truth_ratios is not None]
     known_ratios = [ratio for ratio in ratios if ratio is not None]
@@ -129,9 +140,9 @@ def _method_result(group: Group, method: str) -> MethodResult:
         seeds=len(own),
         mean=fmean(scores),
         sd=stdev(scores) if len(scores) > 1 else None,
-        gain=paired_interval(_scores(treated), _scores(base)) if treated else None,
+        gain=paired_interval(ours, theirs) if ours else None,
         over_items=_over_items(treated, base) if comparable else None,
-        p=wilcoxon_p(_scores(treated), _scores(base)) if len(treated) > 1 else None,
+        p=wilcoxon_p(ours, theirs) if len(ours) > 1 else None,
         gap=_gap(group, method, plain, never_knew),
         beyond_random=_beyond(group, method, plain, random, never_knew),
         newly_right=fmean(right for right, _ in changed) / items if changed else None,
@@ -141,14 +152,6 @@ def _method_result(group: Group, method: str) -> MethodResult:
         distance=_distance(group, method, never_knew),
         area=_area(own),
     )
-
-
-def _zip(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:
-    return list(zip(first, second, strict=True))
-
-
-def _scores(cells: Sequence[CellResult]) -> list[float]:
-    return [cell.score for cell in cells]
 
 
 def _over_items(treated: Sequence[CellResult], base: Sequence[CellResult]) -> Interval | None:
@@ -169,8 +172,8 @@ def _split(cells: Sequence[CellResult]) -> dict[str, float] | None:
 def _gap(group: Group, method: str, plain: str | None, never_knew: str | None) -> GapRecovered | None:
     if method in (plain, never_knew, group.control("scratch")):
         return None
-    base, treated, upper = group.paired(plain, method, never_knew)
-    return gap_recovered(_scores(base), _scores(treated), _scores(upper)) if base else None
+    paired = group.paired_scores(plain, method, never_knew)
+    return gap_recovered(*paired) if paired[0] else None
 
 
 def _beyond(
@@ -178,15 +181,15 @@ def _beyond(
 ) -> Interval | None:
     if method in (plain, random, never_knew, group.control("scratch")):
         return None
-    base, treated, control, upper = group.paired(plain, method, random, never_knew)
-    return gap_recovered_over(_scores(base), _scores(treated), _scores(control), _scores(upper)) if base else None
+    paired = group.paired_scores(plain, method, random, never_knew)
+    return gap_recovered_over(*paired) if paired[0] else None
 
 
 def _distance(group: Group, method: str, never_knew: str | None) -> float | None:
     if method == never_knew:
         return None
     found = []
-    for own, reference in _zip(*group.paired(method, never_knew)):
+    for own, reference in zip(*group.paired(method, never_knew), strict=True):
         ratios = [[r for r in cell.truth_ratios or [] if r is not None] for cell in (own, reference)]
         if all(ratios):
             found.append(distance_to_reference(*ratios)[0])

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.progress import counted_progress
 from graceful_forgetting.sweeps.cell import CellResult

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any
 
-from graceful_forgetting.results.measures import Interval, auroc, expanded, precision_at
+from graceful_forgetting.results.measures import auroc, expanded, precision_at
 from graceful_forgetting.results.result import Metric
-from graceful_forgetting.results.statistics import GapRecovered, PairedInterval
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.statistics import GapRecovered, Interval, PairedInterval
+from graceful_forgetting.results.text import MISSING, duration, estimate, fixed, interval, measured, share, size, spread
+from graceful_forgetting.results.text_tables import markdown_table
 from graceful_forgetting.sweeps.cell import CellResult, ScoreSummary
 from graceful_forgetting.sweeps.comparison import (
     EVIDENCE_SHARE,
@@ -21,9 +23,7 @@ from graceful_forgetting.sweeps.comparison import (
     ranks_over_groups,
 )
 
-NONE = "–"
 PRECISION_SHARES = (0.1, 0.25)
-_PERCENT: tuple[Metric, ...] = ("accuracy",)
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,7 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub's form, with the title as a heading."""
-        lines = [f"### {self.title}", "", *(_markdown_row(row) for row in (self.columns, ["---"] * len(self.columns)))]
-        lines += [_markdown_row(row) for row in self.rows]
-        return "\n".join([*lines, *(["", self.note] if self.note else [])])
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return f"### {self.title}\n\n{markdown_table(self.columns, self.rows, self.note, rule=' --- ')}"
 
 
 def sweep_tables(cells: Sequence[CellResult]) -> list[Table]:
@@ -66,48 +60,23 @@ def markdown_document(name: str, cells: Sequence[CellResult]) -> str:
 # Numbers as text -----------------------------------------------------------------------------------------------------
 
 
-def shown(value: float | None, metric: Metric, signed: bool = False) -> str:
-    """A value of a metric: accuracies in %, everything else with three decimals."""
-    if value is None:
-        return NONE
-    text = f"{100 * value:{'+' if signed else ''}.1f}" if metric in _PERCENT else f"{value:{'+' if signed else ''}.3f}"
-    return text.replace("-", "−")
+def _difference(found: PairedInterval | None, metric: Metric) -> str:
+    if found is None:
+        return MISSING
+    return estimate(found.difference, found.low, found.high, partial(measured, metric=metric))
 
 
-def _spread(mean: float, sd: float | None, metric: Metric) -> str:
-    return shown(mean, metric) + ("" if sd is None else f" ± {shown(sd, metric)}")
-
-
-def _difference(interval: PairedInterval | None, metric: Metric) -> str:
-    if interval is None:
-        return NONE
-    text = shown(interval.difference, metric, signed=True)
-    if interval.low is None:
-        return text
-    return f"{text} [{shown(interval.low, metric)}, {shown(interval.high, metric)}]"
-
-
-def _bounds(interval: Interval | None, metric: Metric) -> str:
-    return NONE if interval is None or interval.low is None else _range(interval.low, interval.high, metric)
-
-
-def _range(low: float | None, high: float | None, metric: Metric) -> str:
-    return f"[{shown(low, metric)}, {shown(high, metric)}]"
-
-
-def _share(value: float | None, digits: int = 0) -> str:
-    return NONE if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
+def _bounds(found: Interval | None, metric: Metric) -> str:
+    if found is None or found.low is None or found.high is None:
+        return MISSING
+    return interval(found.low, found.high, partial(measured, metric=metric))
 
 
 def _recovered(gap: GapRecovered | Interval | None) -> str:
     value = gap.fraction if isinstance(gap, GapRecovered) else None if gap is None else gap.value
     if gap is None or value is None:
-        return NONE
-    return _share(value) + ("" if gap.low is None else f" [{_share(gap.low)}, {_share(gap.high)}]")
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return NONE if value is None else f"{value:.{digits}f}".replace("-", "−")
+        return MISSING
+    return share(value) + ("" if gap.low is None or gap.high is None else f" {interval(gap.low, gap.high, share)}")
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
@@ -127,9 +96,9 @@ def _overview(compared: Sequence[tuple[Group, list[MethodResult]]]) -> Table:
                 group.learning,
                 group.forgetting,
                 group.setting,
-                shown(results[plain].mean, group.metric) if plain is not None else NONE,
+                measured(results[plain].mean, group.metric) if plain is not None else MISSING,
                 _difference(gap, group.metric),
-                NONE if best is None else best.method,
+                MISSING if best is None else best.method,
                 _difference(None if best is None else best.gain, group.metric),
                 _recovered(None if best is None else best.gap),
             ]
@@ -163,8 +132,8 @@ def _evidence(groups: Sequence[Group]) -> Table | None:
     metric = groups[0].metric
     rows = [
         [row.learning, row.forgetting, row.method]
-        + [shown(row.by_size.get(size), metric) for size in sizes]
-        + [shown(row.target, metric), NONE if row.required is None else str(row.required)]
+        + [measured(row.by_size.get(size), metric) for size in sizes]
+        + [measured(row.target, metric), MISSING if row.required is None else str(row.required)]
         for row in found
     ]
     columns = ["learning", "forgetting", "method", *(f"{n} examples" for n in sizes), "target", "required"]
@@ -181,13 +150,13 @@ def _gains(group: Group, results: Sequence[MethodResult]) -> Table:
         [
             r.method,
             str(r.seeds),
-            _spread(r.mean, r.sd, metric),
+            spread(r.mean, r.sd, partial(measured, metric=metric)),
             _difference(r.gain, metric),
             _bounds(r.over_items, metric),
-            _number(r.p, 4),
+            fixed(r.p, 4),
             _recovered(r.gap),
             _recovered(r.beyond_random),
-            shown(r.area, "accuracy"),
+            measured(r.area, "accuracy"),
         ]
         for r in results
     ]
@@ -204,11 +173,11 @@ def _answers(group: Group, results: Sequence[MethodResult]) -> Table | None:
     rows = [
         [
             r.method,
-            _share(r.newly_right, 1),
-            _share(r.newly_broken, 1),
-            *(_share(None if r.split is None else r.split.get(name), 1) for name in ("right", "old", "other")),
-            _number(r.memorisation),
-            _number(r.distance, 3),
+            share(r.newly_right, 1),
+            share(r.newly_broken, 1),
+            *(share(None if r.split is None else r.split.get(name), 1) for name in ("right", "old", "other")),
+            fixed(r.memorisation, 2),
+            fixed(r.distance),
         ]
         for r in results
     ]
@@ -235,11 +204,11 @@ def _effects(group: Group) -> Table | None:
         for task, metric in tasks.items():
             effect = values.get(task)
             change = None if effect is None else effect.change
-            mean = shown(None if effect is None else effect.mean, metric)
+            mean = measured(None if effect is None else effect.mean, metric)
             cells.append(mean if change is None else f"{mean} ({_difference(change, metric)})")
-        measured = [cell.metrics[task].bits_per_byte for cell in group.methods[method].values() for task in tasks]
-        bits = [value for value in measured if value is not None]
-        rows.append([method, *cells, _number(fmean(bits) if bits else None, 3)])
+        known = (cell.metrics[task].bits_per_byte for cell in group.methods[method].values() for task in tasks)
+        bits = [value for value in known if value is not None]
+        rows.append([method, *cells, fixed(fmean(bits) if bits else None)])
     columns = ["method", *(f"{task}, {metric.replace('_', ' ')}" for task, metric in tasks.items()), "bits per byte"]
     note = "In brackets: change against plain, paired by seed. Bits per byte: mean over these tasks."
     return Table(f"{group.name}: other tasks", columns, rows, note)
@@ -260,11 +229,11 @@ def _scores(group: Group) -> Table | None:
     for name, lengths in found.items():
         rankings = [expanded(ranking) for ranking in dict.fromkeys(lengths)]
         row = [name, *(_mean_auroc(rankings, others) for others in (None, "h", "n"))]
-        for share in PRECISION_SHARES:
-            row.append(_share(fmean(precision_at(r, "c", max(1, round(share * len(r)))) for r in rankings)))
+        for top in PRECISION_SHARES:
+            row.append(share(fmean(precision_at(r, "c", max(1, round(top * len(r)))) for r in rankings)))
         rows.append(row)
     columns = ["score", "AUROC", "against helpful", "against neutral"]
-    columns += [f"precision in the top {_share(share)}" for share in PRECISION_SHARES]
+    columns += [f"precision in the top {share(top)}" for top in PRECISION_SHARES]
     note = "Samples that conflict are to be found; means over the rankings of all seeds."
     if crossovers:
         note += f" α× = {fmean(crossovers):.3g}: the step size at which both terms of the median sample are equal."
@@ -277,7 +246,7 @@ def _named_rankings(scores: ScoreSummary) -> dict[str, str]:
 
 def _mean_auroc(rankings: Sequence[str], negative: str | None) -> str:
     values = [value for ranking in rankings if (value := auroc(ranking, "c", negative)) is not None]
-    return _number(fmean(values), 3) if values else NONE
+    return fixed(fmean(values) if values else None)
 
 
 def _cost(cells: Sequence[CellResult]) -> Table:
@@ -290,6 +259,6 @@ def _cost(cells: Sequence[CellResult]) -> Table:
     for name, made in stages.items():
         seconds = [stage.seconds for stage in made.values()]
         memory = [stage.peak_memory_bytes for stage in made.values() if stage.peak_memory_bytes is not None]
-        peak = f"{max(memory) / 2**20:.0f} MiB" if memory else NONE
+        peak = size(max(memory, default=None))
         rows.append([name, str(len(made)), duration(fmean(seconds)), duration(sum(seconds)), peak])
     return Table("Cost", ["stage", "made", "mean time", "all", "peak memory of a process"], rows)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import StageResult
-from graceful_forgetting.results.times import duration
+from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime.artifacts import remove_partials
 from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
 from graceful_forgetting.runtime.store import Entry, EntryError, key_of

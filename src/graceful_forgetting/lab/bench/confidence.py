@@ -8,9 +8,8 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +17,9 @@ import torch
 
 from graceful_forgetting.lab.bench.architectures import largest_error
 from graceful_forgetting.lab.bench.methods import METHODS, Run, Setting, oracle
-from graceful_forgetting.results.provenance import collect_hardware, peak_memory, reset_peak_memory
+from graceful_forgetting.results.provenance import collect_hardware, package_versions, peak_memory, reset_peak_memory
+from graceful_forgetting.results.text import size
+from graceful_forgetting.results.text_tables import aligned
 
 UNIT = "forward + backward"
 _PACKAGES = ("torch", "transformers", "opacus", "backpack-for-pytorch")
@@ -64,7 +65,7 @@ def benchmark_confidence(
     return {
         "hardware": asdict(collect_hardware()),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": package_versions(_PACKAGES),
         "threads": threads,
         "repetitions": repetitions,
         "parameters_by_tied": weights,
@@ -75,12 +76,12 @@ def benchmark_confidence(
 def table(result: dict[str, Any]) -> str:
     """The rows as text."""
     heads = ("tokens", "prompt", "batch", "tied", "method", "ms", "IQR", "x", "memory", "x", "error", "first call")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for row in result["rows"]:
         setting = (row["tokens"], row["prompt_tokens"], row["batch_size"], "yes" if row["tied"] else "no")
         head = (*map(str, setting), row["method"])
         if "failure" in row:
-            lines.append((*head, row["failure"][:60], *[""] * 6))
+            lines.append((*head, row["failure"][:60]))
             continue
         lower, upper = row["quartiles"]
         lines.append(
@@ -89,16 +90,13 @@ def table(result: dict[str, Any]) -> str:
                 f"{1e3 * row['seconds']:.1f}",
                 f"{1e3 * lower:.0f}-{1e3 * upper:.0f}",
                 f"{row['ratio']:.2f}",
-                f"{row['peak_bytes'] / 2**20:.0f} MiB",
+                size(row["peak_bytes"]),
                 f"{row['peak_ratio']:.2f}",
                 "" if row["error"] is None else f"{row['error']:.0e}",
                 f"{1e3 * row['first_seconds']:.0f} ms",
             )
         )
-    widths = [max(len(line[column]) for line in lines if line[6:] != ("",) * 6) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return aligned(lines)
 
 
 def _measure(setting: Setting, methods: Sequence[str], repetitions: int) -> list[dict[str, Any]]:
@@ -116,21 +114,34 @@ def _measure(setting: Setting, methods: Sequence[str], repetitions: int) -> list
             continue
         difference = None if values is None else largest_error(values, expected)
         rows[name] = {"method": name, "first_seconds": seconds, "error": difference}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            times[name].append(_timed(run)[0])
-    for name, measured in times.items():
-        ratios = [mine / unit for mine, unit in zip(measured, times[UNIT], strict=True)]
-        lower, middle, upper = statistics.quantiles(measured, n=4)
-        rows[name].update(
-            seconds=middle, quartiles=[lower, upper], ratio=statistics.median(ratios), all_seconds=measured
-        )
+    for name, found in interleaved(runs, repetitions, _timed).items():
+        rows[name].update(found)
     # The engines end with their runs: here, and not when the collector happens to come by inside a peer's transform,
     # where a model's flags cannot be set back.
     runs.clear()
     gc.collect()
     return list(rows.values())
+
+
+def interleaved(
+    runs: Mapping[str, Run], repetitions: int, timed: Callable[[Run], tuple[float, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Seconds of each run, one after the other in every repetition: median, quartiles, median ratio to `UNIT`, all."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            times[name].append(timed(run)[0])
+    found = {}
+    for name, seconds in times.items():
+        ratios = [mine / unit for mine, unit in zip(seconds, times[UNIT], strict=True)]
+        lower, middle, upper = statistics.quantiles(seconds, n=4)
+        found[name] = {
+            "seconds": middle,
+            "quartiles": [lower, upper],
+            "ratio": statistics.median(ratios),
+            "all_seconds": seconds,
+        }
+    return found
 
 
 def _timed(run: Run) -> tuple[float, Any]:
@@ -178,10 +189,3 @@ def _resident() -> int:
     import psutil
 
     return psutil.Process().memory_info().rss
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

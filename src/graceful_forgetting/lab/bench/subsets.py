@@ -14,6 +14,8 @@ from graceful_forgetting.config import ConfidenceConfig, LWFConfig, PosteriorCon
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.posterior import estimate_posterior
 from graceful_forgetting.posterior.reference import train_reference
+from graceful_forgetting.results.text import fixed
+from graceful_forgetting.results.text_tables import aligned
 from graceful_forgetting.worlds import load_world, world_checkpoint
 
 WORLD = "shortcut"
@@ -93,9 +95,9 @@ def subset_correlations(seed: int = 0, steps: int = 150) -> list[dict[str, Any]]
 
 def subset_table(rows: list[dict[str, Any]]) -> str:
     """The rows as text."""
-    lines = [f"{'scored parameters':22} {'share':>6} {'rank correlation':>17} {'time':>6}"]
-    lines += [
-        f"{row['subset']:22} {row['parameters']:6.0%} {row['rank_correlation']:17.3f} {row['seconds_ratio']:6.2f}"
+    heads = ("scored parameters", "share", "rank correlation", "time")
+    lines = [
+        (row["subset"], f"{row['parameters']:.0%}", fixed(row["rank_correlation"]), fixed(row["seconds_ratio"], 2))
         for row in rows
     ]
-    return "\n".join(lines)
+    return aligned([heads, *lines], ruled=True)
