@@ -34,6 +34,7 @@ from evidence.tables.over_worlds import (
     world_gains,
     world_shares,
 )
+from evidence.tables.readme import gains_in_worlds
 from evidence.tables.sensitivity import sensitivity
 from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.results.statistics import paired_interval
@@ -50,6 +51,7 @@ WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled", "harmle
 RATE_WORLDS = ("shortcut", "override", "arithmetic", "capacity", "entangled")
 METHOD_WORLDS = ("shortcut", "arithmetic", "capacity", "entangled")
 PAGES = (
+    "quickstart.md",
     "log.md",
     "methods.md",
     "base-model.md",
@@ -340,6 +342,7 @@ TABLES = {
     "effects_formula": partial(effects, "demo_formula"),
     "scorer_cost": scorer_cost,
     "tasks": task_table,
+    "gains_in_worlds": lambda: gains_in_worlds(worlds()),
     "world_gains": lambda: world_gains(worlds()),
     "world_shares": lambda: world_shares(
         worlds(), ("lwf", "early_retain", "early_retain_guarded"), "early_retain_guarded"
