@@ -100,7 +100,8 @@ def test_a_page_opens_with_a_summary(name):
 def test_length_of_sentences_counts_prose_alone():
     page = (
         "# A heading of five words\n\nTwo words. Three `x = 1` [words](a/b.md) here!\n\n"
-        "| a | table |\n|---|---|\n\n```bash\nmake demo.\n```\n\n- An entry without a full stop\n- One that **ends**: .2 nats.\n"
+        "| a | table |\n|---|---|\n\n```bash\nmake demo.\n```\n\n"
+        "- An entry without a full stop\n- One that **ends**: .2 nats.\n"
     )
     assert [SENTENCES["words"](one) for one in SENTENCES["sentences"](page)] == [2, 4, 5]
 
