@@ -3,7 +3,6 @@
 from evidence.demo_arms import ARMS
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.scales import Scale
-from graceful_forgetting.results.formatting import fixed
 
 _LEFT, _RIGHT, _ROW, _BAR = 158.0, 136.0, 30.0, 18.0
 _FILLS = ("#8a93a1", "#6d4bc4", "#b9a5ec", "#2f8591")
@@ -25,7 +24,7 @@ def demo_chart() -> svg.Figure:
         parts.append(svg.element("rect", **bar))
         parts.append(svg.element("path", d=f"M{x(low):.1f} {middle:g}H{x(high):.1f}", stroke="#1b2330", stroke_width=2))
         parts.append(svg.text(_LEFT - 10, middle + 4, arm.label, "row-label", "end"))
-        interval = f"{fixed(value, 1)} [{fixed(low, 1)}, {fixed(high, 1)}]"
+        interval = f"{value:.1f} [{low:.1f}, {high:.1f}]"
         parts.append(svg.text(svg.WIDTH - 4, middle + 4, interval, "value", "end"))
         spoken.append(f"{arm.label} {interval}")
     title = f"The demo after fine-tuning: mean of {len(ARMS[0].values)} seeds, 95 % interval"

@@ -1,4 +1,4 @@
-"""`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting. Orchestration, and every touch of TRL's internals."""
+"""`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
 import copy
 import logging
