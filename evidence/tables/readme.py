@@ -11,8 +11,8 @@ IN_THE_WAY = {
     "shortcut": "an old rule for the same question",
     "override": "old facts that are replaced",
     "arithmetic": "an old meaning of an operator",
-    "capacity": "much that matters for nothing",
-    "entangled": "some of a set of helpful facts",
+    "capacity": "junk that takes up room",
+    "entangled": "old facts beside helpful ones",
     "harmless": "nothing",
 }
 # Heading -> method in the archives. The last is the bound: pre-trained without what is in the way.
