@@ -10,6 +10,9 @@ import pytest
 from trl import SFTConfig
 
 import graceful_forgetting
+from evidence.demo_arms import ARMS, PLAIN, DemoArm
+from evidence.plots.demo import demo_chart
+from evidence.plots.standalone import standalone_svg
 from graceful_forgetting import config
 from graceful_forgetting.runs import advice
 from graceful_forgetting.runs.arguments import RunArguments
@@ -34,6 +37,13 @@ def test_tables_are_those_of_the_result_files():
         text = path.read_text(encoding="utf-8")
         assert "<!-- table: " in text
         assert tables["filled"](text) == text, f"{path.name} is out of date: python -m evidence.make_tables"
+
+
+def test_picture_of_the_readme_is_that_of_the_result_files():
+    drawn = (ROOT / "docs" / "figures" / "demo.svg").read_text(encoding="utf-8")
+    assert standalone_svg(demo_chart()) == drawn, "python -m evidence.make_results"
+    assert {len(arm.values) for arm in ARMS} == {10}
+    assert DemoArm(PLAIN.label, "demo_published", "plain").values == PLAIN.values  # so that the arms are paired
 
 
 @pytest.mark.parametrize(
