@@ -20,8 +20,8 @@ def demo_chart() -> svg.Figure:
         assert mean.low is not None
         assert mean.high is not None
         value, low, high = (100 * bound for bound in (mean.difference, mean.low, mean.high))
-        bar = {"x": x(0.0), "y": middle - _BAR / 2, "width": x(value) - x(0.0), "height": _BAR, "fill": fill}
-        parts.append(svg.element("rect", **bar))
+        width = x(value) - x(0.0)
+        parts.append(svg.element("rect", x=x(0.0), y=middle - _BAR / 2, width=width, height=_BAR, fill=fill))
         parts.append(svg.element("path", d=f"M{x(low):.1f} {middle:g}H{x(high):.1f}", stroke="#1b2330", stroke_width=2))
         parts.append(svg.text(_LEFT - 10, middle + 4, arm.label, "row-label", "end"))
         interval = f"{value:.1f} [{low:.1f}, {high:.1f}]"
