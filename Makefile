@@ -50,6 +50,7 @@ $(DOCS_STAMP): $(STAMP)
 
 docs: $(DOCS_STAMP) ## run the notebooks, build the documentation into site/; a warning is an error
 	$(BIN)/python docs/make_settings.py --check
+	$(BIN)/python docs/make_layout.py --check
 	$(BIN)/python -m evidence.make_tables --check
 	rm -rf build/notebooks && mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace build/notebooks/*.ipynb

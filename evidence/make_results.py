@@ -1,4 +1,4 @@
-"""Writes docs/results.md and its figures from the archives of sweeps and of the scoring study in evidence/archives/.
+"""Writes docs/results.md and the figures of docs/ from the archives in evidence/archives/.
 
     python -m evidence.make_results          rewrite them
     python -m evidence.make_results --check  exit with 1 if that would change anything
@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from evidence.plots.demo import demo_chart
 from evidence.plots.scoring import step_size_charts
 from evidence.plots.standalone import standalone_svg
 from evidence.scoring_study.rows import read_rows
@@ -23,6 +24,7 @@ from graceful_forgetting.sweeps.tables import markdown_document
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+RESULTS = ROOT / "evidence" / "archives"
 INTRODUCTION = """# Results
 
 Made by `make evidence` from the archives in [evidence/archives/](../evidence/archives/): do not edit.
@@ -57,7 +59,7 @@ def scoring_figures(archive: Path, figures: Path) -> dict[Path, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--results", type=Path, default=ROOT / "evidence" / "archives", help="folder of the archives")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the archives")
     parser.add_argument("--output", type=Path, default=DOCS / "results.md")
     options = parser.parse_args()
     archives = sorted(options.results.glob("*.jsonl"))
@@ -65,6 +67,8 @@ def main() -> int:
     study = options.results / "scoring" / "study.jsonl"
     if study.is_file():
         wanted |= scoring_figures(study, options.output.parent / "figures")
+    if wanted and options.results == RESULTS:
+        wanted[options.output.parent / "figures" / "demo.svg"] = standalone_svg(demo_chart())
     if not wanted:
         print(f"no archive in {options.results}: nothing to write")
         return 0

@@ -15,6 +15,7 @@ from evidence.tables.specs import TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
+    "quickstart.md",
     "log.md",
     "methods.md",
     "base-model.md",

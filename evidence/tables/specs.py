@@ -25,6 +25,7 @@ from evidence.tables.sweeps import (
     outcomes,
     outcomes_by_share,
     pair_table,
+    readme_gains,
     sensitivity,
     task_matrix,
     world_gains,
@@ -52,6 +53,15 @@ WAY_WORLDS = ("shortcut", "override", "override-stable", "arithmetic", "capacity
 CHOICES = (("lwf", "random"), ("random", "lowest"), ("lwf", "lowest"))
 SCHEDULES = (("schedule-random", "lwf"), ("schedule-early", "lwf"))
 GUARDED = "early_retain_guarded"
+# World -> what its base model knows that may be in the way of the learning task.
+IN_THE_WAY = {
+    "shortcut": "an old rule for the same question",
+    "override": "old facts that are replaced",
+    "arithmetic": "an old meaning of an operator",
+    "capacity": "junk that takes up room",
+    "entangled": "old facts beside helpful ones",
+    "harmless": "nothing",
+}
 
 
 @cache
@@ -123,6 +133,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "base_model_tasks": records.base_model_tasks,
     # Worlds.
     "default_gains": lambda: world_gains(archived("default"), [("lwf", "interference")]),
+    "gains_in_worlds": lambda: readme_gains(
+        worlds(), IN_THE_WAY, {"LWF": "lwf", "package defaults": GUARDED, "never knew": "never_knew"}
+    ),
     "world_gains": lambda: world_gains(worlds()),
     "world_shares": lambda: world_shares(worlds(), ("lwf", "early_retain", GUARDED), GUARDED),
     "confirmation_gains": lambda: world_gains(worlds("confirmation")),

@@ -101,6 +101,23 @@ def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
     return table(worlds, columns)
 
 
+def readme_gains(worlds: Worlds, in_the_way: Mapping[str, str], methods: Mapping[str, str]) -> str:
+    """What forgetting gains over plain fine-tuning, a row a world.
+
+    Args:
+        worlds: the archived sweeps.
+        in_the_way: world -> what its base model knows that may be in the way.
+        methods: heading -> method.
+    """
+    columns: dict[str, Callable[[str], str]] = {
+        "world": code,
+        "what is in the way": lambda world: in_the_way[world],
+        "plain, %": lambda world: accuracy(worlds[world], "plain"),
+        **{head: lambda world, name=name: gain(worlds[world], name) for head, name in methods.items()},
+    }
+    return table(worlds, columns)
+
+
 def pair_table(worlds: Worlds, pairs: Pairs, relation: str, cell: Callable[[Runs, str, str], str]) -> str:
     """Pairs of methods by world: `gain` of the first over the second, say, or their `values.spread_ratio`."""
     columns: dict[str, Callable[[tuple[str, str]], str]] = {

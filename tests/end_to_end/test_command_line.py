@@ -228,7 +228,7 @@ def test_the_settings_of_the_scoring_study_in_a_recipe(recipe, tmp_path, capsys,
 
 
 def test_one_file_to_learn_and_one_to_forget_without_test_rows(recipe, tmp_path, capsys):
-    """The README's example for data of one's own: nothing can be evaluated, everything else is done and said."""
+    """The quickstart's example for data of one's own: nothing can be evaluated, everything else is done and said."""
     learn = tmp_path / "arithmetic" / "train.jsonl"
     forget = tmp_path / "myths" / "train.jsonl"
     flags = ["--learning_task", str(learn), "--forgetting_tasks", str(forget)]

@@ -1,4 +1,6 @@
-"""The Python example of the README, against the embedded world, for full fine-tuning and for LoRA."""
+"""The script of the README, against the embedded world, for full fine-tuning and for LoRA."""
+
+from pathlib import Path
 
 import pytest
 from datasets import concatenate_datasets
@@ -9,6 +11,7 @@ from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.training.shipped import shipped_model
 from graceful_forgetting.worlds import load_world, world_checkpoint
 
+ROOT = Path(__file__).parents[2]
 # What makes the example small enough for a test; everything else is as in the README.
 SMALL = {"max_steps": 12, "elicitation_max_new_tokens": 4, "disable_tqdm": True, "save_strategy": "no"}
 
@@ -36,6 +39,30 @@ def test_readme_example(tmp_path, monkeypatch, lora):
     assert trainer.unlearning_summary()["updates"] == 2
     assert len(trainer.preparation.selected) == 10
     assert (tmp_path / "out" / "preparation" / "selection.json").is_file()
+
+
+def script(side: str) -> str:
+    """The script that the README's diff leads from ("-") or to ("+")."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").split("```diff\n")[1].split("```")[0].splitlines()
+    return "\n".join(line[1:] for line in lines if line[:1] in ("", " ", side))
+
+
+def test_the_readmes_diff_leads_from_a_script_of_trl_to_one_that_forgets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world = load_world("shortcut")
+    world.learning_train.to_json("learning.jsonl")
+    rows = concatenate_datasets(list(world.forgetting.values())).shuffle(seed=0).select(range(40))
+    rows.select_columns(["prompt"]).to_json("forgetting.jsonl")
+
+    for side in "-+":
+        program = script(side).replace("meta-llama/Llama-3.2-1B", str(world_checkpoint("shortcut", "base")))
+        assert program.count('output_dir="out"') == 1
+        small = dict(SMALL, bf16=False) if side == "-" else SMALL
+        settings = {name: value for name, value in small.items() if side == "+" or not name.startswith("elicitation")}
+        names: dict = {}
+        exec(program.replace('output_dir="out"', f'output_dir="out", **{settings!r}'), names)
+        assert names["trainer"].state.global_step == 12
+        assert type(names["trainer"]) is (SFTTrainer if side == "-" else LWFTrainer)
 
 
 def test_two_names_turn_an_sft_script_into_an_lwf_script(tmp_path):

@@ -10,6 +10,9 @@ import pytest
 from trl import SFTConfig
 
 import graceful_forgetting
+from evidence.demo_arms import ARMS, PLAIN, DemoArm
+from evidence.plots.demo import demo_chart
+from evidence.plots.standalone import standalone_svg
 from evidence.tables.specs import early_outcomes
 from graceful_forgetting import config
 from graceful_forgetting.runs import advice
@@ -17,6 +20,16 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
 
 ROOT = Path(__file__).parents[2]
+SENTENCES = runpy.run_path(str(ROOT / "docs" / "sentences.py"))
+PAGES_TO_READ = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/concepts.md",
+    "docs/when-it-helps.md",
+    "docs/methods.md",
+    "docs/faq.md",
+    "docs/log.md",
+)
 
 
 def test_tables_are_those_of_the_result_files():
@@ -27,6 +40,13 @@ def test_tables_are_those_of_the_result_files():
         assert tables["filled"](text, tables["TABLES"]) == text, (
             f"{path.name} is out of date: python -m evidence.make_tables"
         )
+
+
+def test_picture_of_the_readme_is_that_of_the_result_files():
+    drawn = (ROOT / "docs" / "figures" / "demo.svg").read_text(encoding="utf-8")
+    assert standalone_svg(demo_chart()) == drawn, "python -m evidence.make_results"
+    assert {len(arm.values) for arm in ARMS} == {10}
+    assert DemoArm(PLAIN.label, "demo_published", "plain").values == PLAIN.values  # so that the arms are paired
 
 
 @pytest.mark.parametrize(
@@ -69,9 +89,34 @@ def test_files_named_in_the_readme_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
-    tree = readme.split("```text")[1].split("```")[0]
-    for name in re.findall(r"^  ([a-z_]+(?:\.py|/))", tree, flags=re.MULTILINE):
-        assert (ROOT / "src" / "graceful_forgetting" / name).exists(), name
+
+
+def test_readme_can_be_read_in_three_minutes():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 100
+    assert max(map(SENTENCES["words"], SENTENCES["sentences"](readme))) <= 40
+
+
+@pytest.mark.parametrize("name", PAGES_TO_READ)
+def test_sentences_are_short(name):
+    assert SENTENCES["mean_length"]((ROOT / name).read_text(encoding="utf-8")) < 25
+
+
+@pytest.mark.parametrize("name", PAGES_TO_READ[1:])
+def test_a_page_opens_with_a_summary(name):
+    """At most ten lines of text come before the first heading, table, list of steps or code."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    opening = re.split(r"^(?:#|```|\||<|!!!)", text.split("\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0].strip()
+    assert 2 <= sum(map(bool, opening.splitlines())) <= 10
+
+
+def test_length_of_sentences_counts_prose_alone():
+    page = (
+        "# A heading of five words\n\nTwo words. Three `x = 1` [words](a/b.md) here!\n\n"
+        "| a | table |\n|---|---|\n\n```bash\nmake demo.\n```\n\n"
+        "- An entry without a full stop\n- One that **ends**: .2 nats.\n"
+    )
+    assert [SENTENCES["words"](one) for one in SENTENCES["sentences"](page)] == [2, 4, 5]
 
 
 def test_what_the_page_on_trl_names_as_tested_is_a_test():

@@ -1,65 +1,36 @@
 """The rooms of the package: each imports only from rooms below it, and the laboratory stays outside."""
 
 import ast
+import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "graceful_forgetting"
+# The tree of docs/layout.md says which rooms there are, and its script reads their imports.
+LAYOUT = runpy.run_path(str(ROOT / "docs" / "make_layout.py"))
 # From the ground up; a room may import those before it.
-ROOMS = (
-    "runtime",
-    "config",
-    "data",
-    "tasks",
-    "gradients",
-    "generation",
-    "results",
-    "evaluation",
-    "elicitation",
-    "posterior",
-    "confidence",
-    "selection",
-    "baselines",
-    "unlearning",
-    "training",
-    "worlds",
-    "lab",
-    "runs",
-    "sweeps",
-    "report",
-    "cli",
-)
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
-
-
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every import, in functions and under TYPE_CHECKING too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: imports are written in full"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-
-
-def rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
-    for line, name in imported(path):
-        if name.split(".")[0] == "graceful_forgetting":
-            yield line, name.split(".")[1] if "." in name else "the package itself"
+ROOMS: tuple[str, ...] = tuple(LAYOUT["ROOMS"])
+FILES: list[Path] = LAYOUT["FILES"]
+room_of, imported, rooms_imported = (LAYOUT[name] for name in ("room_of", "imported", "rooms_imported"))
 
 
 def test_every_room_is_known() -> None:
     found = {room_of(path) for path in FILES}
     assert found == set(ROOMS)
+
+
+def test_the_tree_of_the_page_holds_the_whole_house() -> None:
+    assert len(ROOMS) > 15
+    assert ROOMS[-1] == "cli"
+
+
+def test_the_picture_shows_the_imports_as_they_are() -> None:
+    assert LAYOUT["PICTURE"].read_text(encoding="utf-8") == LAYOUT["picture"](), "python docs/make_layout.py"
+    assert all(ROOMS.index(other) < ROOMS.index(room) for room, other in LAYOUT["arrows"]())
 
 
 @pytest.mark.parametrize("room", ROOMS)
