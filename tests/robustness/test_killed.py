@@ -51,20 +51,24 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("arm", ["plain", "lwf"])
-def test_killed_in_training(recipe, tmp_path, arm):
+def test_killed_in_training(recipe, tmp_path):
+    """In both arms, one after the other: the call that goes on from the first end comes to the second."""
     subprocess.run(recipe("whole"), check=True, capture_output=True, env=ENVIRONMENT, timeout=200)
     command = recipe("killed")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
-    work = tmp_path / "killed" / "work" / arm / "seed-42"
-    wait_for(lambda: any(work.glob("checkpoint-*/trainer_state.json")), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / arm / "seed-42").exists()
-
+    said = {}
+    for arm in ("plain", "lwf"):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT
+        )
+        work = tmp_path / "killed" / "work" / arm / "seed-42"
+        wait_for(lambda work=work: any(work.glob("checkpoint-*/trainer_state.json")), process)
+        process.send_signal(signal.SIGKILL)
+        said[arm], _ = process.communicate(timeout=60)
+        assert not (tmp_path / "killed" / arm / "seed-42").exists()
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT, timeout=200)
-    assert f"{arm}/seed-42: done" in done.stdout
-    assert "resumed from checkpoint-" in done.stdout
+    for arm, output in (("plain", said["lwf"]), ("lwf", done.stdout)):
+        assert f"{arm}/seed-42: done" in output
+        assert "resumed from checkpoint-" in output
     for name in ("plain", "lwf"):
         whole, resumed = (Path(tmp_path / run / name / "seed-42" / "model.safetensors") for run in ("whole", "killed"))
         assert whole.read_bytes() == resumed.read_bytes(), name
