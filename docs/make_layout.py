@@ -79,7 +79,8 @@ def picture() -> str:
         f"<title>The rooms of the package</title><desc>{escape(spoken)}</desc><style>{_STYLE}</style>",
         '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0L10 5L0 10z"/></marker></defs>',
-        f'<text class="what" x="{_LEFT}" y="18">Arrows: imports, read from the code; each leads down. Violet: the stages of the method.</text>',
+        f'<text class="what" x="{_LEFT}" y="18">Arrows: imports, read from the code; each leads down. '
+        "Violet: the stages of the method.</text>",
     ]
     for room, y in middle.items():
         kind = ' class="stage"' if re.match(r"\d ", ROOMS[room]) else ""
