@@ -57,8 +57,10 @@ def test_the_readmes_diff_leads_from_a_script_of_trl_to_one_that_forgets(tmp_pat
     for side in "-+":
         program = script(side).replace("meta-llama/Llama-3.2-1B", str(world_checkpoint("shortcut", "base")))
         assert program.count('output_dir="out"') == 1
-        small = dict(SMALL, bf16=False) if side == "-" else SMALL
-        settings = {name: value for name, value in small.items() if side == "+" or not name.startswith("elicitation")}
+        settings = SMALL
+        if side == "-":  # without our fields, and with what LWFConfig sets on a machine like this
+            settings = {name: value for name, value in SMALL.items() if not name.startswith("elicitation")}
+            settings |= {"bf16": False, "activation_checkpointing": False}
         names: dict = {}
         exec(program.replace('output_dir="out"', f'output_dir="out", **{settings!r}'), names)
         assert names["trainer"].state.global_step == 12
