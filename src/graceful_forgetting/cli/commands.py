@@ -61,7 +61,7 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
     run, lwf, model = parse_recipe(options.config, rest)
 
-    pipeline = Pipeline(run, lwf, model, announce=_announcer(options))
+    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force)
     last = "report" if options.command == "run" else options.command
     steps: dict[str, Callable[[], object]] = {
         "elicit": pipeline.self_knowledge,
@@ -178,7 +178,7 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.runs.recipe import parse_recipe
     from graceful_forgetting.training.preparation import TASK_COLUMN
 
-    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options))
+    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options), force=options.force)
     scored = load_from_disk(str(pipeline.scores().path / "rows"))
     chosen = set(load_from_disk(str(pipeline.selection().path / "rows"))["source_index"])
     interference = pipeline.interference()

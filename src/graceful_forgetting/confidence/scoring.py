@@ -191,7 +191,7 @@ def _check_posterior(model: PreTrainedModel, posterior: "LearningPosterior", con
     if posterior.is_partial() and config.scorer == "interference":
         raise ValueError(
             f"scorer 'interference' needs θ*_L whole, and the posterior covers a part of it ({posterior.coverage}); "
-            "estimate one without parameter_pattern and last_blocks"
+            "estimate one with parameters='trainable' or 'merged'"
         )
     if reads_fisher(SCORERS[config.scorer].needs) and not posterior.has_fisher:
         raise ValueError(

@@ -18,7 +18,7 @@ from graceful_forgetting.config.confidence import (
     WeightsPlacement,
 )
 from graceful_forgetting.config.elicitation import ElicitationConfig
-from graceful_forgetting.config.lwf import ForgetAnswers, ForgetTrials, LWFConfig, changed
+from graceful_forgetting.config.lwf import ForgetAnswers, ForgetTrials, LWFConfig, Settings, changed
 from graceful_forgetting.config.methods import METHODS, PUBLISHED, MethodName
 from graceful_forgetting.config.posterior import (
     Covered,
@@ -57,6 +57,7 @@ __all__ = [
     "ScorerName",
     "SelectionConfig",
     "SelectionStrategy",
+    "Settings",
     "StepSizeRule",
     "UnlearnObjective",
     "UnlearnSchedule",

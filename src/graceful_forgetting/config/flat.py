@@ -61,7 +61,7 @@ def starting_from_method(methods: Mapping[str, Mapping[str, Any]]) -> Any:
             settings = methods.get(given.get("method"), {})  # type: ignore[arg-type]
             generated(self, *positional, **{**settings, **given})
 
-        cls.__init__ = __init__  # type: ignore[method-assign]
+        cls.__init__ = __init__  # type: ignore[assignment, method-assign]
         return cls
 
     return decorate

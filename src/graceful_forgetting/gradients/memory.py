@@ -55,13 +55,13 @@ class MemoryEstimate:
         if isinstance(config, PosteriorConfig):
             raise ValueError(
                 f"the Fisher information does not fit: {self}; "
-                f"{', or '.join([*remedies, 'cover fewer parameters (last_blocks or parameter_pattern)'])}"
+                f"{', or '.join([*remedies, 'cover fewer parameters (such as parameters="last_blocks:2")'])}"
             )
         if self.weights and config.weights_placement == "resident":
             remedies.append("set weights_placement='streamed' (or weights_dtype='bfloat16')")
         if self.parameters and config.step_size_rule == "line_search":
             remedies.append("use step_size_rule='polyak'")
-        remedies.append("cover fewer parameters (last_blocks or parameter_pattern of the posterior)")
+        remedies.append("cover fewer parameters (parameters='last_blocks:2' of the posterior)")
         raise ValueError(f"scoring does not fit: {self}; {', or '.join(remedies)}")
 
 

@@ -17,7 +17,7 @@ from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.config import ConfidenceConfig, LWFConfig
+from graceful_forgetting.config import ConfidenceConfig, LWFConfig, changed
 from graceful_forgetting.runtime.distributed import process_index
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.runs.arguments import RunArguments
@@ -63,6 +63,7 @@ class Pipeline:
         announce: receives one line a stage.
         directory: where the stages are; none: `lwf.output_dir`.
         inputs: data and models that were read before; none: those of the recipe.
+        force: make every stage anew, whatever the run directory holds.
 
     Raises:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
@@ -76,6 +77,7 @@ class Pipeline:
         announce: Callable[[str], None] = logger.info,
         directory: RunDirectory | None = None,
         inputs: RunInputs | None = None,
+        force: bool = False,
     ):
         self.run = run
         self.lwf = lwf
@@ -83,11 +85,11 @@ class Pipeline:
         self.announce = announce
         check_recipe(lwf)
         self.general_ability = GeneralAbility(
-            run.neutral_text, run.lm_eval_tasks, run.lm_eval_limit, run.evaluation_batch_size
+            run.neutral_text, run.lm_eval_tasks, run.eval_limit, run.evaluation_batch_size
         )
         self.inputs = inputs or RunInputs(run, lwf, model)
         check_inputs(run, lwf, self.inputs, self._holds_out)
-        self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)
+        self.directory = directory or RunDirectory(lwf.output_dir, force=force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
 
@@ -211,7 +213,7 @@ class Pipeline:
 
     def interference(self) -> Stage | None:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
-        if self.lwf.posterior_parameter_pattern is not None or self.lwf.posterior_last_blocks is not None:
+        if self.lwf.posterior_parameters not in ("trainable", "merged"):
             return None
         batch_size, shard_size = self.lwf.confidence_batch_size, self.lwf.confidence_shard_size
         config = ConfidenceConfig(scorer="interference", batch_size=batch_size, shard_size=shard_size)
@@ -250,7 +252,7 @@ class Pipeline:
         """The samples to unlearn; `seed`: of strategy 'random' and of trial runs, none for that of the run."""
         scores = self.scores()
         settings = asdict(self.lwf.selection_config()) | ({} if seed is None else {"seed": seed})
-        if self.lwf.forget_trials:
+        if self.lwf.forget_trials != "none":
             return self._once("selection", lambda: self._by_trial(self.seeds[0] if seed is None else seed, settings))
 
         def build(folder: Path, _: str) -> dict[str, Any]:
@@ -265,19 +267,18 @@ class Pipeline:
 
     def _by_trial(self, seed: int, settings: dict[str, Any]) -> Stage:
         """The samples to unlearn, as trial runs with this seed show."""
-        tried = candidates_stage(self.directory, self.scores(), settings, self.lwf.forget_trial_first)
+        tried = candidates_stage(self.directory, self.scores(), settings, self.lwf.forget_trials == "both")
         trials = {
             name: self._trial(name, trial_stage_name(number, name, seed), candidate, seed)
             for number, (name, candidate) in enumerate(tried.items())
         }
-        return choice_stage(self.directory, tried, trials, self.lwf.forget_trial_fraction, self.announce)
+        return choice_stage(self.directory, tried, trials, self.announce)
 
     def _trial(self, name: str, stage_name: str, candidate: Stage, seed: int) -> Stage:
         """A run that unlearns candidate `name`; it records the held-out loss at its end."""
         preparation = self.preparation_stages(candidate)
         settings = {
             **self._unlearning_settings(seed),
-            "fraction": self.lwf.forget_trial_fraction,
             "held_out": self.inputs.data_fingerprints["learning_validation"],
         }
 
@@ -349,7 +350,7 @@ class Pipeline:
         stages: dict[str, Stage] = {}
         if self.lwf.unlearn_every > 0 or BaselineNeed.SELF_KNOWLEDGE in needs:
             stages |= {"scores": self.scores(), "selection": selection or self.selection()}
-        if BaselineNeed.POSTERIOR in needs or (self.needs_posterior and self.lwf.unlearn_rescore_every):
+        if BaselineNeed.POSTERIOR in needs:
             stages["posterior"] = self.posterior()
         return stages
 
@@ -387,7 +388,7 @@ class Pipeline:
         **keywords: Any,
     ) -> dict[str, Any]:
         stages = preparation or {}
-        args.guard_fallback = "plain" in stages
+        args = changed(args, guard_fallback="plain" in stages)
         plain = None
         if args.guard_fallback:
             plain = self.inputs.loader.finished(self.inputs.sources.model, stages["plain"].path, trainable=True)
@@ -446,12 +447,12 @@ class Pipeline:
     def recipe(self) -> dict[str, Any]:
         """Every setting of the run: all of ours, and those of `SFTConfig` that differ from its defaults."""
         inherited = {f.name: f.default for f in fields(SFTConfig)}
-        changed = {
+        others = {
             f.name: getattr(self.lwf, f.name)
             for f in fields(self.lwf)
             if f.name not in inherited or getattr(self.lwf, f.name) != inherited[f.name]
         }
-        return public_settings({**asdict(self.run), **asdict(self.model), **changed})
+        return public_settings({**asdict(self.run), **asdict(self.model), **others})
 
     def fingerprints(self) -> tuple[str, dict[str, str], str | None]:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""

@@ -40,7 +40,7 @@ class Sources:
 
     Attributes:
         model: name or path of the base model.
-        never_knew: name or path of the model without the harmful knowledge, where there is one.
+        never_knew: path of the model without the harmful knowledge, which only a world has.
         learning_name: name of the learning task.
         learning_train: `prompt`, `completion`.
         learning_test: `prompt`, `completion`, and `answer` for tasks that parse answers.
@@ -76,8 +76,6 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         )
     model_name_or_path = resolve_model_name(model_name_or_path)
     check_model_path("model_name_or_path", model_name_or_path)
-    if arguments.never_knew_model is not None:
-        check_model_path("never_knew_model", arguments.never_knew_model)
     assert arguments.learning_task is not None
     assert arguments.forgetting_tasks is not None
     learning = resolve_task(arguments.learning_task)
@@ -91,7 +89,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         forgetting[task.name] = _forgetting_source(task, arguments, seed)
     return Sources(
         model=model_name_or_path,
-        never_knew=arguments.never_knew_model,
+        never_knew=None,
         learning_name=learning.name,
         learning_train=train,
         learning_test=_test_rows(learning, arguments, seed),
@@ -164,7 +162,7 @@ def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: 
         if difficulty.changes_models or arguments.world_seed != 0:
             raise ValueError(
                 f"model_name_or_path={model!r} names models that are built already: remove it, or remove "
-                "world_pretraining_steps, world_label_noise and world_seed"
+                "world_seed, and pretraining_steps and label_noise of world_options"
             )
         # A folder that `graceful world build` wrote, with both models inside.
         base, never_knew = str(Path(model) / "base"), str(Path(model) / "never_knew")

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ def prepare_unlearning(
         processing_class: tokenizer with a pad token.
         reference_arguments: of the reference run's trainer, beside the settings: `data_collator` and the like.
         chat_template: that learning messages are rendered with, in place of the tokenizer's own.
-        trial_loss: with `args.forget_trials`, makes a trial run from θ_base; the held-out loss at its end.
+        trial_loss: makes a trial run from θ_base, where `args.forget_trials` asks for them; the held-out loss.
         with_plain: the result will be compared with plain fine-tuning, so that a run of it is made where the reference
             run is none, or not a whole one.
     """
@@ -225,8 +225,8 @@ def prepare_unlearning(
         scored = scored.remove_columns(SOURCE_INDEX)
     selected, audit = _selected(scored, args, trial_loss)
     preparation = Preparation(scored, selected, audit, posterior, reference_log)
-    # What is plain fine-tuning anyway needs no comparison, and whole trials have made it.
-    tried = args.forget_trials and args.forget_trial_fraction == 1
+    # What is plain fine-tuning anyway needs no comparison, and trials have made it.
+    tried = args.forget_trials != "none"
     if with_plain and len(selected) > 0 and not tried and preparation.plain_weights() is None:
         preparation.plain = _plain_weights(model, args, train_dataset, processing_class, reference_arguments)
     if args.process_index == 0:
@@ -263,7 +263,7 @@ def _plain_weights(
 def _selected(
     scored: Dataset, args: LWFConfig, trial_loss: Callable[[Preparation], float] | None
 ) -> tuple[Dataset, dict[str, Any]]:
-    if not args.forget_trials:
+    if args.forget_trials == "none":
         return select_with_audit(scored, **asdict(args.selection_config()))
     assert trial_loss is not None
 
@@ -330,33 +330,6 @@ def prepare_posterior(
         posterior = estimated(model, mean)
     posterior.metadata["reference_fraction"] = args.reference_share
     return posterior, reference_log
-
-
-def score_again(
-    model: PreTrainedModel | PeftModel,
-    args: LWFConfig,
-    preparation: Preparation,
-    train_dataset: Dataset | IterableDataset,
-) -> Preparation:
-    """Score the same self-knowledge at the model's present weights in place of θ_base, and select anew.
-
-    The posterior stays that of the learning task, so that Δ of the formula is what is left of the way to θ*_L. The
-    model comes back as it was.
-    """
-    posterior = preparation.posterior
-    if posterior is not None:
-        metadata = posterior.metadata | {"model": fingerprint_model(model)}
-        posterior = LearningPosterior(posterior.mean, posterior.precision, metadata)
-    needs = SCORERS[args.confidence_scorer].needs
-    scored = score_confidence(
-        model,
-        preparation.scored,
-        posterior,
-        args.confidence_config(),
-        learning=single_examples(train_dataset, args.posterior_num_samples) if Need.LEARNING in needs else None,
-    )
-    selected, audit = select_with_audit(scored, **asdict(args.selection_config()))
-    return replace(preparation, scored=scored, selected=selected, audit=audit)
 
 
 def preparation_folder(args: LWFConfig) -> Path:

@@ -1,11 +1,9 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting. Orchestration, and every touch of TRL's internals."""
 
-import copy
 import logging
 import shutil
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from graceful_forgetting.baselines import BASELINES, Baseline, BaselineContext
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence.scorer import Need as ScorerNeed
 from graceful_forgetting.confidence.scorers import SCORERS
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.data.learning_rows import check_single_examples, single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import reference_args, restored_weights, train_reference
@@ -38,7 +36,6 @@ from graceful_forgetting.training.preparation import (
     preparation_folder,
     prepare_posterior,
     prepare_unlearning,
-    score_again,
 )
 from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.topology import check_topology
@@ -198,25 +195,19 @@ class LWFTrainer(UnlearningTrainer):
                 f"scored (column {SCORE_COLUMN})"
             )
         # A preparation has what trials chose already.
-        if self.args.forget_trials and self.unlearning_enabled and self.preparation is None:
+        if self.args.forget_trials != "none" and self.unlearning_enabled and self.preparation is None:
             self._check_trials()
-        if self.args.unlearn_rescore_every and self.unlearning_enabled and not self._can_score():
-            raise ValueError(
-                f"unlearn_rescore_every={self.args.unlearn_rescore_every} needs what scorer "
-                f"{self.args.confidence_scorer!r} reads, and the samples come scored without it: pass a forget_dataset "
-                "that is not scored yet, or preparation= with the posterior"
-            )
 
     def _check_trials(self) -> None:
         if self.eval_dataset is None:
             raise ValueError(
-                "forget_trials=True needs held-out learning rows to judge trial runs by: pass eval_dataset, or set "
-                "forget_trials=False"
+                f"forget_trials={self.args.forget_trials!r} needs held-out learning rows to judge trial runs by: pass "
+                "eval_dataset, or set forget_trials='none'"
             )
         if self.optimizer is not None:
             raise ValueError(
                 "optimizers holds an optimizer of this model's parameters, which trial runs cannot share: pass "
-                "optimizer_cls_and_kwargs, which all runs make theirs from, or set forget_trials=False"
+                "optimizer_cls_and_kwargs, which all runs make theirs from, or set forget_trials='none'"
             )
 
     def _is_scored(self) -> bool:
@@ -230,17 +221,12 @@ class LWFTrainer(UnlearningTrainer):
             self.train_dataset,
             self.args,
             all_are_read=self.args.baseline is not None or trains_on_them,
-            some_are_read=bool(scores) and (not self._is_scored() or self.args.unlearn_rescore_every > 0),
+            some_are_read=bool(scores) and not self._is_scored(),
         )
 
     def _has_reference_run(self) -> bool:
         scored = self._is_scored() or ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs
         return self._needs(BaselineNeed.POSTERIOR) or (self.unlearning_enabled and not scored)
-
-    def _can_score(self) -> bool:
-        if ScorerNeed.POSTERIOR not in SCORERS[self.args.confidence_scorer].needs:
-            return True
-        return not self._is_scored() or (self.preparation is not None and self.preparation.posterior is not None)
 
     # Before training -------------------------------------------------------------------------------------------------
 
@@ -321,14 +307,11 @@ class LWFTrainer(UnlearningTrainer):
 
     def _take_over_settings(self, checkpoint: Path | None) -> None:
         """Unlearn in the way that trial runs have chosen, if they have; the caller's settings stay as they are."""
-        if self.preparation is None and not self.args.forget_trial_first:
+        if self.preparation is None and self.args.forget_trials != "both":
             return
         chosen = self._prepared(checkpoint).audit.get(SETTINGS, {})
         if chosen:
-            own: LWFConfig = copy.copy(self.args)
-            for name, value in chosen.items():
-                setattr(own, name, value)
-            self.args = own
+            self.args = changed(self.args, **chosen)
 
     @property
     def _may_fall_back(self) -> bool:
@@ -364,26 +347,12 @@ class LWFTrainer(UnlearningTrainer):
             lambda: self.model.parameters(),
             retained=rows[1],
             learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in objective_needs else None,
-            renew=self._renewal(checkpoint) if args.unlearn_rescore_every else None,
         )
-
-    def _renewal(self, checkpoint: Path | None) -> Callable[[], tuple[Dataset, Dataset | None]]:
-        """Scores the pool at the weights of the moment; gives the samples to unlearn and those to retain."""
-        pool = self._prepared(checkpoint)
-        if ObjectiveNeed.BASE_LOSSES in OBJECTIVES[self.args.unlearn_objective](self.args).needs:
-            scored = with_base_losses(pool.scored, self.model, self.args.confidence_batch_size)
-            pool = replace(pool, scored=scored)
-
-        def renew() -> tuple[Dataset, Dataset | None]:
-            again = score_again(self.model, self.args, pool, self.train_dataset)
-            return again.selected, self._retained(again)
-
-        return renew
 
     def _retained(self, preparation: Preparation) -> Dataset | None:
         if not self.args.unlearn_retain_weight:
             return None
-        return select_retained(preparation.scored, preparation.selected, self.args.unlearn_retain_fraction)
+        return select_retained(preparation.scored, preparation.selected)
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:
         """The stages before training: as given, as done before, as the interrupted run left them, or done now."""
@@ -423,8 +392,7 @@ class LWFTrainer(UnlearningTrainer):
         return posterior
 
     def _fine_tune(self, rows: Dataset, updates: int) -> None:
-        args = reference_args(self.args, Path(self.args.output_dir) / "work" / "baseline")
-        args.max_steps = updates
+        args = changed(reference_args(self.args, Path(self.args.output_dir) / "work" / "baseline"), max_steps=updates)
         train_reference(self.model, args, rows, self.processing_class, **self._reference_arguments)
 
     def _check_base_weights(self, checkpoint: Path | None) -> None:

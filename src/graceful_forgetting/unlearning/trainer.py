@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graceful_forgetting.baselines.trainer import BaselineTrainer
+from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM
 from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.posterior.reference import NonFiniteLossError
 from graceful_forgetting.runtime.distributed import whole
@@ -56,9 +57,6 @@ class UnlearningTrainer(BaselineTrainer):
 
     def _unlearn_if_due(self, updates: UnlearningUpdates) -> None:
         args, step = self.args, self.state.global_step
-        if updates.renew is not None and step > 0 and step % args.unlearn_rescore_every == 0:
-            with preserved_rng():
-                updates.replace_samples(*updates.renew())
         if len(updates.samples) == 0:
             return
         due = updates_due(args.unlearn_schedule, step, self.state.max_steps, args.unlearn_every, args.seed)
@@ -87,7 +85,7 @@ class UnlearningTrainer(BaselineTrainer):
         self._require_finite("loss", loss_sum)
         grad_norm = 0.0
         if active_sum > 0:
-            grad_norm = self._clip(math.inf if joint else self.args.unlearn_max_grad_norm or math.inf)
+            grad_norm = self._clip(math.inf if joint else UNLEARN_MAX_GRAD_NORM)
             if not joint:
                 self._step(updates, active_sum / rows)
         if not joint or active_sum == 0:
@@ -105,7 +103,7 @@ class UnlearningTrainer(BaselineTrainer):
         """A step of the unlearning optimizer, shorter by the share of the samples that is active."""
         scale = active
         # Before the first learning update nothing has decayed yet, and a warm-up would leave a rate of 0.
-        if self.args.unlearn_lr_scheduler == "follow" and self.args.unlearn_schedule != "early":
+        if self.args.unlearn_schedule != "early":
             # The rate of an optimizer that the caller has made need not be that of the settings.
             peak = self.optimizer.param_groups[0].get("initial_lr", self.args.learning_rate)
             scale *= self._get_learning_rate() / peak
@@ -219,7 +217,7 @@ class UnlearningTrainer(BaselineTrainer):
         Of the guard: whether, when and why it ended unlearning; the held-out losses of the trained model and of plain
         fine-tuning (null where they were not compared); and whether the model `fell_back` to the latter.
         """
-        guard = self._updates.guard if self._updates is not None else Guard(margin=0.0)
+        guard = self._updates.guard if self._updates is not None else Guard(margin=None)
         compared = self.held_out
         return {
             "updates": 0 if self._updates is None else self._updates.count,
