@@ -35,8 +35,8 @@ def select_for_unlearning(
     """Choose the samples to unlearn by their score.
 
     One of `fraction`, `count`, `threshold` and `quotas` says how many, unless the strategy finds out itself ("gap",
-    "weighted"); where none does, a fraction of 0.25. Rows whose score is null or not finite are never chosen and are no part of what a fraction
-    refers to.
+    "weighted"); where none does, a fraction of 0.25. Rows whose score is null or not finite are never chosen and are no
+    part of what a fraction refers to.
 
     Args:
         scored: rows with a column `score_column`.

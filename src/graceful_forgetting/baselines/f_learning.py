@@ -11,7 +11,7 @@ from graceful_forgetting.posterior.reference import restored_weights
 class FLearning(Baseline):
     """θ ← θ_base − λ (θ_self − θ_base) before training, θ_self fine-tuned on the selected self-knowledge.
 
-    λ = `baseline_weight`; θ_self takes as many updates as the option `steps` says with the settings of the run. In the source the old
+    λ = `baseline_weight`; θ_self takes `steps` updates (an option) with the settings of the run. In the source the old
     facts of an editing set take the place of the selected self-knowledge.
 
     Source: Ni et al., *Forgetting before Learning: Utilizing Parametric Arithmetic for Knowledge Updating in Large

@@ -42,8 +42,8 @@ class PosteriorConfig:
     batch_size: int = setting(16, "Gradients per forward and backward pass; does not change the result.")
     parameters: str = setting(
         "trainable",
-        "Which parameters are covered. 'trainable': those that are trained (of a LoRA model its factors); 'merged': for "
-        "a LoRA model the dense weights of its target modules, with the adapter merged into them; 'last_blocks:N': the "
+        "Which parameters are covered. 'trainable': those that are trained (of a LoRA model its factors); 'merged': "
+        "for a LoRA model the dense weights of its target modules, with the adapter merged into them; 'last_blocks:N': the "
         "trainable ones of the last N transformer blocks; 'pattern:REGEX': the trainable ones whose name the regular "
         "expression is found in. The last two approximate the full score.",
     )

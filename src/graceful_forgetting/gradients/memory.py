@@ -53,10 +53,8 @@ class MemoryEstimate:
         if self.activations >= self.weights and config.batch_size > 1:
             remedies.append(f"lower batch_size ({config.batch_size})")
         if isinstance(config, PosteriorConfig):
-            raise ValueError(
-                f"the Fisher information does not fit: {self}; "
-                f"{', or '.join([*remedies, 'cover fewer parameters (such as parameters="last_blocks:2")'])}"
-            )
+            remedies.append("cover fewer parameters (parameters='last_blocks:2')")
+            raise ValueError(f"the Fisher information does not fit: {self}; {', or '.join(remedies)}")
         if self.weights and config.weights_placement == "resident":
             remedies.append("set weights_placement='streamed' (or weights_dtype='bfloat16')")
         if self.parameters and config.step_size_rule == "line_search":

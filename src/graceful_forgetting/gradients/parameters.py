@@ -71,7 +71,8 @@ def matching_names(names: Iterable[str], pattern: str | None = None, last_blocks
     indices = sorted(blocks[list_name])
     if last_blocks > len(indices):
         raise ValueError(
-            f"parameters='last_blocks:{last_blocks}' is not valid: {list_name} has {len(indices)} blocks with parameters"
+            f"parameters='last_blocks:{last_blocks}' is not valid: {list_name} has {len(indices)} blocks with "
+            "parameters"
         )
     wanted = set(indices[-last_blocks:])
     in_blocks = []
