@@ -19,7 +19,7 @@ from graceful_forgetting.tasks import load_task
 from graceful_forgetting.unlearning.fallback import HeldOutComparison
 
 # Ascent on the learning rows themselves: what is learned cannot be better for it.
-HARMFUL = {"unlearn_learning_rate": 3e-2, "unlearn_objective": "gradient_ascent", "guard": False}
+HARMFUL = {"unlearn_learning_rate": 3e-2, "unlearn_objective": "gradient_ascent", "guard_margin": None}
 # Ascent so slow that it changes the last digits alone.
 HARMLESS = {"unlearn_learning_rate": 1e-9}
 
@@ -228,7 +228,7 @@ def test_a_run_that_unlearns_nothing_can_be_resumed(tmp_path, make_model, tokeni
 def test_scoring_again_may_find_what_was_not_there_before(tmp_path, make_model, tokenizer, learning):
     """The loss of the learning rows at the start is between both thresholds' reach, and falls by learning."""
     rescoring = {"confidence_scorer": "loss", "unlearn_rescore_every": 2, "forget_strategy": "threshold"}
-    start = {"forget_fraction": None, "guard": False, "learning_rate": 3e-2, "unlearn_learning_rate": 1e-9}
+    start = {"forget_fraction": None, "guard_margin": None, "learning_rate": 3e-2, "unlearn_learning_rate": 1e-9}
     falling = trained(
         tmp_path / "a", make_model(), tokenizer, learning, forget_threshold=3.5, max_steps=12, **rescoring, **start
     )

@@ -16,13 +16,12 @@ from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, UnlearningBatch
 from graceful_forgetting.unlearning.order import batch_indices
 
-CAP, BETA = 5.0, 0.7
+CAP, BETA = 5.0, {"npo": 0.1, "simnpo": 2.5}
 
 
 def config(folder: str | Path = "unused", **changes: Any) -> LWFConfig:
-    beta = BETA if changes.get("unlearn_objective") in ("npo", "simnpo") else None
     fixed = {"bf16": False, "activation_checkpointing": False, "disable_tqdm": True, "save_strategy": "no"}
-    return LWFConfig(output_dir=str(folder), **{**fixed, "unlearn_loss_cap": CAP, "unlearn_beta": beta, **changes})
+    return LWFConfig(output_dir=str(folder), **{**fixed, "unlearn_loss_cap": CAP, **changes})
 
 
 def by_hand(
@@ -158,7 +157,6 @@ def test_joint_updates_add_the_gradients_of_all_terms(
         unlearn_schedule="joint",
         unlearn_weight=weight,
         unlearn_retain_weight=retain,
-        unlearn_retain_fraction=0.25,
         forget_count=6,
         per_device_unlearn_batch_size=size // 2,
         unlearn_gradient_accumulation_steps=2,
@@ -169,12 +167,15 @@ def test_joint_updates_add_the_gradients_of_all_terms(
 
     rows = tokenize_dataset(learning, tokenizer)
     ranked = sorted(tokenize_dataset(pool, tokenizer), key=lambda row: -row["forgetting_confidence"])
-    selected, retained = ranked[:6], ranked[:-5:-1]
+    selected, retained = ranked[:6], ranked[:5:-1]
     mean_weight = sum(row["unlearn_weight"] for row in selected) / len(selected)
     with torch.no_grad():
         base = [nll_and_logits(slow, row)[0].mean().item() for row in selected]
     for update in range(2):
-        drawn = [batch_indices(update, size, count, seed + stream) for stream, count in enumerate((6, len(rows), 4))]
+        drawn = [
+            batch_indices(update, size, count, seed + stream)
+            for stream, count in enumerate((6, len(rows), len(retained)))
+        ]
         total = torch.cat([nll_and_logits(slow, row)[0] for row in rows]).mean()
         for forget, learn, keep in zip(*drawn, strict=True):
             value = slow_value(name, slow, selected[forget], base[forget], rows[learn])
@@ -208,7 +209,7 @@ def test_an_update_is_shorter_by_the_share_that_is_left_alone(
         unlearn_every=1,
         unlearn_objective="bounded_tokens",
         unlearn_learning_rate=1e-3,
-        unlearn_lr_scheduler="constant",
+        lr_scheduler_type="constant",
         forget_fraction=1.0,
     )
     # Just below the loss of a uniform guess, which a fresh model is near: some tokens are above it.

@@ -329,7 +329,7 @@ def test_merged_space_scores_as_the_dense_models_do(
     """A LoRA model in the merged space against the merged models, restricted to the weights with an adapter."""
     model = perturbed(make_model(), 5, 0.1)
     base, reference = lora(model, 1, spread), lora(model, 1, 0.1)
-    config = PosteriorConfig(parameter_space="merged", estimator="empirical", fisher_at=fisher_at)
+    config = PosteriorConfig(parameters="merged", estimator="empirical", fisher_at=fisher_at)
     posterior = estimate_posterior(base, reference, rows, config)
     targets = {name.removeprefix("base_model.model.").replace(".base_layer", ""): name for name in posterior.mean}
     assert len(targets) == 7
@@ -357,7 +357,7 @@ def test_merged_space_scores_as_the_dense_models_do(
 
 def test_merged_streamed_embedding_rows_count_the_adapter(make_model: MakeModel, rows: Dataset) -> None:
     base, reference = lora(make_model(), 1, 0.05), lora(make_model(), 1, 0.1)
-    posterior = estimate_posterior(base, reference, rows, PosteriorConfig(parameter_space="merged"))
+    posterior = estimate_posterior(base, reference, rows, PosteriorConfig(parameters="merged"))
     resident = score_confidence(base, rows, posterior)["confidence_linear"][:]
     streamed = score_confidence(base, rows, posterior, ConfidenceConfig(weights_placement="streamed"))
     assert streamed["confidence_linear"][:] == pytest.approx(resident, rel=1e-5)
@@ -384,9 +384,9 @@ def test_subset_scores_are_the_sums_over_its_parameters(
 
 def test_a_subset_is_estimated_as_it_is_cut_out(model: PreTrainedModel, rows: Dataset, tmp_path: Path) -> None:
     reference = perturbed(model, 6)
-    config = PosteriorConfig(last_blocks=1, parameter_pattern="mlp")
+    config = PosteriorConfig(parameters="pattern:mlp")
     part = estimate_posterior(model, reference, rows, config)
-    cut = estimate_posterior(model, reference, rows).subset("mlp", 1)
+    cut = estimate_posterior(model, reference, rows).subset("mlp")
     assert part.metadata["parameters"] == cut.metadata["parameters"]
     assert part.precision.keys() == cut.precision.keys()
     for name, precision in cut.precision.items():

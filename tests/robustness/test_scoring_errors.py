@@ -335,8 +335,8 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
         (ConfidenceConfig, {"shard_size": 0}, "shard_size=0"),
         (ConfidenceConfig, {"weights_dtype": "float16"}, "weights_dtype='float16' is not valid"),
         (PosteriorConfig, {"draws": 2, "estimator": "exact"}, "only 'sampled' draws labels"),
-        (PosteriorConfig, {"last_blocks": 0}, "last_blocks=0"),
-        (PosteriorConfig, {"parameter_pattern": "("}, "regular expression"),
+        (PosteriorConfig, {"parameters": "last_blocks:0"}, "parameters='last_blocks:0'"),
+        (PosteriorConfig, {"parameters": "pattern:("}, "regular expression"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(config: type, settings: dict[str, object], message: str) -> None:
@@ -347,10 +347,9 @@ def test_settings_that_cannot_be_are_refused(config: type, settings: dict[str, o
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"last_blocks": 2}, "last_blocks=2 is not valid: model.layers has 1 blocks"),
-        ({"parameter_pattern": "mpl"}, "parameter_pattern='mpl' matches no parameter"),
-        ({"parameter_pattern": "embed", "last_blocks": 1}, "together leave no parameter"),
-        ({"parameter_space": "merged"}, "is for models with a LoRA adapter"),
+        ({"parameters": "last_blocks:2"}, "parameters='last_blocks:2' is not valid: model.layers has 1 blocks"),
+        ({"parameters": "pattern:mpl"}, "parameters='pattern:mpl' matches no parameter"),
+        ({"parameters": "merged"}, "is for models with a LoRA adapter"),
     ],
 )
 def test_coverage_that_leaves_nothing_is_refused(
@@ -364,4 +363,4 @@ def test_coverage_that_leaves_nothing_is_refused(
 def test_merged_space_refuses_dora(model: LlamaForCausalLM) -> None:
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True))
     with pytest.raises(ValueError, match="does not cover DoRA"):
-        estimate_fisher(adapted, Dataset.from_list(GOOD), PosteriorConfig(parameter_space="merged"))
+        estimate_fisher(adapted, Dataset.from_list(GOOD), PosteriorConfig(parameters="merged"))
