@@ -38,9 +38,9 @@ def by_hand(
         return -sum(min(-value, CAP) for value in log_probs) / n
     if name == "npo":
         ratio = math.exp(sum(log_probs) - (-base_loss * n))
-        return 2 / BETA * math.log(1 + ratio**BETA)
+        return 2 / BETA["npo"] * math.log(1 + ratio ** BETA["npo"])
     if name == "simnpo":
-        return -2 / BETA * math.log(1 / (1 + math.exp(-BETA * loss)))
+        return -2 / BETA["simnpo"] * math.log(1 / (1 + math.exp(-BETA["simnpo"] * loss)))
     if name == "unlikelihood":
         return sum(-math.log(1 - math.exp(value)) for value in log_probs) / n
     if name == "uniform":
@@ -124,9 +124,9 @@ def slow_value(name: str, model: Any, row: dict[str, Any], base_loss: float, lea
     if name == "gradient_ascent":
         return -nll.mean()
     if name == "npo":
-        return 2 / BETA * torch.log1p(torch.exp(BETA * (base_loss * len(nll) - nll.sum())))
+        return 2 / BETA["npo"] * torch.log1p(torch.exp(BETA["npo"] * (base_loss * len(nll) - nll.sum())))
     if name == "simnpo":
-        return 2 / BETA * torch.log1p(torch.exp(-BETA * nll.mean()))
+        return 2 / BETA["simnpo"] * torch.log1p(torch.exp(-BETA["simnpo"] * nll.mean()))
     if name == "unlikelihood":
         return -(1 - torch.exp(-nll) + 1e-6).log().mean()
     if name == "uniform":

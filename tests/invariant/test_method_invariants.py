@@ -10,8 +10,7 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from formula import FORMULA
-from graceful_forgetting import LWFConfig, LWFTrainer, score_confidence
-from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.training.preparation import Preparation
 
 TOTAL = 9

@@ -73,7 +73,7 @@ def test_a_setting_out_of_range_is_named(tmp_path, field, value, expected):
 
 
 def test_two_settings_that_both_decide_how_many(tmp_path):
-    with pytest.raises(ValueError, match="forget_fraction=0.5, forget_count=3 are set together"):
+    with pytest.raises(ValueError, match=r"forget_fraction=0\.5, forget_count=3 are set together"):
         config(tmp_path, forget_fraction=0.5, forget_count=3)
 
 

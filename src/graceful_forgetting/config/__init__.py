@@ -1,8 +1,8 @@
 """Settings: one dataclass a stage, and `LWFConfig`, which joins them all to TRL's `SFTConfig`.
 
 A stage field is written once, in its stage config. `LWFConfig` has it under a prefixed name (`elicitation_batch_size`
-is `ElicitationConfig.batch_size`) with the same type, default and help text, derived in `flat.py`, so that one flat YAML
-file or command line can set everything. Settings of unlearning and of the baselines, which nothing but the trainer
+is `ElicitationConfig.batch_size`) with the same type, default and help text, derived in `flat.py`, so that one flat
+YAML file or command line can set everything. Settings of unlearning and of the baselines, which nothing but the trainer
 reads, are fields of `LWFConfig` alone.
 
 Imports no other room.
