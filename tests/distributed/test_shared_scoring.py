@@ -56,7 +56,7 @@ for name, settings in (
     # In shards of its own: those of 'lwf' would do.
     ("crossover", {"step_size_rule": "crossover", "weights_dtype": "bfloat16"}),
 ):
-    config = ConfidenceConfig(batch_size=4, shard_size=4, **settings)
+    config = ConfidenceConfig(**{"scorer": "lwf", "batch_size": 4, "shard_size": 4, **settings})
     shards = folder / f"scores-{state.num_processes}"
     scored = score_confidence(base, rows, posterior, config, learning=rows, resume_dir=shards)
     results[name] = scored.remove_columns(["input_ids", "labels"]).to_dict()

@@ -52,7 +52,9 @@ SILENT = {"input_ids": [4, 5, 6], "labels": [4, -100, -100]}
 
 
 def score(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> Dataset:
-    return score_confidence(model, Dataset.from_list(rows), posterior_of(model), ConfidenceConfig(batch_size=2))
+    return score_confidence(
+        model, Dataset.from_list(rows), posterior_of(model), ConfidenceConfig(scorer="lwf", batch_size=2)
+    )
 
 
 def fisher(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -127,7 +129,9 @@ def test_zero_gradient_has_no_crossover(model: LlamaForCausalLM) -> None:
     assert scored["confidence_quadratic"][:] == [0.0, 0.0]
     assert scored["forgetting_confidence"][0] == pytest.approx(0.5 * 16 * 0.01, rel=1e-5)
     with pytest.raises(ValueError, match=r"step_size_rule='crossover': no sample .*use step_size_rule='fixed'"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(step_size_rule="crossover"))
+        score_confidence(
+            model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf", step_size_rule="crossover")
+        )
 
 
 def test_a_reference_run_that_changed_nothing_has_no_crossover_to_step_to(model: LlamaForCausalLM) -> None:
@@ -136,7 +140,9 @@ def test_a_reference_run_that_changed_nothing_has_no_crossover_to_step_to(model:
     scored = score_confidence(model, Dataset.from_list(GOOD), unmoved)
     assert scored["step_size_crossover"][:] == [0.0, 0.0]
     with pytest.raises(ValueError, match=r"step_size_rule='crossover': the median crossover .* is 0, .*'fixed'"):
-        score_confidence(model, Dataset.from_list(GOOD), unmoved, ConfidenceConfig(step_size_rule="crossover"))
+        score_confidence(
+            model, Dataset.from_list(GOOD), unmoved, ConfidenceConfig(scorer="lwf", step_size_rule="crossover")
+        )
 
 
 @pytest.mark.parametrize("engine", ["batched", "oracle"])
@@ -145,7 +151,7 @@ def test_non_finite_gradient_names_the_row(model: LlamaForCausalLM, engine: str)
         model.model.embed_tokens.weight[9] = 3e38  # overflows inside the norm
     rows = Dataset.from_list([*GOOD, row(8, 9, 10)])
     # All in the batch that the rules are checked on: the row is at fault, not the rules.
-    config = ConfidenceConfig(batch_size=4, engine=engine, strict=True)
+    config = ConfidenceConfig(scorer="lwf", batch_size=4, engine=engine, strict=True)
     with pytest.raises(FloatingPointError, match="row 2"):
         score_confidence(model, rows, posterior_of(model), config)
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -302,7 +308,7 @@ def test_non_finite_gradient_names_the_parameter(model: LlamaForCausalLM) -> Non
     rows = Dataset.from_list([*GOOD, row(8, 9, 10)])
     pattern = r"row 2 is not finite in model\.embed_tokens\.weight, at loss 3\.\d+"
     for rule in ("fixed", "line_search"):
-        config = ConfidenceConfig(batch_size=1, step_size_rule=rule)
+        config = ConfidenceConfig(scorer="lwf", batch_size=1, step_size_rule=rule)
         with pytest.raises(FloatingPointError, match="self_knowledge: the gradient of " + pattern):
             score_confidence(model, rows, posterior, config)
     with pytest.raises(FloatingPointError, match="learning: the gradient of " + pattern):
