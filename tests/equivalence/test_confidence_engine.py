@@ -371,7 +371,7 @@ def test_gradient_checkpointing_changes_nothing_and_stays_on() -> None:
     model = build(llama)
     posterior = posterior_of(model)
     model.train()
-    expected = columns(score_confidence(model, ROWS, posterior))
+    expected = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf")))
     model.gradient_checkpointing_enable()
     found = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", strict=True)))
     assert torch.equal(found, expected)

@@ -360,7 +360,7 @@ def test_merged_space_scores_as_the_dense_models_do(
 def test_merged_streamed_embedding_rows_count_the_adapter(make_model: MakeModel, rows: Dataset) -> None:
     base, reference = lora(make_model(), 1, 0.05), lora(make_model(), 1, 0.1)
     posterior = estimate_posterior(base, reference, rows, PosteriorConfig(parameters="merged"))
-    resident = score_confidence(base, rows, posterior)["confidence_linear"][:]
+    resident = score_confidence(base, rows, posterior, ConfidenceConfig(scorer="lwf"))["confidence_linear"][:]
     streamed = score_confidence(base, rows, posterior, ConfidenceConfig(scorer="lwf", weights_placement="streamed"))
     assert streamed["confidence_linear"][:] == pytest.approx(resident, rel=1e-5)
 
@@ -369,7 +369,9 @@ def test_subset_scores_are_the_sums_over_its_parameters(
     model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
 ) -> None:
     def quadratic(part: LearningPosterior) -> Tensor:
-        return torch.tensor(score_confidence(model, rows, part)["confidence_quadratic"][:])
+        return torch.tensor(
+            score_confidence(model, rows, part, ConfidenceConfig(scorer="lwf"))["confidence_quadratic"][:]
+        )
 
     whole = quadratic(posterior)
     last, mlp = posterior.subset(last_blocks=1), posterior.subset(pattern=r"mlp|embed_tokens|lm_head")

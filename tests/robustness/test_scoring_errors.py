@@ -124,7 +124,7 @@ def test_zero_gradient_has_no_crossover(model: LlamaForCausalLM) -> None:
     model.model.norm.weight.requires_grad_(True)
     mean = {"model.norm.weight": torch.ones(16) + 0.1}
     posterior = LearningPosterior(mean, {"model.norm.weight": torch.ones(16)}, {"model": fingerprint_model(model)})
-    scored = score_confidence(model, Dataset.from_list(GOOD), posterior)
+    scored = score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
     assert scored["step_size_crossover"][:] == [None, None]
     assert scored["confidence_quadratic"][:] == [0.0, 0.0]
     assert scored["forgetting_confidence"][0] == pytest.approx(0.5 * 16 * 0.01, rel=1e-5)
@@ -137,7 +137,7 @@ def test_zero_gradient_has_no_crossover(model: LlamaForCausalLM) -> None:
 def test_a_reference_run_that_changed_nothing_has_no_crossover_to_step_to(model: LlamaForCausalLM) -> None:
     posterior = posterior_of(model)
     unmoved = LearningPosterior(dict(model.named_parameters()), posterior.precision, posterior.metadata)
-    scored = score_confidence(model, Dataset.from_list(GOOD), unmoved)
+    scored = score_confidence(model, Dataset.from_list(GOOD), unmoved, ConfidenceConfig(scorer="lwf"))
     assert scored["step_size_crossover"][:] == [0.0, 0.0]
     with pytest.raises(ValueError, match=r"step_size_rule='crossover': the median crossover .* is 0, .*'fixed'"):
         score_confidence(
@@ -199,7 +199,7 @@ def test_precision_that_was_spoilt_after_loading_is_refused(model: LlamaForCausa
     posterior = posterior_of(model)
     posterior.precision["lm_head.weight"][0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"precision of lm_head\.weight is not finite"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior)
+        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
 
 
 def test_model_with_non_finite_weights_is_refused_by_parameter(model: LlamaForCausalLM) -> None:
@@ -208,7 +208,7 @@ def test_model_with_non_finite_weights_is_refused_by_parameter(model: LlamaForCa
         model.lm_head.weight[0, 0] = float("nan")
     posterior.metadata["model"] = fingerprint_model(model)
     with pytest.raises(ValueError, match=r"model: lm_head\.weight is not finite"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior)
+        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
 
 
 def test_posterior_of_another_model_is_refused(model: LlamaForCausalLM) -> None:
@@ -216,15 +216,15 @@ def test_posterior_of_another_model_is_refused(model: LlamaForCausalLM) -> None:
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
     with pytest.raises(ValueError, match="contents of the weights"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior)
+        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
 
 
 def test_wrong_type_and_text_without_a_tokenizer_are_refused(model: LlamaForCausalLM) -> None:
     with pytest.raises(TypeError, match=r"self_knowledge must be a datasets\.Dataset, not list"):
-        score_confidence(model, GOOD, posterior_of(model))
+        score_confidence(model, GOOD, posterior_of(model), ConfidenceConfig(scorer="lwf"))
     text = Dataset.from_list([{"prompt": "a", "completion": "b"}])
     with pytest.raises(ValueError, match="self_knowledge is text, and processing_class is None"):
-        score_confidence(model, text, posterior_of(model))
+        score_confidence(model, text, posterior_of(model), ConfidenceConfig(scorer="lwf"))
 
 
 def test_unknown_and_unequal_parameter_names_are_refused(model: LlamaForCausalLM) -> None:

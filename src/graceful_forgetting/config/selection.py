@@ -28,8 +28,8 @@ class SelectionConfig:
     strategy: SelectionStrategy | None = setting(
         None,
         "Which samples are unlearned: those of 'highest' or 'lowest' score; 'random' ones; with 'threshold' every "
-        "score of at least forget_threshold; with 'gap' the highest, down to the largest gap between scores (5 % to 50 % "
-        "of the samples); with 'weighted' all, each with a weight by the rank of its score. Unset: 'highest', or "
+        "score of at least forget_threshold; with 'gap' the highest, down to the largest gap between scores (5 % to "
+        "50 % of the samples); with 'weighted' all, each with a weight by the rank of its score. Unset: 'highest', or "
         "'threshold' where a threshold is given. With scorer 'interference' or 'pairwise_conflict' a run that says "
         "nothing of strategy and number uses a threshold of 0.2 nats per token, or of 0.1.",
     )

@@ -30,7 +30,9 @@ class ModelArguments:
     """Which model is fine-tuned, and whether all its weights are or a LoRA adapter."""
 
     model_name_or_path: str | None = setting(
-        None, "Base model: a name on the hub, a folder, or graceful/base-text, the small one in the package."
+        None,
+        "Base model: a name on the hub, a folder, or graceful/base-text, the small one in the package. A folder with "
+        "two models, base and never_knew, brings the twin without the harmful knowledge as the upper reference.",
     )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = setting(
         "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."

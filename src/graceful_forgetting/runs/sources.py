@@ -7,9 +7,9 @@ from typing import get_args
 
 from datasets import Dataset
 
-from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
+from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
 from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
 
 
@@ -40,7 +40,7 @@ class Sources:
 
     Attributes:
         model: name or path of the base model.
-        never_knew: path of the model without the harmful knowledge, which only a world has.
+        never_knew: path of the model without the harmful knowledge, where there is one.
         learning_name: name of the learning task.
         learning_train: `prompt`, `completion`.
         learning_test: `prompt`, `completion`, and `answer` for tasks that parse answers.
@@ -74,8 +74,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
             "model_name_or_path is not set: name a model on the hub, a folder that holds one, or the small model in "
             f"the package ({SHIPPED_NAME})"
         )
-    model_name_or_path = resolve_model_name(model_name_or_path)
-    check_model_path("model_name_or_path", model_name_or_path)
+    base, never_knew = _base_and_twin(resolve_model_name(model_name_or_path))
     assert arguments.learning_task is not None
     assert arguments.forgetting_tasks is not None
     learning = resolve_task(arguments.learning_task)
@@ -88,8 +87,8 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
             raise ValueError(f"forgetting_tasks names {task.name!r} twice")
         forgetting[task.name] = _forgetting_source(task, arguments, seed)
     return Sources(
-        model=model_name_or_path,
-        never_knew=None,
+        model=base,
+        never_knew=never_knew,
         learning_name=learning.name,
         learning_train=train,
         learning_test=_test_rows(learning, arguments, seed),
@@ -97,6 +96,17 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         forgetting=forgetting,
         learning_validation=validation,
     )
+
+
+def _base_and_twin(model_name_or_path: str) -> tuple[str, str | None]:
+    """The base model, and its twin that never knew where the folder has both, as that of a world has."""
+    folder = Path(model_name_or_path)
+    models = [folder / which for which in get_args(Checkpoint)]
+    if all((model / "config.json").is_file() for model in models):
+        base, never_knew = map(str, models)
+        return base, never_knew
+    check_model_path("model_name_or_path", model_name_or_path)
+    return model_name_or_path, None
 
 
 def _training_and_validation_rows(

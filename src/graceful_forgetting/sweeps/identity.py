@@ -41,7 +41,9 @@ class CellKeys:
         if not recipe[0].generates:
             raise ValueError("eval_max_new_tokens=0 generates nothing, and a sweep measures answers: set it above 0")
         if cell.arm == "never_knew" and sources.never_knew is None:
-            raise ValueError(f"methods.{cell.method}: arm never_knew needs a world, whose twin it is")
+            raise ValueError(
+                f"methods.{cell.method}: arm never_knew needs a world, or models base and never_knew in model_name_or_path"
+            )
         return fingerprint_json(
             {
                 "version": __version__,
