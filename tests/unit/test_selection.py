@@ -128,7 +128,7 @@ def test_audit_without_tasks_and_terms():
         ({"count": 6}, "count=6 is not valid: it must be from 1 to 5"),
         ({"fraction": 0.5, "count": 2}, r"fraction=0\.5, count=2 are set together"),
         ({"strategy": "threshold"}, "needs a threshold"),
-        ({"threshold": 1.0}, "needs a threshold, and no other strategy takes one"),
+        ({"strategy": "highest", "threshold": 1.0}, "needs a threshold, and no other strategy takes one"),
         ({"strategy": "best", "count": 1}, "strategy='best'.*highest, lowest"),
         ({"quotas": {"c": 1, "a": 1}}, "unknown forgetting tasks: c; there are: a, b"),
         ({"quotas": {"a": 3}}, r"quotas\['a'\]=3 is not valid: it must be from 1 to 2"),

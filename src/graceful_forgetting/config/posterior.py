@@ -42,9 +42,9 @@ class PosteriorConfig:
     batch_size: int = setting(16, "Gradients per forward and backward pass; does not change the result.")
     parameters: str = setting(
         "trainable",
-        "Which parameters are covered. 'trainable': those that are trained (of a LoRA model its factors); 'merged': "
-        "for a LoRA model the dense weights of its target modules, with the adapter merged into them; "
-        "'last_blocks:N': the trainable ones of the last N transformer blocks; 'pattern:REGEX': the trainable ones whose name the regular "
+        "Which parameters are covered. 'trainable': those that are trained (of a LoRA model its factors). 'merged': for "
+        "a LoRA model the dense weights of its target modules, with the adapter merged into them. 'last_blocks:N': the "
+        "trainable ones of the last N transformer blocks. 'pattern:REGEX': the trainable ones whose name the regular "
         "expression is found in. The last two approximate the full score.",
     )
     shard_size: int = setting(1024, "Gradients between two saves of a resumable estimation.")

@@ -42,7 +42,7 @@ class CellKeys:
             raise ValueError("eval_max_new_tokens=0 generates nothing, and a sweep measures answers: set it above 0")
         if cell.arm == "never_knew" and sources.never_knew is None:
             raise ValueError(
-                f"methods.{cell.method}: arm never_knew needs a world, or models base and never_knew in model_name_or_path"
+                f"methods.{cell.method}: arm never_knew needs a world, or a model_name_or_path with base and never_knew"
             )
         return fingerprint_json(
             {
