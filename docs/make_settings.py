@@ -112,7 +112,8 @@ def page() -> str:
         list(dataclasses.fields(ModelArguments)),
         ModelArguments,
     )
-    grouped: set[str] = set()
+    section("The method", "`LWFConfig`: what all other settings start from.", [joined["method"]])
+    grouped = {"method"}
     for title, text, config, prefix in STAGES:
         fields = [field for name, field in joined.items() if name.startswith(prefix) and name not in inherited]
         grouped |= {field.name for field in fields}

@@ -61,7 +61,7 @@ def measure(folder: Path, number: int, batch_size: int) -> dict[str, object]:
     posterior = LearningPosterior.from_pretrained(folder / "posterior")
     rows = load_from_disk(str(folder / f"rows-{number}"))
     # Once, so that what is loaded on first use is there before the measurement.
-    score_confidence(model, rows.select(range(64)), posterior, ConfidenceConfig(batch_size=batch_size))
+    score_confidence(model, rows.select(range(64)), posterior, ConfidenceConfig(scorer="lwf", batch_size=batch_size))
     process, peak, done, said = psutil.Process(), [0], threading.Event(), []
     before = _anonymous(process)
 
@@ -72,7 +72,7 @@ def measure(folder: Path, number: int, batch_size: int) -> dict[str, object]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    config = ConfidenceConfig(batch_size=batch_size)
+    config = ConfidenceConfig(scorer="lwf", batch_size=batch_size)
     score_confidence(model, rows, posterior, config, resume_dir=folder / f"work-{number}", announce=said.append)
     seconds = time.perf_counter() - start
     done.set()

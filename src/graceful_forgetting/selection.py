@@ -13,6 +13,7 @@ from datasets import Dataset, Value
 from scipy.stats import rankdata
 
 from graceful_forgetting.config import SelectionConfig, SelectionStrategy
+from graceful_forgetting.config.selection import GAP_BOUNDS
 
 SOURCE_INDEX = "source_index"
 WEIGHT_COLUMN = "unlearn_weight"
@@ -24,20 +25,18 @@ def select_for_unlearning(
     *,
     fraction: float | None = None,
     count: int | None = None,
-    strategy: SelectionStrategy = "highest",
+    strategy: SelectionStrategy | None = None,
     threshold: float | None = None,
     quotas: Mapping[str, float] | str | None = None,
-    min_fraction: float = 0.05,
-    max_fraction: float = 0.5,
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
     seed: int = 42,
 ) -> Dataset:
     """Choose the samples to unlearn by their score.
 
-    Exactly one of `fraction`, `count`, `threshold` and `quotas` says how many, unless the strategy finds out itself
-    ("gap", "weighted"). Rows whose score is null or not finite are never chosen and are no part of what a fraction
-    refers to.
+    One of `fraction`, `count`, `threshold` and `quotas` says how many, unless the strategy finds out itself ("gap",
+    "weighted"); where none does, a fraction of 0.25. Rows whose score is null or not finite are never chosen and are no
+    part of what a fraction refers to.
 
     Args:
         scored: rows with a column `score_column`.
@@ -45,14 +44,14 @@ def select_for_unlearning(
         count: number of rows.
         strategy: "highest" or "lowest" score; "random" (same pool, order drawn from `seed`); "threshold": every row
             whose score is at least `threshold`, which may be none; "gap": the highest scores, as many as lie above the
-            largest gap between two neighbours in the sorted scores (the first of equal gaps); "weighted": every row
+            largest gap between two neighbours in the sorted scores (the first of equal gaps), but 5 % to 50 % of the
+            rows with a score; "weighted": every row
             with a score, and a column `unlearn_weight`, 2 · rank / (n + 1) with rank 1 for the lowest of n scores
-            (equal scores share their mean rank), so that the mean weight is 1.
+            (equal scores share their mean rank), so that the mean weight is 1. Unset: "threshold" where a threshold is
+            given, else "highest".
         threshold: lowest score chosen; with strategy "threshold" only.
         quotas: for each forgetting task by name a share of its rows (float in (0, 1]) or a number of rows
             (int); nothing is chosen from a task that is not named. JSON text is accepted.
-        min_fraction, max_fraction: smallest and largest share of the rows with a score that "gap" may choose, each
-            rounded to the nearest number.
         task_column: column with the name of a row's forgetting task; needed for `quotas`.
         score_column: column with the score.
         seed: seed of strategy "random"; the others do not use it.
@@ -73,8 +72,6 @@ def select_for_unlearning(
         strategy=strategy,
         threshold=threshold,
         quotas=quotas,
-        min_fraction=min_fraction,
-        max_fraction=max_fraction,
         task_column=task_column,
         score_column=score_column,
         seed=seed,
@@ -86,11 +83,9 @@ def select_with_audit(
     *,
     fraction: float | None = None,
     count: int | None = None,
-    strategy: SelectionStrategy = "highest",
+    strategy: SelectionStrategy | None = None,
     threshold: float | None = None,
     quotas: Mapping[str, float] | str | None = None,
-    min_fraction: float = 0.05,
-    max_fraction: float = 0.5,
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
     seed: int = 42,
@@ -109,8 +104,6 @@ def select_with_audit(
         count=count,
         threshold=threshold,
         quotas=quotas if quotas is None or isinstance(quotas, str) else dict(quotas),
-        min_fraction=min_fraction,
-        max_fraction=max_fraction,
         seed=seed,
     )
     _check_columns(scored, config, task_column, score_column)
@@ -127,16 +120,14 @@ def select_with_audit(
 def select_retained(
     scored: Dataset,
     selected: Dataset,
-    fraction: float,
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
 ) -> Dataset | None:
-    """The rows of lowest score, which unlearning should leave as they are; none of them is in `selected`.
+    """The rows with a score that unlearning should leave as they are: all that are not in `selected`.
 
     Args:
         scored: rows with a column `score_column`.
         selected: what `select_for_unlearning` chose of them, with `source_index`.
-        fraction: share of the rows with a score, in (0, 1]; fewer rows where no more are left.
 
     Returns:
         The rows, lowest score first; None where every row with a score is selected.
@@ -144,7 +135,7 @@ def select_retained(
     pool = _pool(scored, task_column, score_column)
     taken = set(selected[SOURCE_INDEX])
     lowest = sorted(pool.scores, key=lambda index: pool.scores[index])
-    kept = [index for index in lowest if index not in taken][: max(1, round(fraction * len(lowest)))]
+    kept = [index for index in lowest if index not in taken]
     return scored.select(kept) if kept else None
 
 
@@ -225,17 +216,17 @@ def _choose(order: Sequence[int], pool: _Pool, config: SelectionConfig) -> list[
     if config.count is not None:
         return list(order[: _number("count", config.count, len(order))])
     if config.strategy == "gap":
-        return list(order[: _above_largest_gap([pool.scores[index] for index in order], config)])
+        return list(order[: _above_largest_gap([pool.scores[index] for index in order])])
     if config.strategy == "weighted":
         return list(order)
     assert config.fraction is not None, "SelectionConfig has checked that one of the four is set"
     return list(order[: _number("fraction", float(config.fraction), len(order))])
 
 
-def _above_largest_gap(scores: Sequence[float], config: SelectionConfig) -> int:
+def _above_largest_gap(scores: Sequence[float]) -> int:
     """How many of the descending scores lie above the largest gap that the bounds allow; at least one."""
-    fewest = max(1, round(config.min_fraction * len(scores)))
-    most = max(fewest, round(config.max_fraction * len(scores)))
+    fewest = max(1, round(GAP_BOUNDS[0] * len(scores)))
+    most = max(fewest, round(GAP_BOUNDS[1] * len(scores)))
     # Below the last score there is no gap.
     candidates = range(fewest, min(most, len(scores) - 1) + 1)
     return max(candidates, key=lambda number: scores[number - 1] - scores[number], default=fewest)
@@ -336,7 +327,7 @@ def _reason(pool: _Pool, index: int, rank: int, eligible: int, settings: Mapping
     if settings["strategy"] == "weighted":
         return f"rank {rank} of {eligible} by highest score, weighted by it"
     if settings["strategy"] == "gap":
-        bounds = f"between {settings['min_fraction']:g} and {settings['max_fraction']:g} of the rows"
+        bounds = f"between {GAP_BOUNDS[0]:g} and {GAP_BOUNDS[1]:g} of the rows"
         return f"rank {rank} of {eligible} by highest score, above the largest gap {bounds}"
     if settings["strategy"] == "random":
         place = f"drawn {rank} of {eligible} at random (seed {settings['seed']})"

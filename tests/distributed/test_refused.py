@@ -37,8 +37,7 @@ def check(folder, kind: str, changes: dict, **settings) -> None:
             "state_dict_type=SHARDED_STATE_DICT .*set it to FULL_STATE_DICT",
         ),
         ("FSDP", {}, {"baseline": "l2_sp"}, "baseline='l2_sp' .*use one process or DDP"),
-        ("FSDP", {}, {"forget_trials": True}, "forget_trials=True cannot be used with FSDP.*use DDP"),
-        ("FSDP", {}, {"unlearn_rescore_every": 2}, "unlearn_rescore_every=2 .*or unlearn_rescore_every=0"),
+        ("FSDP", {}, {"forget_trials": "during"}, "forget_trials='during' cannot be used with FSDP.*use DDP"),
     ],
 )
 def test_what_is_not_supported(tmp_path, kind, changes, settings, expected):

@@ -58,7 +58,7 @@ for name, settings in (
     # In shards of its own: those of 'lwf' would do.
     ("crossover", {"step_size_rule": "crossover", "weights": "bfloat16"}),
 ):
-    config = ConfidenceConfig(batch_size=4, **settings)
+    config = ConfidenceConfig(**{"scorer": "lwf", "batch_size": 4, **settings})
     saved = folder / f"scores-{state.num_processes}"
     scored = score_confidence(base, rows, posterior, config, learning=rows, resume_dir=saved)
     results[name] = scored.remove_columns(["input_ids", "labels"]).to_dict()

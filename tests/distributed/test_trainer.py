@@ -18,7 +18,6 @@ METHODS = {
     "unlearn_schedule": "joint",
     "unlearn_objective": "npo",
     "unlearn_retain_weight": 0.5,
-    "unlearn_rescore_every": 3,
     "confidence_scorer": "loss",
     "baseline": "l2_sp",
     "baseline_weight": 1.0,
@@ -39,9 +38,9 @@ AT_BASE = {
 }
 UNIFORM = {"unlearn_objective": "uniform", "unlearn_gradient_accumulation_steps": 2}
 # Ascent on what is learned: with held-out rows of it, the model falls back to the weights of the reference run.
-HARMFUL = {"unlearn_learning_rate": 3e-2, "unlearn_objective": "gradient_ascent", "guard": False}
+HARMFUL = {"unlearn_learning_rate": 3e-2, "unlearn_objective": "gradient_ascent", "guard_margin": None}
 # Mostly more of the learning itself, by the retained rows: better than the reference run.
-HELPFUL = {"forget_fraction": 0.1, "unlearn_retain_weight": 10.0, "unlearn_learning_rate": 3e-3, "guard": False}
+HELPFUL = {"forget_fraction": 0.1, "unlearn_retain_weight": 10.0, "unlearn_learning_rate": 3e-3, "guard_margin": None}
 
 
 def case(forgetting: str, settings: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -62,7 +61,7 @@ CASES = {
 }
 DDP_ONLY = {
     "methods": case("prompts", METHODS),
-    "trials": case("learning", HELPFUL | {"forget_trials": True}, held_out=True),
+    "trials": case("learning", HELPFUL | {"forget_trials": "during"}, held_out=True),
 }
 # The only process of a launch of one, and those of a launch of two.
 PROCESSES = ("process-0.json", "process-0.json", "process-1.json")

@@ -157,7 +157,14 @@ def test_a_recipe_of_messages_and_three_forgetting_answers(tmp_path, recipe, tok
     "flags",
     [
         ["--confidence_scorer", "loss"],
-        ["--confidence_scorer", "linear", "--confidence_step_size_rule", "line_search", "--posterior_last_blocks", "1"],
+        [
+            "--confidence_scorer",
+            "linear",
+            "--confidence_step_size_rule",
+            "line_search",
+            "--posterior_parameters",
+            "last_blocks:1",
+        ],
     ],
     ids=["loss", "linear"],
 )

@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
         "forget_fraction": 0.5,
         "forget_strategy": "highest",
     },
-    "trials": FORMULA | HOLD_OUT | {"forget_trials": True, "unlearn_objective": "gradient_ascent"},
+    "trials": FORMULA | HOLD_OUT | {"forget_trials": "during", "unlearn_objective": "gradient_ascent"},
     "fallback": FORMULA | HOLD_OUT | {"unlearn_objective": "gradient_ascent", "unlearn_learning_rate": 0.3},
     "baseline": FORMULA | {"baseline": "afec", "baseline_weight": 30.0, "unlearn_every": 2},
     "baseline alone": FORMULA | {"baseline": "f_learning", "unlearn_every": 0, "confidence_scorer": "loss"},

@@ -52,7 +52,6 @@ def test_a_baseline_alone_runs_the_stages_that_it_reads(train, flags, stages):
     "flags",
     [
         ["--unlearn_retain_weight", "2.0"],
-        ["--unlearn_rescore_every", "2"],
         ["--unlearn_objective", "npo"],
         ["--confidence_scorer", "gradient_conflict"],
         ["--confidence_scorer", "pairwise_conflict"],

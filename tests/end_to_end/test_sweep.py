@@ -46,7 +46,7 @@ METHODS = {
 @pytest.fixture
 def grid(tmp_path, make_model, tokenizer, learning, forgetting):
     """Writes a grid over one learning task, one forgetting set and a tiny model, with changes."""
-    for name, seed in (("model", 0), ("twin", 1)):
+    for name, seed in (("models/base", 0), ("models/never_knew", 1)):
         make_model(seed).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     for path, rows in {
@@ -63,7 +63,7 @@ def grid(tmp_path, make_model, tokenizer, learning, forgetting):
             "learning": {"sums": str(tmp_path / "sums")},
             "forgetting": {"myths": [str(tmp_path / "myths")]},
             "base": {
-                "model_name_or_path": str(tmp_path / "model"), "never_knew_model": str(tmp_path / "twin"), **RECIPE,
+                "model_name_or_path": str(tmp_path / "models"), **RECIPE,
             },
             "methods": METHODS,
             "seeds": [0, 1],
@@ -120,7 +120,7 @@ def test_a_sweep_from_its_cells_to_its_report(grid, tmp_path, capsys):
 
     # The same cell by `graceful run`.
     recipe = {**RECIPE, "forget_fraction": 0.5, "seed": 1, "output_dir": str(tmp_path / "run")}
-    recipe |= {"model_name_or_path": str(tmp_path / "model"), "never_knew_model": str(tmp_path / "twin")}
+    recipe |= {"model_name_or_path": str(tmp_path / "models")}
     recipe |= {"learning_task": str(tmp_path / "sums"), "forgetting_tasks": [str(tmp_path / "myths")]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["run", "--config", str(tmp_path / "recipe.yaml")]) == 0
@@ -198,7 +198,7 @@ def test_a_killed_worker_changes_nothing(grid, tmp_path, capsys):
 def test_mixed_precision_of_training_does_not_reach_the_measurement(grid, tmp_path):
     """What unlearns nothing is plain fine-tuning, measured as that is."""
     nothing = {"confidence_scorer": "interference", "forget_strategy": "threshold", "forget_threshold": 99.0}
-    base = {**RECIPE, "model_name_or_path": str(tmp_path / "model"), "bf16": True, "use_cpu": True}
+    base = {**RECIPE, "model_name_or_path": str(tmp_path / "models" / "base"), "bf16": True, "use_cpu": True}
     methods = {"plain": {"arm": "plain"}, "lwf": {**nothing, "guard_fallback": False}}
     assert main(["sweep", "--config", grid(base=base, methods=methods, seeds=[0])]) == 0
     plain, ours = load_cells(tmp_path / "sweep")
@@ -280,7 +280,7 @@ def test_a_failing_cell_leaves_the_others(grid, tmp_path, capsys):
         ({"methods": {"plain": {"arm": "plain"}, "x": {"unlearn_evry": 2}}}, "did you mean 'unlearn_every'"),
         ({"methods": {"plain": {"arm": "plain"}, "x": {"forget_fraction": 2.0}}}, "methods.x with.*fraction=2.0"),
         ({"learning": {"sums": "nowhere.jsonl"}}, "nowhere.jsonl"),
-        ({"methods": {"x": {"arm": "never_knew"}}, "base": {"model_name_or_path": "model"}}, "never_knew needs"),
+        ({"methods": {"x": {"arm": "never_knew"}}, "base": {"model_name_or_path": "models/base"}}, "never_knew needs"),
     ],
     ids=["field", "value", "path", "twin"],
 )  # fmt: skip

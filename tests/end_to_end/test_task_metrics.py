@@ -73,7 +73,7 @@ def flags(tmp_path: Path, make_model, tokenizer, quiz: Path, forgetting) -> list
 
 
 def test_yaml_task_from_recipe_to_result(flags: list[str], tmp_path: Path) -> None:
-    assert main(["run", *flags, "--no_eval_generate"]) == 0
+    assert main(["run", *flags, "--eval_max_new_tokens", "0"]) == 0
     result = RunResult.load(tmp_path / "run" / "result.json")
     assert {run.arm for run in result.runs} == {"base", "plain", "lwf"}
     for run in result.runs:
@@ -94,7 +94,7 @@ def test_yaml_task_from_recipe_to_result(flags: list[str], tmp_path: Path) -> No
     before = (tmp_path / "run" / "evaluation" / "base" / "stage.json").read_text()
     quiz = tmp_path / "quiz.yaml"
     quiz.write_text(quiz.read_text().replace("parse: exact", "parse: first_line"), encoding="utf-8")
-    assert main(["evaluate", *flags, "--no_eval_generate"]) == 0
+    assert main(["evaluate", *flags, "--eval_max_new_tokens", "0"]) == 0
     assert (tmp_path / "run" / "evaluation" / "base" / "stage.json").read_text() != before
 
 
@@ -174,8 +174,8 @@ def test_harness_agrees_with_our_own_likelihoods_and_keeps_random_states(
 @needs_lm_eval
 def test_harness_in_the_result_of_a_run(flags: list[str], quiz: Path, tmp_path: Path) -> None:
     export_tasks(tmp_path / "exported", [str(quiz)])
-    harness = ["--lm_eval_tasks", str(tmp_path / "exported" / "graceful_quiz.yaml"), "--lm_eval_limit", "4"]
-    assert main(["run", *flags, *harness, "--no_eval_generate"]) == 0
+    harness = ["--lm_eval_tasks", str(tmp_path / "exported" / "graceful_quiz.yaml"), "--eval_limit", "4"]
+    assert main(["run", *flags, *harness, "--eval_max_new_tokens", "0"]) == 0
     result = RunResult.load(tmp_path / "run" / "result.json")
     assert all(set(run.lm_eval["graceful_quiz"]) == {"acc", "acc_norm", "acc_bytes"} for run in result.runs)
 

@@ -97,7 +97,7 @@ def test_fisher_at_base_does_not_depend_on_the_reference_run(
             config(
                 tmp_path / str(fraction),
                 posterior_fisher_at="base",
-                posterior_parameter_space=space,
+                posterior_parameters=space,
                 reference_fraction=fraction,
             ),
             train_dataset=learning,
@@ -154,7 +154,7 @@ def test_whose_answers_are_unlearned_can_be_chosen(tmp_path, make_model, tokeniz
 def test_gradient_cosine_needs_no_reference_run(tmp_path, make_model, tokenizer, learning, forgetting):
     trainer = LWFTrainer(
         make_model(),
-        config(tmp_path, confidence_scorer="gradient_cosine", unlearn_rescore_every=3),
+        config(tmp_path, confidence_scorer="gradient_cosine"),
         train_dataset=learning,
         processing_class=tokenizer,
         forget_dataset=forgetting,
@@ -179,7 +179,6 @@ def test_a_trainers_mixed_precision_does_not_reach_gradients(
             bf16=True,
             use_cpu=True,
             max_steps=4,
-            unlearn_rescore_every=2,
             posterior_fisher_at=fisher_at,
         ),
         train_dataset=learning,
@@ -218,7 +217,7 @@ def test_baselines_train_adapters(tmp_path, make_model, tokenizer, learning, for
         trainer.train()
         return {name: tensor for name, tensor in trainer.model.state_dict().items() if "lora_" in name}
 
-    plain, with_baseline = adapted(), adapted(baseline=name, baseline_weight=10.0, baseline_steps=2)
+    plain, with_baseline = adapted(), adapted(baseline=name, baseline_weight=10.0, baseline_options={"steps": 2})
     assert any(not torch.equal(plain[key], with_baseline[key]) for key in plain)
 
 
@@ -278,7 +277,7 @@ def test_a_scorer_does_the_stages_that_it_needs(tmp_path, make_model, tokenizer,
 def test_merged_adapter_space_with_its_own_step_sizes(tmp_path, make_model, tokenizer, learning, forgetting):
     trainer = LWFTrainer(
         make_model(),
-        config(tmp_path, posterior_parameter_space="merged", confidence_step_size_rule="polyak"),
+        config(tmp_path, posterior_parameters="merged", confidence_step_size_rule="polyak"),
         train_dataset=learning,
         processing_class=tokenizer,
         forget_dataset=forgetting,

@@ -25,9 +25,9 @@ SETTINGS = FORMULA | {
     "unlearn_every": 1,
     "unlearn_learning_rate": 3e-2,
     "unlearn_objective": "gradient_ascent",
-    "guard": False,
+    "guard_margin": None,
     "forget_fraction": 1.0,
-    "forget_trials": True,
+    "forget_trials": "during",
     "per_device_unlearn_batch_size": 8,
     "save_strategy": "no",
     "bf16": False,
@@ -83,7 +83,7 @@ def test_each_loss_is_that_of_a_run_of_its_own(build, pool, make_model, tokenize
             make_model(),
             LWFConfig(
                 output_dir=trainer.args.output_dir,
-                **{**SETTINGS, **changes, "forget_trials": False, "guard_fallback": False},
+                **{**SETTINGS, **changes, "forget_trials": "none", "guard_fallback": False},
             ),
             train_dataset=learning,
             eval_dataset=learning,
@@ -101,7 +101,7 @@ def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tok
     """Tried, chosen, trained and resumed: as a run that is told so from the beginning."""
     changes = {"unlearn_schedule": "early", "unlearn_objective": "uniform", "save_strategy": "steps", "save_steps": 3}
     # Ascent at this rate ruins the model, a uniform guess about the myths does not.
-    settings = {"forget_trial_first": True, "unlearn_learning_rate": 0.3, "guard_fallback": False}
+    settings = {"forget_trials": "both", "unlearn_learning_rate": 0.3, "guard_fallback": False}
     tried = build({"myths": pool["myths"]}, forget_fraction=0.5, save_strategy="steps", save_steps=3, **settings)
     preparation = tried.prepare_unlearning()
     losses = preparation.audit["trials"]["held_out_losses"]
@@ -115,7 +115,7 @@ def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tok
         make_model(),
         LWFConfig(
             output_dir=str(Path(tried.args.output_dir).with_name("told")),
-            **{**SETTINGS, **settings, **changes, "forget_trials": False, "forget_trial_first": False},
+            **{**SETTINGS, **settings, **changes, "forget_trials": "none"},
         ),
         train_dataset=learning,
         eval_dataset=learning,
@@ -135,7 +135,7 @@ def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tok
         make_model(),
         given_args := LWFConfig(
             output_dir=str(Path(tried.args.output_dir).with_name("given")),
-            **{**SETTINGS, **settings, "forget_trials": False, "forget_trial_first": False},
+            **{**SETTINGS, **settings, "forget_trials": "none"},
         ),
         train_dataset=learning,
         eval_dataset=learning,
@@ -181,13 +181,8 @@ def test_a_short_trial_has_its_share_of_the_updates_and_decays(build, pool, monk
         return output
 
     monkeypatch.setattr(LWFTrainer, "train", spied)
-    build(pool, forget_trial_fraction=0.5, lr_scheduler_type="linear").prepare_unlearning()
-    assert seen == [(3, 0.0)] * 4
-    seen.clear()
-    epochs = build(pool, forget_trial_fraction=0.5, max_steps=-1, num_train_epochs=4, lr_scheduler_type="linear")
-    epochs.prepare_unlearning()
-    whole = epochs.train().global_step
-    assert {steps for steps, _ in seen[:4]} == {whole // 2}
+    build(pool, lr_scheduler_type="linear").prepare_unlearning()
+    assert seen == [(6, 0.0)] * 4
 
 
 def test_learning_runs_on_as_if_there_had_been_no_trials(build, pool, make_model, tokenizer, learning):
@@ -198,7 +193,7 @@ def test_learning_runs_on_as_if_there_had_been_no_trials(build, pool, make_model
         make_model(),
         LWFConfig(
             output_dir=tried.args.output_dir,
-            **{**SETTINGS, "unlearn_objective": "bounded_ascent", "forget_trials": False},
+            **{**SETTINGS, "unlearn_objective": "bounded_ascent", "forget_trials": "none"},
         ),
         train_dataset=learning,
         eval_dataset=learning,
@@ -213,7 +208,7 @@ def test_learning_runs_on_as_if_there_had_been_no_trials(build, pool, make_model
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eval_dataset": None}, "forget_trials=True needs held-out learning rows"),
+        ({"eval_dataset": None}, "forget_trials='during' needs held-out learning rows"),
         ({"optimizers": "own"}, "optimizers holds an optimizer"),
     ],
     ids=["no held-out rows", "an optimizer"],
@@ -231,13 +226,10 @@ def test_what_trials_cannot_do_without_is_said_at_once(build, pool, make_model, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"baseline": "l2_sp"}, r"baseline='l2_sp' with forget_trials=True"),
-        ({"unlearn_rescore_every": 2}, r"unlearn_rescore_every=2 with forget_trials=True"),
-        ({"forget_trial_fraction": 0.0}, r"forget_trial_fraction=0\.0"),
-        ({"forget_trial_fraction": 1.5}, r"forget_trial_fraction=1\.5"),
-        ({"forget_trials": False, "forget_trial_first": True}, r"forget_trial_first=True with forget_trials=False"),
+        ({"forget_trials": True}, r"forget_trials=True .*one of none, during, both"),
+        ({"baseline": "l2_sp"}, r"baseline='l2_sp' with forget_trials='during'"),
         (
-            {"forget_trial_first": True, "unlearn_schedule": "early", "unlearn_objective": "uniform"},
+            {"forget_trials": "both", "unlearn_schedule": "early", "unlearn_objective": "uniform"},
             r"every trial would be made twice",
         ),
     ],
@@ -257,7 +249,7 @@ def two_tasks(recipe, tmp_path):
         "\n".join(row.replace('"prompt": "', '"prompt": "2 ') for row in rows) + "\n"
     )
     text = recipe.read_text().replace(f"- {tmp_path / 'myths'}", f"- {tmp_path / 'myths'}\n- {tmp_path / 'tales'}")
-    recipe.write_text(text + "learning_limit: 12\nforget_trials: true\n")
+    recipe.write_text(text + "learning_limit: 12\nforget_trials: during\n")
     return recipe
 
 
@@ -286,7 +278,7 @@ def test_a_run_reports_its_trials_and_reuses_them(two_tasks, tmp_path, capsys):
 
 def test_a_run_tries_to_forget_first(two_tasks, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(["run", "--config", str(two_tasks), "--output_dir", str(folder), "--forget_trial_first", "true"]) == 0
+    assert main(["run", "--config", str(two_tasks), "--output_dir", str(folder), "--forget_trials", "both"]) == 0
     result = json.loads((folder / "result.json").read_text())
     trials = result["selection"]["trials"]
     once = ["by score", "task myths", "task tales"]
@@ -302,7 +294,7 @@ def test_a_run_tries_to_forget_first(two_tasks, tmp_path, capsys):
 
 def test_a_run_goes_on_without_the_candidates_that_diverge(two_tasks, tmp_path, capsys):
     folder = tmp_path / "run"
-    arguments = ["--unlearn_learning_rate", "1e30", "--unlearn_objective", "gradient_ascent", "--guard", "false"]
+    arguments = ["--unlearn_learning_rate", "1e30", "--unlearn_objective", "gradient_ascent", "--guard_margin", "inf"]
     assert main(["run", "--config", str(two_tasks), "--output_dir", str(folder), *arguments]) == 0
     assert "task myths diverged" in capsys.readouterr().out
     trials = json.loads((folder / "result.json").read_text())["selection"]["trials"]
@@ -321,5 +313,5 @@ def test_a_run_without_held_out_rows_is_refused_before_any_work(two_tasks, tmp_p
     folder = tmp_path / "run"
     arguments = ["run", "--config", str(two_tasks), "--output_dir", str(folder), "--validation_limit", "0"]
     assert main(arguments) == 2
-    assert "forget_trials=True needs held-out learning rows" in capsys.readouterr().err
+    assert "forget_trials='during' needs held-out learning rows" in capsys.readouterr().err
     assert not (folder / "plain").exists()

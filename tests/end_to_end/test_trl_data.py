@@ -238,7 +238,6 @@ def test_packing_with_an_objective_and_a_scorer_that_read_learning_rows(build):
         max_length=24,
         unlearn_objective="gradient_difference",
         confidence_scorer="gradient_cosine",
-        unlearn_rescore_every=2,
         unlearn_retain_weight=0.5,
     )
     trainer.train()

@@ -166,7 +166,7 @@ def test_the_best_model_and_the_unlearning_state_that_goes_with_it(
         "max_steps": 40,
         "learning_rate": 0.3,
         "lr_scheduler_type": "constant",
-        "guard": False,
+        "guard_margin": None,
         "guard_fallback": False,
         "eval_strategy": "steps",
         "eval_steps": 1,

@@ -163,7 +163,7 @@ def test_afec(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, t
 
 
 def test_bss(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset) -> None:
-    trainer = build(baseline="bss", baseline_weight=0.2, baseline_singular_values=2)
+    trainer = build(baseline="bss", baseline_weight=0.2, baseline_options={"singular_values": 2})
     rows = tokenize_dataset(learning, tokenizer)
 
     def loss(_: nn.Module, forward: Forward, __: int) -> Tensor:
@@ -177,7 +177,7 @@ def test_bss(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset) ->
 @pytest.mark.parametrize("passes", [1, 3])
 def test_token_forgetting(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, passes: int) -> None:
     size = {"per_device_train_batch_size": 24 // passes, "gradient_accumulation_steps": passes}
-    trainer = build(baseline="token_forgetting", baseline_weight=0.5, baseline_positive_share=0.6, **size)
+    trainer = build(baseline="token_forgetting", baseline_weight=0.5, baseline_options={"positive_share": 0.6}, **size)
     rows = tokenize_dataset(learning, tokenizer)
     reference = copy.deepcopy(start)
     descend(reference, rows, lambda _, forward, __: forward.loss)
@@ -196,7 +196,7 @@ def test_token_forgetting(build: Any, start: nn.Module, tokenizer: Any, learning
 
 
 def test_shrink_perturb(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, make_model: Any) -> None:
-    trainer = build(baseline="shrink_perturb", baseline_shrink=0.7, baseline_noise=0.2)
+    trainer = build(baseline="shrink_perturb", baseline_options={"shrink": 0.7, "noise": 0.2})
     fresh = make_model(seed=trainer.args.seed, initializer_range=0.2).double()
     with torch.no_grad():
         for parameter, new in zip(start.parameters(), fresh.parameters(), strict=True):
@@ -211,7 +211,7 @@ def test_f_learning(
         forgetting.add_column("forgetting_confidence", [float(i) for i in range(16)]),
         baseline="f_learning",
         baseline_weight=0.4,
-        baseline_steps=2,
+        baseline_options={"steps": 2},
         forget_count=6,
     )
     tuned = copy.deepcopy(start)

@@ -227,7 +227,7 @@ def test_scores_equal_one_backward_pass_a_sample(kind: str, caplog: pytest.LogCa
     model = build(FAST_MODELS[kind])
     posterior = posterior_of(model)
     with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
-        fast = score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=3))
+        fast = score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", batch_size=3))
     assert "slow exact path" not in caplog.text
     reference = exact(model)
     slow = slow_columns(reference, ROWS, posterior_of(reference))
@@ -241,7 +241,7 @@ def test_modules_without_a_rule_take_the_announced_slow_path(kind: str, caplog: 
     model = build(make)
     posterior = posterior_of(model)
     with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
-        fast = score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=3))
+        fast = score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", batch_size=3))
     assert named in caplog.text
     reference = exact(model)
     slow = slow_columns(reference, ROWS, posterior_of(reference))
@@ -279,13 +279,17 @@ def test_a_module_that_the_check_did_not_see_called_is_never_scored_by_its_rule(
 def test_scores_do_not_depend_on_batch_size_or_order_of_rows(kind: str) -> None:
     model = build(FAST_MODELS[kind])
     posterior = posterior_of(model)
-    alone = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=1)))
+    alone = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", batch_size=1)))
     for batch_size in (3, 8):
-        together = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=batch_size)))
+        together = columns(
+            score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", batch_size=batch_size))
+        )
         for found, expected in zip(together, alone, strict=True):
             close(found, expected)
     order = [4, 2, 0, 6, 1, 5, 3]
-    moved = columns(score_confidence(model, ROWS.select(order), posterior, ConfidenceConfig(batch_size=3)))
+    moved = columns(
+        score_confidence(model, ROWS.select(order), posterior, ConfidenceConfig(scorer="lwf", batch_size=3))
+    )
     close(moved[3], alone[3, order])
 
 
@@ -293,7 +297,7 @@ def test_confidence_is_the_literal_formula() -> None:
     model = build(FAST_MODELS["llama_tied"])
     posterior = posterior_of(model)
     alpha = 0.37
-    scored = score_confidence(model, ROWS, posterior, ConfidenceConfig(step_size=alpha, batch_size=4))
+    scored = score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", step_size=alpha, batch_size=4))
     for row, found in zip(ROWS, scored["forgetting_confidence"], strict=True):
         reference = exact(model)
         reference(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
@@ -307,14 +311,14 @@ def test_confidence_is_the_literal_formula() -> None:
 def test_the_columns_add_up_and_cross_where_they_say() -> None:
     model = build(llama)
     posterior = posterior_of(model)
-    scored = score_confidence(model, ROWS, posterior, ConfidenceConfig(step_size=2.0))
+    scored = score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", step_size=2.0))
     for row in scored:
         total = row["confidence_constant"] + row["confidence_linear"] + row["confidence_quadratic"]
         assert row["forgetting_confidence"] == total
         at = row["step_size_crossover"] / 2.0
         assert abs(row["confidence_linear"]) * at == pytest.approx(row["confidence_quadratic"] * at**2, rel=1e-9)
     assert scored["input_ids"] == ROWS["input_ids"]
-    again = score_confidence(model, scored, posterior, ConfidenceConfig(step_size=2.0))
+    again = score_confidence(model, scored, posterior, ConfidenceConfig(scorer="lwf", step_size=2.0))
     assert again.column_names == scored.column_names
     assert again["forgetting_confidence"] == scored["forgetting_confidence"]
 
@@ -365,7 +369,7 @@ def test_the_model_is_left_as_it_was(kind: str) -> None:
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     modes = [module.training for module in model.modules()]
     random_state, python_state = torch.get_rng_state(), random.getstate()
-    score_confidence(model, ROWS, posterior, ConfidenceConfig(batch_size=4))
+    score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf", batch_size=4))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert random.getstate() == python_state
     assert [module.training for module in model.modules()] == modes
@@ -378,9 +382,9 @@ def test_gradient_checkpointing_changes_nothing_and_stays_on(caplog: pytest.LogC
     model = build(llama)
     posterior = posterior_of(model)
     model.train()
-    expected = columns(score_confidence(model, ROWS, posterior))
+    expected = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf")))
     model.gradient_checkpointing_enable()
-    found = columns(score_confidence(model, ROWS, posterior))
+    found = columns(score_confidence(model, ROWS, posterior, ConfidenceConfig(scorer="lwf")))
     assert "slow exact path" not in caplog.text
     assert torch.equal(found, expected)
     assert all(layer.gradient_checkpointing for layer in model.model.layers)
@@ -467,7 +471,7 @@ def test_only_what_needs_it_takes_a_slow_path() -> None:
 def test_a_slow_path_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
     model = build(lambda: llama_with(lambda inner: nn.Sequential(inner, Scale(32))))
     with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
-        score_confidence(model, ROWS, posterior_of(model), ConfidenceConfig(batch_size=2))
+        score_confidence(model, ROWS, posterior_of(model), ConfidenceConfig(scorer="lwf", batch_size=2))
     assert caplog.text.count(".scale") == 1
 
 

@@ -16,13 +16,12 @@ from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, UnlearningBatch
 from graceful_forgetting.unlearning.order import batch_indices
 
-CAP, BETA = 5.0, 0.7
+CAP, BETA = 5.0, {"npo": 0.1, "simnpo": 2.5}
 
 
 def config(folder: str | Path = "unused", **changes: Any) -> LWFConfig:
-    beta = BETA if changes.get("unlearn_objective") in ("npo", "simnpo") else None
     fixed = {"bf16": False, "activation_checkpointing": False, "disable_tqdm": True, "save_strategy": "no"}
-    return LWFConfig(output_dir=str(folder), **{**fixed, "unlearn_loss_cap": CAP, "unlearn_beta": beta, **changes})
+    return LWFConfig(output_dir=str(folder), **{**fixed, "unlearn_loss_cap": CAP, **changes})
 
 
 def by_hand(
@@ -39,9 +38,9 @@ def by_hand(
         return -sum(min(-value, CAP) for value in log_probs) / n
     if name == "npo":
         ratio = math.exp(sum(log_probs) - (-base_loss * n))
-        return 2 / BETA * math.log(1 + ratio**BETA)
+        return 2 / BETA["npo"] * math.log(1 + ratio ** BETA["npo"])
     if name == "simnpo":
-        return -2 / BETA * math.log(1 / (1 + math.exp(-BETA * loss)))
+        return -2 / BETA["simnpo"] * math.log(1 / (1 + math.exp(-BETA["simnpo"] * loss)))
     if name == "unlikelihood":
         return sum(-math.log(1 - math.exp(value) + 1e-6) for value in log_probs) / n
     if name == "uniform":
@@ -126,9 +125,9 @@ def slow_value(name: str, model: Any, row: dict[str, Any], base_loss: float, lea
     if name == "gradient_ascent":
         return -nll.mean()
     if name == "npo":
-        return 2 / BETA * torch.log1p(torch.exp(BETA * (base_loss * len(nll) - nll.sum())))
+        return 2 / BETA["npo"] * torch.log1p(torch.exp(BETA["npo"] * (base_loss * len(nll) - nll.sum())))
     if name == "simnpo":
-        return 2 / BETA * torch.log1p(torch.exp(-BETA * nll.mean()))
+        return 2 / BETA["simnpo"] * torch.log1p(torch.exp(-BETA["simnpo"] * nll.mean()))
     if name == "unlikelihood":
         return -(1 - torch.exp(-nll) + 1e-6).log().mean()
     if name == "uniform":
@@ -159,7 +158,6 @@ def test_joint_updates_add_the_gradients_of_all_terms(
         unlearn_schedule="joint",
         unlearn_weight=weight,
         unlearn_retain_weight=retain,
-        unlearn_retain_fraction=0.25,
         forget_count=6,
         per_device_unlearn_batch_size=size // 2,
         unlearn_gradient_accumulation_steps=2,
@@ -170,12 +168,15 @@ def test_joint_updates_add_the_gradients_of_all_terms(
 
     rows = tokenize_dataset(learning, tokenizer)
     ranked = sorted(tokenize_dataset(pool, tokenizer), key=lambda row: -row["forgetting_confidence"])
-    selected, retained = ranked[:6], ranked[:-5:-1]
+    selected, retained = ranked[:6], ranked[:5:-1]
     mean_weight = sum(row["unlearn_weight"] for row in selected) / len(selected)
     with torch.no_grad():
         base = [nll_and_logits(slow, row)[0].mean().item() for row in selected]
     for update in range(2):
-        drawn = [batch_indices(update, size, count, seed + stream) for stream, count in enumerate((6, len(rows), 4))]
+        drawn = [
+            batch_indices(update, size, count, seed + stream)
+            for stream, count in enumerate((6, len(rows), len(retained)))
+        ]
         total = torch.cat([nll_and_logits(slow, row)[0] for row in rows]).mean()
         for forget, learn, keep in zip(*drawn, strict=True):
             value = slow_value(name, slow, selected[forget], base[forget], rows[learn])
@@ -209,7 +210,7 @@ def test_an_update_is_shorter_by_the_share_that_is_left_alone(
         unlearn_every=1,
         unlearn_objective="bounded_tokens",
         unlearn_learning_rate=1e-3,
-        unlearn_lr_scheduler="constant",
+        lr_scheduler_type="constant",
         forget_fraction=1.0,
     )
     # Just below the loss of a uniform guess, which a fresh model is near: some tokens are above it.

@@ -10,8 +10,7 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from formula import FORMULA
-from graceful_forgetting import LWFConfig, LWFTrainer, score_confidence
-from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.training.preparation import Preparation
 
 TOTAL = 9
@@ -73,11 +72,10 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 
 METHODS: dict[str, dict[str, Any]] = {
-    "random, npo, retained, rescored": {
+    "random, npo, retained": {
         "unlearn_schedule": "random",
         "unlearn_objective": "npo",
         "unlearn_retain_weight": 0.5,
-        "unlearn_rescore_every": 4,
         "confidence_scorer": "loss",
         "scored": False,
     },
@@ -99,7 +97,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "baseline": "token_forgetting",
         "posterior_num_samples": 4,
     },
-    "periodic, f_learning": {"baseline": "f_learning", "baseline_steps": 2},
+    "periodic, f_learning": {"baseline": "f_learning", "baseline_options": {"steps": 2}},
 }
 
 
@@ -173,31 +171,6 @@ class Weights(TrainerCallback):
             self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_rescoring_is_at_the_weights_of_the_moment(tmp_path: Path, run: Any, make_model: Any) -> None:
-    kept = Weights(6)
-    trainer = run(
-        tmp_path,
-        scored=False,
-        arguments={"callbacks": [kept]},
-        max_steps=7,
-        unlearn_rescore_every=3,
-        unlearn_retain_weight=0.1,
-        unlearn_retain_fraction=0.25,
-        posterior_num_samples=4,
-    )
-    before = trainer.preparation
-    model = make_model()
-    model.load_state_dict(kept.weights)
-    # The posterior is that of before, with Δ = θ − θ*_L from the weights of the moment.
-    posterior = before.posterior
-    posterior.metadata["model"] = fingerprint_model(model)
-    scored = score_confidence(model, before.scored, posterior, trainer.args.confidence_config())
-    ranked = sorted(scored, key=lambda row: -row["forgetting_confidence"])
-    assert trainer._updates.samples["input_ids"][:] == [row["input_ids"] for row in ranked[:8]]
-    assert trainer._updates.retained["input_ids"][:] == [row["input_ids"] for row in ranked[:-5:-1]]
-    assert scored["forgetting_confidence"][:] != before.scored["forgetting_confidence"][:]
-
-
 def test_a_preparation_takes_the_place_of_the_forgetting_set(tmp_path: Path, run: Any) -> None:
     first = run(tmp_path / "first", unlearn_retain_weight=0.5)
     again = run(
@@ -219,7 +192,7 @@ def test_the_best_checkpoint_is_kept_when_training_is_stopped_early(
         tmp_path,
         arguments={"eval_dataset": learning, "callbacks": [EarlyStoppingCallback(early_stopping_patience=1)]},
         learning_rate=0.3,
-        guard=False,
+        guard_margin=None,
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",

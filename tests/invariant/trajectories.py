@@ -39,7 +39,6 @@ RUNS: dict[str, dict[str, Any]] = {
         "unlearn_learning_rate": 5e-3,
         "unlearn_objective": "npo",
         "unlearn_retain_weight": 0.5,
-        "unlearn_retain_fraction": 0.25,
     },
 }
 LOGGED = ("loss", "grad_norm", "unlearn_loss", "unlearn_grad_norm")

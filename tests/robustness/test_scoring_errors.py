@@ -52,7 +52,9 @@ SILENT = {"input_ids": [4, 5, 6], "labels": [4, -100, -100]}
 
 
 def score(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> Dataset:
-    return score_confidence(model, Dataset.from_list(rows), posterior_of(model), ConfidenceConfig(batch_size=2))
+    return score_confidence(
+        model, Dataset.from_list(rows), posterior_of(model), ConfidenceConfig(scorer="lwf", batch_size=2)
+    )
 
 
 def fisher(model: PreTrainedModel, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -122,21 +124,25 @@ def test_zero_gradient_has_no_crossover(model: LlamaForCausalLM) -> None:
     model.model.norm.weight.requires_grad_(True)
     mean = {"model.norm.weight": torch.ones(16) + 0.1}
     posterior = LearningPosterior(mean, {"model.norm.weight": torch.ones(16)}, {"model": fingerprint_model(model)})
-    scored = score_confidence(model, Dataset.from_list(GOOD), posterior)
+    scored = score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
     assert scored["step_size_crossover"][:] == [None, None]
     assert scored["confidence_quadratic"][:] == [0.0, 0.0]
     assert scored["forgetting_confidence"][0] == pytest.approx(0.5 * 16 * 0.01, rel=1e-5)
     with pytest.raises(ValueError, match=r"step_size_rule='crossover': no sample .*use step_size_rule='fixed'"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(step_size_rule="crossover"))
+        score_confidence(
+            model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf", step_size_rule="crossover")
+        )
 
 
 def test_a_reference_run_that_changed_nothing_has_no_crossover_to_step_to(model: LlamaForCausalLM) -> None:
     posterior = posterior_of(model)
     unmoved = LearningPosterior(dict(model.named_parameters()), posterior.precision, posterior.metadata)
-    scored = score_confidence(model, Dataset.from_list(GOOD), unmoved)
+    scored = score_confidence(model, Dataset.from_list(GOOD), unmoved, ConfidenceConfig(scorer="lwf"))
     assert scored["step_size_crossover"][:] == [0.0, 0.0]
     with pytest.raises(ValueError, match=r"step_size_rule='crossover': the median crossover .* is 0, .*'fixed'"):
-        score_confidence(model, Dataset.from_list(GOOD), unmoved, ConfidenceConfig(step_size_rule="crossover"))
+        score_confidence(
+            model, Dataset.from_list(GOOD), unmoved, ConfidenceConfig(scorer="lwf", step_size_rule="crossover")
+        )
 
 
 def test_non_finite_gradient_names_the_row(model: LlamaForCausalLM, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,7 +151,7 @@ def test_non_finite_gradient_names_the_row(model: LlamaForCausalLM, caplog: pyte
     rows = Dataset.from_list([*GOOD, row(8, 9, 10)])
     # All in the batch that the rules are checked on: the row is at fault, not the rules.
     with pytest.raises(FloatingPointError, match="row 2"), caplog.at_level(logging.WARNING):
-        score_confidence(model, rows, posterior_of(model), ConfidenceConfig(batch_size=4))
+        score_confidence(model, rows, posterior_of(model), ConfidenceConfig(scorer="lwf", batch_size=4))
     assert "slow exact path" not in caplog.text
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -199,7 +205,7 @@ def test_precision_that_was_spoilt_after_loading_is_refused(model: LlamaForCausa
     posterior = posterior_of(model)
     posterior.precision["lm_head.weight"][0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"precision of lm_head\.weight is not finite"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior)
+        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
 
 
 def test_model_with_non_finite_weights_is_refused_by_parameter(model: LlamaForCausalLM) -> None:
@@ -208,7 +214,7 @@ def test_model_with_non_finite_weights_is_refused_by_parameter(model: LlamaForCa
         model.lm_head.weight[0, 0] = float("nan")
     posterior.metadata["model"] = fingerprint_model(model)
     with pytest.raises(ValueError, match=r"model: lm_head\.weight is not finite"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior)
+        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
 
 
 def test_posterior_of_another_model_is_refused(model: LlamaForCausalLM) -> None:
@@ -216,15 +222,15 @@ def test_posterior_of_another_model_is_refused(model: LlamaForCausalLM) -> None:
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
     with pytest.raises(ValueError, match="contents of the weights"):
-        score_confidence(model, Dataset.from_list(GOOD), posterior)
+        score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
 
 
 def test_wrong_type_and_text_without_a_tokenizer_are_refused(model: LlamaForCausalLM) -> None:
     with pytest.raises(TypeError, match=r"self_knowledge must be a datasets\.Dataset, not list"):
-        score_confidence(model, GOOD, posterior_of(model))
+        score_confidence(model, GOOD, posterior_of(model), ConfidenceConfig(scorer="lwf"))
     text = Dataset.from_list([{"prompt": "a", "completion": "b"}])
     with pytest.raises(ValueError, match="self_knowledge is text, and processing_class is None"):
-        score_confidence(model, text, posterior_of(model))
+        score_confidence(model, text, posterior_of(model), ConfidenceConfig(scorer="lwf"))
 
 
 def test_unknown_and_unequal_parameter_names_are_refused(model: LlamaForCausalLM) -> None:
@@ -308,7 +314,7 @@ def test_non_finite_gradient_names_the_parameter(model: LlamaForCausalLM) -> Non
     rows = Dataset.from_list([*GOOD, row(8, 9, 10)])
     pattern = r"row 2 is not finite in model\.embed_tokens\.weight, at loss 3\.\d+"
     for rule in ("fixed", "line_search"):
-        config = ConfidenceConfig(batch_size=1, step_size_rule=rule)
+        config = ConfidenceConfig(scorer="lwf", batch_size=1, step_size_rule=rule)
         with pytest.raises(FloatingPointError, match="self_knowledge: the gradient of " + pattern):
             score_confidence(model, rows, posterior, config)
     with pytest.raises(FloatingPointError, match="learning: the gradient of " + pattern):
@@ -338,8 +344,8 @@ def test_scorers_that_need_a_posterior_say_so(model: LlamaForCausalLM) -> None:
         (ConfidenceConfig, {"scorer": "loss", "step_size_rule": "polyak"}, "takes no gradient step"),
         (ConfidenceConfig, {"scorer": "interference", "step_size_rule": "crossover"}, "takes no gradient step"),
         (ConfidenceConfig, {"weights": "float16"}, "weights='float16' is not valid"),
-        (PosteriorConfig, {"last_blocks": 0}, "last_blocks=0"),
-        (PosteriorConfig, {"parameter_pattern": "("}, "regular expression"),
+        (PosteriorConfig, {"parameters": "last_blocks:0"}, "parameters='last_blocks:0'"),
+        (PosteriorConfig, {"parameters": "pattern:("}, "regular expression"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(config: type, settings: dict[str, object], message: str) -> None:
@@ -355,10 +361,9 @@ def test_several_draws_of_what_draws_nothing_are_refused(model: LlamaForCausalLM
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"last_blocks": 2}, "last_blocks=2 is not valid: model.layers has 1 blocks"),
-        ({"parameter_pattern": "mpl"}, "parameter_pattern='mpl' matches no parameter"),
-        ({"parameter_pattern": "embed", "last_blocks": 1}, "together leave no parameter"),
-        ({"parameter_space": "merged"}, "is for models with a LoRA adapter"),
+        ({"parameters": "last_blocks:2"}, "parameters='last_blocks:2' is not valid: model.layers has 1 blocks"),
+        ({"parameters": "pattern:mpl"}, "parameters='pattern:mpl' matches no parameter"),
+        ({"parameters": "merged"}, "is for models with a LoRA adapter"),
     ],
 )
 def test_coverage_that_leaves_nothing_is_refused(
@@ -372,4 +377,4 @@ def test_coverage_that_leaves_nothing_is_refused(
 def test_merged_space_refuses_dora(model: LlamaForCausalLM) -> None:
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True))
     with pytest.raises(ValueError, match="does not cover DoRA"):
-        estimate_fisher(adapted, Dataset.from_list(GOOD), PosteriorConfig(parameter_space="merged"))
+        estimate_fisher(adapted, Dataset.from_list(GOOD), PosteriorConfig(parameters="merged"))

@@ -20,7 +20,7 @@ from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 
 LONG = 30
-CONFIG = ConfidenceConfig(batch_size=2)
+CONFIG = ConfidenceConfig(scorer="lwf", batch_size=2)
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_shards_of_other_work_are_not_taken_up(
         counter.rows = 0
     precision = {name: 2 * values for name, values in posterior.precision.items()}
     doubled = LearningPosterior(posterior.mean, precision, posterior.metadata)
-    polyak = ConfidenceConfig(batch_size=2, step_size_rule="polyak")
+    polyak = ConfidenceConfig(scorer="lwf", batch_size=2, step_size_rule="polyak")
     reordered = rows.select(list(reversed(range(LONG))))
     for work in ((rows, doubled, CONFIG), (rows, posterior, polyak), (reordered, posterior, CONFIG)):
         counter.rows = 0
@@ -137,7 +137,7 @@ def test_memory_and_time_are_announced_before_the_work(
     assert said[1].startswith("About ")
     assert said[1].endswith("for 15 batches")
     said.clear()
-    score_confidence(model, rows, posterior, ConfidenceConfig(batch_size=16), announce=said.append)
+    score_confidence(model, rows, posterior, ConfidenceConfig(scorer="lwf", batch_size=16), announce=said.append)
     assert len(said) == 1, "two batches are too few to be timed first"
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(
     monkeypatch.setattr(estimate, "available_bytes", lambda _: 2**10)
     kinds = (ForgettingTerms, LineSearchTerms, Losses, ReferenceLosses)
     counters = [Counter(monkeypatch, kind) for kind in kinds]
-    config = ConfidenceConfig(**{"batch_size": 2, **settings})
+    config = ConfidenceConfig(**{"scorer": "lwf", "batch_size": 2, **settings})
     with pytest.raises(ValueError, match=rf"does not fit: about [\d.]+ MiB of memory on cpu .*0\.0 MiB free.*{remedy}"):
         score_confidence(model, rows, posterior, config)
     assert [counter.rows for counter in counters] == [0, 0, 0, 0]
@@ -173,7 +173,7 @@ def test_the_estimate_grows_with_the_batch_and_shrinks_with_streaming(
     found: list[estimate.MemoryEstimate] = []
     monkeypatch.setattr(estimate.MemoryEstimate, "require_fit", lambda self, *_: found.append(self))
     for settings in ({"batch_size": 2}, {"batch_size": 4}, {"weights": "streamed"}):
-        score_confidence(model, rows, posterior, ConfidenceConfig(**settings))
+        score_confidence(model, rows, posterior, ConfidenceConfig(**{"scorer": "lwf", **settings}))
     small, large, streamed = found
     assert large.activations == 2 * small.activations
     parameters = [parameter.numel() for parameter in model.parameters()]

@@ -49,21 +49,11 @@ def test_forgetting_needs_prompts_and_some_baselines_need_forgetting():
 
 
 def test_trials_need_held_out_rows_unless_they_are_made():
-    args = config(forget_trials=True)
+    args = config(forget_trials="during")
     check_data(args, **data())
-    with pytest.raises(ValueError, match="forget_trials=True needs held-out learning rows"):
+    with pytest.raises(ValueError, match="forget_trials='during' needs held-out learning rows"):
         check_data(args, **data(eval_dataset=None))
     check_data(args, **data(eval_dataset=None, forget_dataset=None, preparation=PREPARED))
-
-
-def test_scoring_again_needs_what_the_scorer_reads():
-    args = config(unlearn_rescore_every=2, confidence_scorer="lwf")
-    check_data(args, **data())
-    with pytest.raises(ValueError, match="unlearn_rescore_every=2 needs what scorer 'lwf' reads"):
-        check_data(args, **data(forget_dataset=SCORED))
-    with pytest.raises(ValueError, match="unlearn_rescore_every=2 needs"):
-        check_data(args, **data(forget_dataset=None, preparation=PREPARED))
-    check_data(config(unlearn_rescore_every=2, confidence_scorer="loss"), **data(forget_dataset=SCORED))
 
 
 def test_streams_are_refused_where_all_rows_are_read():
@@ -85,6 +75,6 @@ def test_own_optimizers_serve_one_run_alone(make_model):
     with pytest.raises(ValueError, match="which the reference run cannot share"):
         check_own_parts(needs_reference, None, optimizer, PROMPTS, None)
     with pytest.raises(ValueError, match="which trial runs cannot share"):
-        check_own_parts(config(forget_trials=True), None, optimizer, SCORED, None)
+        check_own_parts(config(forget_trials="during"), None, optimizer, SCORED, None)
     with pytest.raises(ValueError, match="compute_loss_func cannot be used with baseline='bss'"):
         check_own_parts(config(baseline="bss"), len, None, None, None)

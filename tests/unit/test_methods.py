@@ -57,9 +57,9 @@ def test_published_in_python_a_recipe_a_flag_and_a_grid(tmp_path: Path):
     named = tmp_path / "named.yaml"
     named.write_text(recipe.read_text() + "method: published\nunlearn_every: 7\n")
     found = [
-        (LWFConfig.published(output_dir="unused", bf16=False, activation_checkpointing=False), {}),
+        (LWFConfig(method="published", output_dir="unused", bf16=False, activation_checkpointing=False), {}),
         (parse_recipe(str(recipe), ["--method", "published"])[1], {}),
-        (parse_recipe(str(recipe), ["--method=published", "--guard", "true"])[1], {"guard": True}),
+        (parse_recipe(str(recipe), ["--method=published", "--guard_margin", "0.5"])[1], {"guard_margin": 0.5}),
         (parse_recipe(str(named), [])[1], {"unlearn_every": 7}),
         (parse_recipe(str(named), ["--unlearn_every", "9"])[1], {"unlearn_every": 9}),
         (recipe_from_fields({**RUN, "output_dir": "unused", "method": "published"}, "grid")[1], {}),

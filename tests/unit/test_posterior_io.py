@@ -271,10 +271,10 @@ def test_what_fisher_at_one_of_the_models_cannot_do_without_is_named() -> None:
         estimate_posterior(base, base, ROWS, AT_BASE)
     with pytest.raises(ValueError, match=r"fisher_at='reference' needs the reference model itself, .*weights only"):
         estimate_posterior(base, reference_mean(reference), ROWS)
-    part = reference_mean(reference, PosteriorConfig(fisher_at="base", parameter_pattern="mlp"))
+    part = reference_mean(reference, PosteriorConfig(fisher_at="base", parameters="pattern:mlp"))
     with pytest.raises(ValueError, match=r"trains parameter lm_head\.weight .*the reference model does not have"):
         estimate_posterior(base, part, ROWS, AT_BASE)
-    wider = PosteriorConfig(fisher_at="base", parameter_pattern="mlp|norm")
+    wider = PosteriorConfig(fisher_at="base", parameters="pattern:mlp|norm")
     with pytest.raises(
         ValueError, match=r"layernorm\.weight .*is covered by config, and reference_model has no weights"
     ):

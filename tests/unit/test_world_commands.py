@@ -52,7 +52,7 @@ def test_a_recipe_sets_difficulty_and_build_seed(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(
         "graceful_forgetting.runs.sources.world_checkpoint", lambda *given: asked.append(given) or tmp_path
     )
-    arguments = RunArguments(world="arithmetic", world_train_share=0.2, world_harmful_share=0.5, world_seed=4)
+    arguments = RunArguments(world="arithmetic", world_options={"train_share": 0.2, "harmful_share": 0.5}, world_seed=4)
     difficulty = Difficulty(train_share=0.2, harmful_share=0.5)
     sources = load_sources(arguments, None, seed=0)
     assert asked == [("arithmetic", which, difficulty, 4) for which in ("base", "never_knew")]
@@ -67,7 +67,7 @@ def test_settings_can_be_chosen_on_validation_rows(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("graceful_forgetting.runs.sources.world_checkpoint", lambda *_: tmp_path)
     world = load_world("entangled")
     for split, rows in (("validation", world.learning_validation), ("test", world.learning_test)):
-        sources = load_sources(RunArguments(world="entangled", world_split=split), None, seed=0)
+        sources = load_sources(RunArguments(world="entangled", world_options={"split": split}), None, seed=0)
         assert sources.learning_test is not None
         assert sources.learning_test.to_list() == rows.to_list()
 
@@ -75,12 +75,24 @@ def test_settings_can_be_chosen_on_validation_rows(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"world": "arithmetic", "world_split": "train"}, "world_split='train' is not valid"),
-        ({"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_split": "validation"}, "name a world"),
-        ({"world": "arithmetic", "world_train_share": 2.0}, r"world_train_share=2.0 is not valid"),
-        ({"world": "arithmetic", "world_harmful_share": 0.0}, r"world_harmful_share=0.0 is not valid"),
-        ({"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_seed": 1}, "world is not: name a world"),
-        ({"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_label_noise": 0.0}, "name a world"),
+        ({"world": "arithmetic", "world_options": {"split": "train"}}, "split='train' is not valid"),
+        (
+            {"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_options": {"split": "validation"}},
+            "name a world",
+        ),
+        (
+            {"world": "arithmetic", "world_options": {"train_share": 2.0}},
+            r"world_options: train_share=2.0 is not valid",
+        ),
+        (
+            {"world": "arithmetic", "world_options": {"harmful_share": 0.0}},
+            r"world_options: harmful_share=0.0 is not valid",
+        ),
+        ({"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_seed": 1}, "world is not set: name a world"),
+        (
+            {"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "world_options": {"label_noise": 0.0}},
+            "name a world",
+        ),
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, object], message: str) -> None:
@@ -88,7 +100,9 @@ def test_bad_fields_are_refused(fields: dict[str, object], message: str) -> None
         RunArguments(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"world_seed": 1}, {"world_pretraining_steps": 5}, {"world_label_noise": 0.2}])
+@pytest.mark.parametrize(
+    "fields", [{"world_seed": 1}, {"world_options": {"pretraining_steps": 5}}, {"world_options": {"label_noise": 0.2}}]
+)
 def test_built_models_take_no_settings_of_a_build(fields: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names models that are built already"):
         load_sources(RunArguments(world="arithmetic", **fields), str(tmp_path), seed=0)

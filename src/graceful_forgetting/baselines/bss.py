@@ -10,8 +10,8 @@ class BSS(Baseline):
     """η Σ_{i ≤ k} σ_i², σ_1 ≤ σ_2 ≤ … the smallest singular values of the batch's feature matrix.
 
     Its rows are the last hidden states at the positions that predict a completion token, so that the matrix is (tokens
-    of the pass, width). η = `baseline_weight`, k = `baseline_singular_values`. The term depends on what is together in
-    one pass: unlike a loss it does not split into micro-batches.
+    of the pass, width). η = `baseline_weight`, k is the option `singular_values`. The term depends on what is together
+    in one pass: unlike a loss it does not split into micro-batches.
 
     Source: Chen et al., *Catastrophic Forgetting Meets Negative Transfer: Batch Spectral Shrinkage for Safe Transfer
     Learning*, NeurIPS 2019, equation 5; η = 1e-3 and k = 1 are the authors'. There the features of a batch are pooled,
@@ -20,7 +20,7 @@ class BSS(Baseline):
 
     def __init__(self, context: BaselineContext) -> None:
         self.weight = context.args.baseline_strength
-        self.count = context.args.baseline_singular_values
+        self.count = context.args.baseline_option("singular_values")
 
     def penalty(self, batch: LearningBatch) -> Tensor:
         features = batch.hidden_states[batch.mask]

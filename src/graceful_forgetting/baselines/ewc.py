@@ -27,9 +27,7 @@ class EWC(Baseline):
     def __init__(self, context: BaselineContext) -> None:
         assert context.self_knowledge is not None
         self.weight = context.args.baseline_strength
-        config = replace(
-            context.args.posterior_config(), parameter_space="trainable", parameter_pattern=None, last_blocks=None
-        )
+        config = replace(context.args.posterior_config(), parameters="trainable")
         rows = context.self_knowledge.select_columns(["input_ids", "labels"])
         parameters = trained_parameters(context.model)
         self._penalty = QuadraticPenalty(parameters, parameters, estimate_fisher(context.model, rows, config))

@@ -11,7 +11,7 @@ from graceful_forgetting.posterior.reference import restored_weights
 class FLearning(Baseline):
     """θ ← θ_base − λ (θ_self − θ_base) before training, θ_self fine-tuned on the selected self-knowledge.
 
-    λ = `baseline_weight`; θ_self takes `baseline_steps` updates with the settings of the run. In the source the old
+    λ = `baseline_weight`; θ_self takes `steps` updates (an option) with the settings of the run. In the source the old
     facts of an editing set take the place of the selected self-knowledge.
 
     Source: Ni et al., *Forgetting before Learning: Utilizing Parametric Arithmetic for Knowledge Updating in Large
@@ -31,7 +31,7 @@ class FLearning(Baseline):
                 "reaches forget_threshold: lower it"
             )
         self.weight = context.args.baseline_strength
-        self._steps = context.args.baseline_steps
+        self._steps = context.args.baseline_option("steps")
         self._rows = context.selected.select_columns(["input_ids", "labels"])
         self._fine_tune = context.fine_tune
 

@@ -10,7 +10,7 @@ from graceful_forgetting.runtime.rng import preserved_rng
 class ShrinkPerturb(Baseline):
     """θ ← λ θ_base + ρ θ_new before training, θ_new freshly initialised.
 
-    λ = `baseline_shrink`, ρ = `baseline_noise`. The noise is a new model of the same configuration, so that each
+    λ and ρ are the options `shrink` and `noise`. The noise is a new model of the same configuration, so that each
     parameter gets noise of its own initial spread, and a norm's weight, which starts at 1, a constant.
 
     Source: Ash & Adams, *On Warm-Starting Neural Network Training*, NeurIPS 2020, arXiv 1910.08475; λ = 0.4 and ρ = 0.1
@@ -21,8 +21,8 @@ class ShrinkPerturb(Baseline):
 
     def __init__(self, context: BaselineContext) -> None:
         self.shrink, self.noise, self.seed = (
-            context.args.baseline_shrink,
-            context.args.baseline_noise,
+            context.args.baseline_option("shrink"),
+            context.args.baseline_option("noise"),
             context.args.seed,
         )
 

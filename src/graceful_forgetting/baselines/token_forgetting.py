@@ -20,7 +20,7 @@ from graceful_forgetting.gradients.undisturbed import differentiating
 class TokenForgetting(Baseline):
     """Mean loss of positive tokens minus λ(t) times that of negative ones.
 
-    A token's score is its loss under θ_base minus that under a reference; the share ρ = `baseline_positive_share` of
+    A token's score is its loss under θ_base minus that under a reference; the share ρ (option `positive_share`) of
     highest score over the whole learning set is positive. λ(t) rises linearly with the share of the run that is done,
     from 0 to `baseline_weight`. Both means are taken over the learning set: a token's weight is N/N⁺ or −λ(t) N/N⁻ of N
     tokens, so that micro-batches do not matter.
@@ -43,10 +43,11 @@ class TokenForgetting(Baseline):
         with exchanged(context.model, in_place_of(context.model, context.posterior.mean)):
             reference = row_token_losses(context.model, rows, batch_size)
         scores = torch.cat([b - r for b, r in zip(base, reference, strict=True)])
-        count = round(context.args.baseline_positive_share * len(scores))
+        share = context.args.baseline_option("positive_share")
+        count = round(share * len(scores))
         if not 0 < count < len(scores):
             raise ValueError(
-                f"baseline_positive_share={context.args.baseline_positive_share} makes {count} of {len(scores)} tokens "
+                f"baseline_options: positive_share={share} makes {count} of {len(scores)} tokens "
                 "positive: choose a share that leaves tokens of both kinds"
             )
         positive = torch.zeros(len(scores), dtype=torch.bool)

@@ -116,9 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(action=action)
         return command
 
-    add("demo", commands.demo, "the whole method on the embedded world, in minutes")
+    redoing = argparse.ArgumentParser(add_help=False)
+    redoing.add_argument("--force", action="store_true", help="redo every stage, whatever the run directory holds")
+    add("demo", commands.demo, "the whole method on the embedded world, in minutes", [redoing])
     for name, text in STAGES.items():
-        stage = add(name, commands.stage, text, [launch_parser()])
+        stage = add(name, commands.stage, text, [launch_parser(), redoing])
         stage.add_argument("--config", help="recipe (YAML); flags beat its fields")
         if name == "report":
             stage.add_argument("--sweep", help="folder of a sweep, or an archive of one, to report in place of a run")
@@ -126,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     compare = add("compare", commands.compare, "finished runs side by side in one HTML file")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="folder (output_dir) or result.json of a finished run")
     compare.add_argument("--output", default="comparison.html", help="where the page goes, with its folder")
-    advise = add("advise", commands.advise, "from the scores: whether forgetting is expected to help, and why")
+    advise = add(
+        "advise", commands.advise, "from the scores: whether forgetting is expected to help, and why", [redoing]
+    )
     advise.add_argument("--config", help="recipe (YAML); flags beat its fields")
     sweep = add("sweep", commands.sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")
     sweep.add_argument("--config", required=True, help="grid (YAML); docs/sweeps.md has its keys")

@@ -61,7 +61,7 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
     run, lwf, model = parse_recipe(options.config, rest)
 
-    pipeline = Pipeline(run, lwf, model, announce=_announcer(options))
+    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force)
     last = "report" if options.command == "run" else options.command
     steps: dict[str, Callable[[], object]] = {
         "elicit": pipeline.method.self_knowledge,
@@ -177,7 +177,7 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.runtime.store import read_rows
     from graceful_forgetting.training.preparation import TASK_COLUMN
 
-    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options))
+    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options), force=options.force)
     scored = read_rows(pipeline.method.scores().path / "rows")
     chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
     interference = pipeline.method.interference()

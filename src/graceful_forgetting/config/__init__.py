@@ -1,9 +1,9 @@
 """Settings: one dataclass a stage, and `LWFConfig`, which joins them all to TRL's `SFTConfig`.
 
-A stage field has one home, its stage config. `LWFConfig` repeats it under a prefixed name (`elicitation_batch_size` is
-`ElicitationConfig.batch_size`) and takes default and help text from there, so that one flat YAML file or command line
-can set everything. Settings of unlearning and of the baselines, which nothing but the trainer reads, are fields of
-`LWFConfig` alone.
+A stage field is written once, in its stage config. `LWFConfig` has it under a prefixed name (`elicitation_batch_size`
+is `ElicitationConfig.batch_size`) with the same type, default and help text, derived in `flat.py`, so that one flat
+YAML file or command line can set everything. Settings of unlearning and of the baselines, which nothing but the trainer
+reads, are fields of `LWFConfig` alone.
 
 Imports no other room.
 """
@@ -16,9 +16,10 @@ from graceful_forgetting.config.confidence import (
     StepSizeRule,
 )
 from graceful_forgetting.config.elicitation import ElicitationConfig
-from graceful_forgetting.config.lwf import ForgetAnswers, LWFConfig
+from graceful_forgetting.config.lwf import ForgetAnswers, ForgetTrials, LWFConfig, Settings, changed
 from graceful_forgetting.config.methods import METHODS, PUBLISHED, MethodName
 from graceful_forgetting.config.posterior import (
+    Covered,
     FisherAt,
     FisherEstimator,
     ParameterSpace,
@@ -30,7 +31,6 @@ from graceful_forgetting.config.unlearning import (
     UnlearningSettings,
     UnlearnObjective,
     UnlearnSchedule,
-    UnlearnScheduler,
 )
 
 __all__ = [
@@ -40,10 +40,12 @@ __all__ = [
     "BaselineName",
     "BaselineSettings",
     "ConfidenceConfig",
+    "Covered",
     "ElicitationConfig",
     "FisherAt",
     "FisherEstimator",
     "ForgetAnswers",
+    "ForgetTrials",
     "LWFConfig",
     "MethodName",
     "ParameterSpace",
@@ -53,9 +55,10 @@ __all__ = [
     "ScoringWeights",
     "SelectionConfig",
     "SelectionStrategy",
+    "Settings",
     "StepSizeRule",
     "UnlearnObjective",
     "UnlearnSchedule",
-    "UnlearnScheduler",
     "UnlearningSettings",
+    "changed",
 ]

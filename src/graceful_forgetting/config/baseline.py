@@ -1,9 +1,10 @@
 """Settings of the baselines that graceful forgetting is compared with; part of `LWFConfig`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from graceful_forgetting.config.fields import require, require_choice, setting
+from graceful_forgetting.config.fields import mapping_of, require, require_choice, setting
 
 BaselineName = Literal[
     "bss",
@@ -28,6 +29,31 @@ DEFAULT_WEIGHTS: dict[str, float] = {
 }
 
 
+@dataclass(frozen=True)
+class Option:
+    """A number of one baseline alone: its default, and which values are valid."""
+
+    default: float
+    valid: Callable[[Any], bool]
+    expected: str
+
+
+def _count(default: int) -> Option:
+    return Option(default, lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
+
+
+# Baseline -> its own numbers; the file of each says what they mean.
+OPTIONS: dict[str, dict[str, Option]] = {
+    "bss": {"singular_values": _count(1)},
+    "shrink_perturb": {
+        "shrink": Option(0.4, lambda value: 0 <= value <= 1, "in [0, 1]"),
+        "noise": Option(0.1, lambda value: value >= 0, "0 or more"),
+    },
+    "f_learning": {"steps": _count(20)},
+    "token_forgetting": {"positive_share": Option(0.7, lambda value: 0 < value < 1, "in (0, 1)")},
+}
+
+
 @dataclass
 class BaselineSettings:
     """Which baseline, and its few numbers. Works with unlearning and without."""
@@ -44,14 +70,12 @@ class BaselineSettings:
         "Strength of the baseline: η of 'bss', the factor of the penalty of 'l2_sp', 'ewc', 'afec' and "
         "'selective_amnesia', λ of 'f_learning', the final λ of 'token_forgetting'; unset: its own default.",
     )
-    baseline_singular_values: int = setting(1, "k of 'bss': how many of the smallest singular values are shrunk.")
-    baseline_shrink: float = setting(0.4, "λ of 'shrink_perturb': what the base weights are multiplied by, in [0, 1].")
-    baseline_noise: float = setting(
-        0.1, "Share of a freshly initialised model that 'shrink_perturb' adds to the shrunk weights, 0 or more."
-    )
-    baseline_steps: int = setting(20, "Updates of the tuning on self-knowledge that 'f_learning' subtracts.")
-    baseline_positive_share: float = setting(
-        0.7, "ρ of 'token_forgetting': share of the learning set's tokens that are learned, in (0, 1)."
+    baseline_options: dict[str, float] | str | None = setting(
+        None,
+        "Further numbers of a baseline. 'bss': singular_values (how many of the smallest are shrunk, 1). "
+        "'shrink_perturb': shrink (factor on the base weights, 0.4) and noise (share of a new model that is added, "
+        "0.1). 'f_learning': steps (updates on self-knowledge whose effect is subtracted, 20). 'token_forgetting': "
+        "positive_share (share of the tokens that is learned, 0.7). JSON on the command line.",
     )
 
     @property
@@ -59,6 +83,12 @@ class BaselineSettings:
         """`baseline_weight`, or the default of the baseline chosen."""
         assert self.baseline is not None
         return self.baseline_weight if self.baseline_weight is not None else DEFAULT_WEIGHTS[self.baseline]
+
+    def baseline_option(self, name: str) -> Any:
+        """A number of the baseline chosen: as given in `baseline_options`, or its default."""
+        assert self.baseline is not None
+        given = mapping_of("baseline_options", self.baseline_options)
+        return given.get(name, OPTIONS[self.baseline][name].default)
 
     def check_baseline(self) -> None:
         """Raise `ValueError`, naming the field, its value and what is valid."""
@@ -71,10 +101,12 @@ class BaselineSettings:
                 f"baseline_weight={weight} with baseline={self.baseline!r}, which has no such number: leave it unset, "
                 f"or choose one of {', '.join(DEFAULT_WEIGHTS)}"
             )
-        for name in ("baseline_singular_values", "baseline_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(0 <= self.baseline_shrink <= 1, "baseline_shrink", self.baseline_shrink, "in [0, 1]")
-        require(self.baseline_noise >= 0, "baseline_noise", self.baseline_noise, "0 or more")
-        require(
-            0 < self.baseline_positive_share < 1, "baseline_positive_share", self.baseline_positive_share, "in (0, 1)"
-        )
+        known = OPTIONS.get(self.baseline or "", {})
+        for name, value in mapping_of("baseline_options", self.baseline_options).items():
+            if name not in known:
+                raise ValueError(
+                    f"baseline_options has {name!r}, which baseline={self.baseline!r} does not know: "
+                    + (f"it knows {', '.join(known)}" if known else "leave baseline_options unset")
+                )
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            require(number and known[name].valid(value), f"baseline_options: {name}", value, known[name].expected)

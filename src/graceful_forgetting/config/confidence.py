@@ -26,7 +26,7 @@ class ConfidenceConfig:
     """How the samples are scored (stage 3)."""
 
     scorer: ScorerName = setting(
-        "lwf",
+        "interference",
         "What ranks the samples: 'lwf' (forgetting confidence), 'linear' or 'overlap' (its linear or quadratic term "
         "alone), 'interference' (what learning did to the loss), 'loss' (of the base model), "
         "'gradient_conflict' or 'gradient_cosine' (how much its gradient opposes that of the learning task, with or "

@@ -1,23 +1,13 @@
 """Building blocks of the settings: a field with its help text, and the checks of a value."""
 
-from dataclasses import MISSING, field, fields
+import json
+from dataclasses import field
 from typing import Any
 
 
 def setting(default: Any, help: str) -> Any:
     """A dataclass field whose meaning is `help`, one or more whole sentences."""
     return field(default=default, metadata={"help": help})
-
-
-def taken_from(config: type, name: str, default: Any = MISSING) -> Any:
-    """A field with the default (unless another is given) and the help text of `config`'s field `name`."""
-    source = next(f for f in fields(config) if f.name == name)
-    return field(default=source.default if default is MISSING else default, metadata=dict(source.metadata))
-
-
-def help_of(config: type, name: str) -> str:
-    """The help text of a field."""
-    return str(next(f for f in fields(config) if f.name == name).metadata["help"])
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -29,3 +19,21 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `ValueError` listing `choices` unless `value` is one of them."""
     require(value in choices, name, value, "one of " + ", ".join(choices))
+
+
+def mapping_of(name: str, value: object) -> dict[str, Any]:
+    """The mapping that a field holds, as such or as JSON (as a command line gives it); empty for none.
+
+    Raises:
+        ValueError: names the field.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name}={value!r} is not valid JSON: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r} is not valid: it must be a mapping of names to values")
+    return {str(key): item for key, item in value.items()}

@@ -1,46 +1,56 @@
 """`LWFConfig`: the settings of every stage and of TRL's `SFTConfig` in one flat dataclass."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+import copy
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from graceful_forgetting.config.baseline import BaselineSettings
-from graceful_forgetting.config.confidence import (
-    ConfidenceConfig,
-    ScorerName,
-    ScoringWeights,
-    StepSizeRule,
-)
+from graceful_forgetting.config.confidence import ConfidenceConfig
 from graceful_forgetting.config.elicitation import ElicitationConfig
-from graceful_forgetting.config.fields import help_of, require, require_choice, setting, taken_from
-from graceful_forgetting.config.methods import PUBLISHED
-from graceful_forgetting.config.posterior import FisherAt, ParameterSpace, PosteriorConfig, PosteriorEstimator
-from graceful_forgetting.config.selection import (
-    DEFAULT_FORGET_FRACTION,
-    DEFAULT_THRESHOLDS,
-    WITHOUT_NUMBER,
-    SelectionConfig,
-    SelectionStrategy,
-)
+from graceful_forgetting.config.fields import require, require_choice, setting
+from graceful_forgetting.config.flat import flat_settings, stage_config, starting_from_method
+from graceful_forgetting.config.methods import METHODS, MethodName
+from graceful_forgetting.config.posterior import PosteriorConfig
+from graceful_forgetting.config.selection import DEFAULT_THRESHOLDS, SelectionConfig
 from graceful_forgetting.config.unlearning import UnlearningSettings
 from graceful_forgetting.runtime.internals import set_both_names_of_checkpointing
 
 ForgetAnswers = Literal["self_generated", "given"]
+ForgetTrials = Literal["none", "during", "both"]
 
 DEFAULT_REFERENCE_SHARE = 0.1
+# Prefix of a stage's fields in `LWFConfig` -> its class, where each of them is written.
+STAGES: dict[str, type] = {
+    "elicitation_": ElicitationConfig,
+    "posterior_": PosteriorConfig,
+    "confidence_": ConfidenceConfig,
+    "forget_": SelectionConfig,
+}
+
+if TYPE_CHECKING:
+
+    class StageSettings:
+        """What `flat_settings` makes, which no type checker can see."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    StageSettings = flat_settings(STAGES)
 
 
+@starting_from_method(METHODS)
 @dataclass
-class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
+class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
     """Settings of `LWFTrainer`: those of TRL's `SFTConfig` and, by prefix, those of each stage of the method.
 
     - Elicitation: `elicitation_*`, see `ElicitationConfig`
-    - Posterior: `posterior_*`, see `PosteriorConfig`
+    - Posterior: `reference_fraction` and `posterior_*`, see `PosteriorConfig`
     - Confidence: `confidence_*`, see `ConfidenceConfig`
     - Selection: `forget_*`, see `SelectionConfig`
-    - Unlearning: `unlearn_*`, `per_device_unlearn_batch_size`, `guard*`, see `UnlearningSettings`
+    - Unlearning: `unlearn_*`, `per_device_unlearn_batch_size`, `guard_*`, see `UnlearningSettings`
     - Baselines: `baseline*`, see `BaselineSettings`
 
     Each field's meaning is its `help` metadata. Differences from `SFTConfig`: on a machine without a bf16-capable
@@ -50,77 +60,30 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         ValueError: names the field, its value and what is valid.
     """
 
-    elicitation_batch_size: int = taken_from(ElicitationConfig, "batch_size")
-    elicitation_max_new_tokens: int = taken_from(ElicitationConfig, "max_new_tokens")
-    elicitation_num_samples_per_prompt: int = taken_from(ElicitationConfig, "num_samples_per_prompt")
-    elicitation_temperature: float = taken_from(ElicitationConfig, "temperature")
-    elicitation_server_url: str | None = taken_from(ElicitationConfig, "server_url")
-    elicitation_server_model: str | None = taken_from(ElicitationConfig, "server_model")
-    elicitation_server_api_key_env: str | None = taken_from(ElicitationConfig, "server_api_key_env")
-
+    method: MethodName | None = setting(
+        None,
+        "A named method, whose settings take the place of the defaults; every setting that is given beats them. "
+        "'published' is Learning With Forgetting as its paper has it; unset: the defaults.",
+    )
     reference_fraction: float | None = setting(
         None,
         "Share of the learning updates after which the reference run ends, in (0, 1]; its learning rate decays as for "
         "all of them. Early weights show what learning overwrites first, at a fraction of the cost. Unset: 0.1 with "
-        "scorer 'interference' and no baseline, 1 otherwise, since formulas mean the end of learning.",
+        "scorer 'interference' and no baseline; otherwise 1, since formulas mean the end of learning.",
     )
-
-    posterior_estimator: PosteriorEstimator = taken_from(PosteriorConfig, "estimator")
-    posterior_fisher_at: FisherAt = taken_from(PosteriorConfig, "fisher_at")
-    posterior_num_samples: int | None = taken_from(PosteriorConfig, "num_samples")
-    posterior_batch_size: int = taken_from(PosteriorConfig, "batch_size")
-    posterior_parameter_space: ParameterSpace = taken_from(PosteriorConfig, "parameter_space")
-    posterior_parameter_pattern: str | None = taken_from(PosteriorConfig, "parameter_pattern")
-    posterior_last_blocks: int | None = taken_from(PosteriorConfig, "last_blocks")
-
-    confidence_scorer: ScorerName = taken_from(ConfidenceConfig, "scorer", default="interference")
-    confidence_step_size: float = taken_from(ConfidenceConfig, "step_size")
-    confidence_step_size_rule: StepSizeRule = taken_from(ConfidenceConfig, "step_size_rule")
-    confidence_batch_size: int = taken_from(ConfidenceConfig, "batch_size")
-    confidence_weights: ScoringWeights = taken_from(ConfidenceConfig, "weights")
-
     forget_answers: ForgetAnswers | None = setting(
         None,
         "Whose answers to the prompts of forget_dataset are unlearned: 'self_generated' (the model's own; completions "
-        "that the data set carries are ignored) or 'given' (those that it carries); unset: given ones where it carries "
+        "that the data set carries are ignored) or 'given' (those that it carries). Unset: given ones where it carries "
         "any, else the model's own.",
     )
-    forget_strategy: SelectionStrategy | None = field(
-        default=None,
-        metadata={
-            "help": help_of(SelectionConfig, "strategy") + " Unset: 'threshold' at 0.2 nats per token with scorer "
-            "'interference' and at 0.1 with 'pairwise_conflict', where no other field says how many; 'highest' "
-            "otherwise."
-        },
-    )
-    forget_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the scored samples that is unlearned, in (0, 1]. Unset, where neither another field nor "
-            "the strategy says how many: 0.25."
-        },
-    )
-    forget_count: int | None = taken_from(SelectionConfig, "count")
-    forget_threshold: float | None = taken_from(SelectionConfig, "threshold")
-    forget_quotas: dict[str, float] | str | None = taken_from(SelectionConfig, "quotas")
-    forget_min_fraction: float = taken_from(SelectionConfig, "min_fraction")
-    forget_max_fraction: float = taken_from(SelectionConfig, "max_fraction")
-    forget_trials: bool = setting(
-        False,
-        "Before training, try what unlearning does to the loss on held-out learning rows: a run that unlearns "
-        "nothing, one that unlearns what forget_strategy selects, and one a forgetting task that unlearns all of it. "
-        "What had the lowest loss is then unlearned. Needs eval_dataset.",
-    )
-    forget_trial_first: bool = setting(
-        False,
-        "Trial runs of forget_trials try everything a second time with all unlearning before learning, by a uniform "
-        "target (unlearn_schedule 'early', unlearn_objective 'uniform'), which is how facts are best replaced; a rule "
-        "that changes is better forgotten during learning. Twice as many runs; what is chosen sets both.",
-    )
-    forget_trial_fraction: float = setting(
-        1.0,
-        "Share of the learning updates that a trial run of forget_trials has, in (0, 1]; its rate decays within. Short "
-        "trials are cheaper and judge worse.",
+    forget_trials: ForgetTrials = setting(
+        "none",
+        "Try before training what unlearning does to the loss on held-out learning rows, and unlearn what had the "
+        "lowest loss. 'during': one trial run that unlearns nothing, one that unlearns what forget_strategy selects, "
+        "and one for each forgetting task as a whole. 'both': each of them a second time with all unlearning before "
+        "learning, by a uniform target, which is how facts are best replaced; the winner sets unlearn_schedule and "
+        "unlearn_objective too. Each trial costs a training run. Needs eval_dataset.",
     )
 
     def __post_init__(self) -> None:
@@ -129,6 +92,10 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
         if unset and not self.fp16 and not self.use_cpu and not is_torch_bf16_gpu_available():
             self.bf16 = False
         super().__post_init__()
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ValueError` where a setting of ours is not valid, on its own or together with others."""
         self.check_unlearning()
         self.check_baseline()
         self._check_together()
@@ -140,34 +107,16 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
 
     def _check_together(self) -> None:
         """What no group of fields can check on its own."""
-        if self.forget_strategy is not None:
-            require_choice("forget_strategy", self.forget_strategy, get_args(SelectionStrategy))
+        if self.method is not None:
+            require_choice("method", self.method, get_args(MethodName))
         if self.forget_answers is not None:
             require_choice("forget_answers", self.forget_answers, get_args(ForgetAnswers))
-        for name, value in (
-            ("reference_fraction", self.reference_share),
-            ("forget_trial_fraction", self.forget_trial_fraction),
-        ):
-            require(0 < value <= 1, name, value, "in (0, 1]")
-        if self.forget_trial_first and not self.forget_trials:
+        require(0 < self.reference_share <= 1, "reference_fraction", self.reference_share, "in (0, 1]")
+        self._check_trials()
+        if self.unlearn_every > 0 and not self.learning_rate > 0:
             raise ValueError(
-                "forget_trial_first=True with forget_trials=False: there are no trial runs; set forget_trials=True"
-            )
-        if self.forget_trial_first and (self.unlearn_schedule, self.unlearn_objective) == ("early", "uniform"):
-            raise ValueError(
-                "forget_trial_first=True with unlearn_schedule='early' and unlearn_objective='uniform': every trial "
-                "would be made twice; leave those two unset, or set forget_trial_first=False"
-            )
-        for name, unused in (("baseline", None), ("unlearn_rescore_every", 0)):
-            if self.forget_trials and getattr(self, name) != unused:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} with forget_trials=True: trial runs choose once what is "
-                    f"unlearned, by unlearning alone; set {name}={unused!r}, or forget_trials=False"
-                )
-        if self.unlearn_every > 0 and self.unlearn_lr_scheduler == "follow" and not self.learning_rate > 0:
-            raise ValueError(
-                f"learning_rate={self.learning_rate} leaves unlearn_lr_scheduler='follow' nothing to follow: set it "
-                "above 0, or use unlearn_lr_scheduler='constant' with an unlearn_learning_rate"
+                f"learning_rate={self.learning_rate} leaves the rate of unlearning, which decays in step with it, "
+                "nothing to follow: set it above 0, or unlearn_every=0"
             )
         if self.unlearn_every > 0 and self.fp16:
             raise ValueError(
@@ -175,6 +124,19 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
                 "optimizers. Use bf16=True, or unlearn_every=0."
             )
         self._check_baseline_together()
+
+    def _check_trials(self) -> None:
+        require_choice("forget_trials", self.forget_trials, get_args(ForgetTrials))
+        if self.forget_trials == "both" and (self.unlearn_schedule, self.unlearn_objective) == ("early", "uniform"):
+            raise ValueError(
+                "forget_trials='both' with unlearn_schedule='early' and unlearn_objective='uniform': every trial "
+                "would be made twice; leave those two unset, or set forget_trials='during'"
+            )
+        if self.forget_trials != "none" and self.baseline is not None:
+            raise ValueError(
+                f"baseline={self.baseline!r} with forget_trials={self.forget_trials!r}: trial runs choose what is "
+                "unlearned, by unlearning alone; leave baseline unset, or set forget_trials='none'"
+            )
 
     def _check_baseline_together(self) -> None:
         if self.baseline is not None and self.reference_share < 1:
@@ -194,15 +156,15 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
                         f"{name}={getattr(self, name)!r} cannot be used with baseline='token_forgetting', which weighs "
                         f"the tokens of single learning examples: set {name}={value!r}"
                     )
-            if self.posterior_parameter_pattern is not None or self.posterior_last_blocks is not None:
+            if self.posterior_parameters not in ("trainable", "merged"):
                 raise ValueError(
-                    "baseline='token_forgetting' needs θ*_L whole: leave posterior_parameter_pattern and "
-                    "posterior_last_blocks unset"
+                    f"posterior_parameters={self.posterior_parameters!r} with baseline='token_forgetting', which needs "
+                    "θ*_L whole: use 'trainable'"
                 )
-        if self.baseline == "afec" and self.posterior_parameter_space != "trainable":
+        if self.baseline == "afec" and self.posterior_parameters == "merged":
             raise ValueError(
-                f"posterior_parameter_space={self.posterior_parameter_space!r} with baseline='afec': its penalty is on "
-                "the parameters that are trained; use 'trainable'"
+                f"posterior_parameters={self.posterior_parameters!r} with baseline='afec': its penalty is on the "
+                "parameters that are trained; use 'trainable'"
             )
         if self.baseline == "afec" and self.posterior_fisher_at != "reference":
             raise ValueError(
@@ -220,44 +182,25 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
                     f"replay of the rest: set {', '.join(odd)} as well"
                 )
 
-    @classmethod
-    def published(cls, **settings: Any) -> Self:
-        """The method as its paper has it (`config.methods.PUBLISHED`) where `settings` say nothing else."""
-        return cls(**{**PUBLISHED, **settings})
-
     def elicitation_config(self) -> ElicitationConfig:
-        return ElicitationConfig(
-            batch_size=self.elicitation_batch_size,
-            num_samples_per_prompt=self.elicitation_num_samples_per_prompt,
-            max_new_tokens=self.elicitation_max_new_tokens,
-            temperature=self.elicitation_temperature,
-            seed=self.seed,
-            server_url=self.elicitation_server_url,
-            server_model=self.elicitation_server_model,
-            server_api_key_env=self.elicitation_server_api_key_env,
-        )
+        """The settings of stage 1."""
+        return stage_config(self, ElicitationConfig, "elicitation_")
 
     def posterior_config(self) -> PosteriorConfig:
-        return PosteriorConfig(
-            estimator=self.posterior_estimator,
-            fisher_at=self.posterior_fisher_at,
-            num_samples=self.posterior_num_samples,
-            batch_size=self.posterior_batch_size,
-            parameter_space=self.posterior_parameter_space,
-            parameter_pattern=self.posterior_parameter_pattern,
-            last_blocks=self.posterior_last_blocks,
-            seed=self.seed,
-        )
+        """The settings of stage 2."""
+        return stage_config(self, PosteriorConfig, "posterior_")
 
     def confidence_config(self) -> ConfidenceConfig:
-        return ConfidenceConfig(
-            scorer=self.confidence_scorer,
-            step_size=self.confidence_step_size,
-            step_size_rule=self.confidence_step_size_rule,
-            batch_size=self.confidence_batch_size,
-            weights=self.confidence_weights,
-            seed=self.seed,
-        )
+        """The settings of stage 3."""
+        return stage_config(self, ConfidenceConfig, "confidence_")
+
+    def selection_config(self) -> SelectionConfig:
+        """The settings of stage 4; where they do not say how many, the threshold that the score has by its nature."""
+        how_many = (self.forget_fraction, self.forget_count, self.forget_threshold, self.forget_quotas)
+        threshold = self.forget_threshold
+        if how_many == (None, None, None, None) and self.forget_strategy in (None, "threshold"):
+            threshold = DEFAULT_THRESHOLDS.get(self.confidence_scorer)
+        return stage_config(self, SelectionConfig, "forget_", threshold=threshold)
 
     @property
     def reference_share(self) -> float:
@@ -266,24 +209,26 @@ class LWFConfig(BaselineSettings, UnlearningSettings, SFTConfig):
             return self.reference_fraction
         return DEFAULT_REFERENCE_SHARE if self.confidence_scorer == "interference" and self.baseline is None else 1.0
 
-    def selection_config(self) -> SelectionConfig:
-        strategy, fraction, threshold = self.forget_strategy, self.forget_fraction, self.forget_threshold
-        how_many = (fraction, self.forget_count, threshold, self.forget_quotas)
-        unsaid = how_many == (None, None, None, None)
-        natural = DEFAULT_THRESHOLDS.get(self.confidence_scorer) if unsaid else None
-        if strategy is None:
-            strategy = "highest" if threshold is None and natural is None else "threshold"
-        if strategy == "threshold":
-            threshold = natural if threshold is None else threshold
-        elif unsaid and strategy not in WITHOUT_NUMBER:
-            fraction = DEFAULT_FORGET_FRACTION
-        return SelectionConfig(
-            strategy=strategy,
-            fraction=fraction,
-            count=self.forget_count,
-            threshold=threshold,
-            quotas=self.forget_quotas,
-            min_fraction=self.forget_min_fraction,
-            max_fraction=self.forget_max_fraction,
-            seed=self.seed,
-        )
+
+Settings = TypeVar("Settings", bound=SFTConfig)
+
+
+def changed(settings: Settings, **values: Any) -> Settings:
+    """A copy of the settings with other values. Those of an `LWFConfig` are checked as on construction.
+
+    What `TrainingArguments` sets up when it is made (devices, the state of accelerate) is not set up a second time:
+    the copy keeps it, so that the checks of transformers and TRL do not see the new values.
+
+    Raises:
+        AttributeError: a name that the settings do not have.
+        ValueError: names the setting, its value and what is valid.
+    """
+    known = {f.name for f in fields(settings)}
+    copied = copy.copy(settings)
+    for name, value in values.items():
+        if name not in known:
+            raise AttributeError(f"{type(settings).__name__} has no setting {name!r}")
+        setattr(copied, name, value)
+    if isinstance(copied, LWFConfig):
+        copied.check()
+    return copied

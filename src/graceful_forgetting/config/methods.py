@@ -1,4 +1,4 @@
-"""Methods by name: the settings that a recipe's `method` starts from, in place of the defaults."""
+"""Methods by name: the settings that `method` starts from, in place of the defaults."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,9 +13,8 @@ PUBLISHED: Mapping[str, Any] = {
     "unlearn_schedule": "periodic",
     "unlearn_objective": "gradient_ascent",
     "unlearn_retain_weight": 0.0,
-    "forget_trials": False,
-    "forget_trial_first": False,
-    "guard": False,
+    "forget_trials": "none",
+    "guard_margin": None,
     "guard_fallback": False,
 }
 """Learning With Forgetting as its paper has it (Jiang et al., EMNLP 2025, arXiv 2505.19715), as far as the paper says:
@@ -24,4 +23,5 @@ forgetting confidence at θ*_L, the highest of it, plain gradient ascent, period
 What is unpublished (fraction, rates, α) is as the defaults are.
 """
 
-METHODS: Mapping[MethodName, Mapping[str, Any]] = {"published": PUBLISHED}
+METHODS: Mapping[str, Mapping[str, Any]] = {"published": PUBLISHED}
+"""A further method is a line here and a name in `MethodName`."""

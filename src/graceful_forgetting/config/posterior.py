@@ -13,6 +13,15 @@ ParameterSpace = Literal["trainable", "merged"]
 FisherAt = Literal["reference", "base"]
 
 
+@dataclass(frozen=True)
+class Covered:
+    """Which parameters a posterior covers: a space, narrowed to a pattern or to the last blocks; none = all of it."""
+
+    space: ParameterSpace = "trainable"
+    pattern: str | None = None
+    last_blocks: int | None = None
+
+
 @dataclass
 class PosteriorConfig:
     """How the diagonal Fisher information of the learning task is estimated, and of which parameters (stage 2)."""
@@ -30,18 +39,12 @@ class PosteriorConfig:
     )
     num_samples: int | None = setting(None, "Learning examples used, drawn without replacement; none = all.")
     batch_size: int = setting(16, "Gradients per forward and backward pass; does not change the result.")
-    parameter_space: ParameterSpace = setting(
+    parameters: str = setting(
         "trainable",
-        "'trainable': the parameters that are trained (of a LoRA model its factors); 'merged': for a LoRA model the "
-        "dense weights of its target modules, with the adapter merged into them.",
-    )
-    parameter_pattern: str | None = setting(
-        None,
-        "Regular expression, searched in parameter names: only matching parameters are covered. An approximation of "
-        "the full score; none = all.",
-    )
-    last_blocks: int | None = setting(
-        None, "Only the parameters of the last n transformer blocks. An approximation of the full score; none = all."
+        "Which parameters are covered. 'trainable': those that are trained (of a LoRA model its factors). 'merged': "
+        "for a LoRA model the dense weights of its target modules, with the adapter merged in. 'last_blocks:N': the "
+        "trainable ones of the last N transformer blocks. 'pattern:REGEX': the trainable ones whose name the regular "
+        "expression is found in. The last two approximate the full score.",
     )
     seed: int = setting(42, "Seed of the drawn examples and labels.")
 
@@ -50,13 +53,25 @@ class PosteriorConfig:
         require_choice("fisher_at", self.fisher_at, get_args(FisherAt))
         require(self.num_samples is None or self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        require_choice("parameter_space", self.parameter_space, get_args(ParameterSpace))
-        if self.parameter_pattern is not None:
+        _ = self.covered
+
+    @property
+    def covered(self) -> Covered:
+        """What `parameters` names. Raises `ValueError` where it is not valid."""
+        kind, _, value = self.parameters.partition(":")
+        if self.parameters in get_args(ParameterSpace):
+            return Covered(space=self.parameters)  # type: ignore[arg-type]
+        if kind == "last_blocks" and value.isdecimal() and int(value) >= 1:
+            return Covered(last_blocks=int(value))
+        if kind == "pattern" and value:
             try:
-                re.compile(self.parameter_pattern)
+                re.compile(value)
             except re.error as error:
                 raise ValueError(
-                    f"parameter_pattern={self.parameter_pattern!r} is not valid: it must be a regular expression "
-                    f"({error})"
+                    f"parameters={self.parameters!r} is not valid: {value!r} must be a regular expression ({error})"
                 ) from error
-        require(self.last_blocks is None or self.last_blocks >= 1, "last_blocks", self.last_blocks, "at least 1")
+            return Covered(pattern=value)
+        raise ValueError(
+            f"parameters={self.parameters!r} is not valid: it must be trainable, merged, last_blocks:N (N at least 1) "
+            "or pattern:REGEX"
+        )

@@ -1,11 +1,10 @@
 """Settings of selection (stage 4 of the method)."""
 
-import json
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from graceful_forgetting.config.confidence import ScorerName
-from graceful_forgetting.config.fields import require, require_choice, setting
+from graceful_forgetting.config.fields import mapping_of, require, require_choice, setting
 
 SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "gap", "weighted"]
 
@@ -14,42 +13,48 @@ DEFAULT_FORGET_FRACTION = 0.25
 DEFAULT_THRESHOLDS: dict[ScorerName, float] = {"interference": 0.2, "pairwise_conflict": 0.1}
 # Strategies that find out themselves how many samples are unlearned.
 WITHOUT_NUMBER = ("gap", "weighted")
+# Smallest and largest share of the samples that strategy 'gap' may choose.
+GAP_BOUNDS = (0.05, 0.5)
 
 
 @dataclass
 class SelectionConfig:
     """Which scored samples are unlearned (stage 4).
 
-    Exactly one of `fraction`, `count`, `threshold` and `quotas` says how many; strategies 'gap' and 'weighted' need and
-    take none of them.
+    At most one of `fraction`, `count`, `threshold` and `quotas` says how many; strategies 'gap' and 'weighted' take
+    none of them. On construction an unset strategy or number becomes what it stands for.
     """
 
-    strategy: SelectionStrategy = setting(
-        "highest",
-        "'highest' or 'lowest' confidence; 'random'; 'threshold' (every score of at least forget_threshold); 'gap' "
-        "(the highest, down to the largest gap between scores, within forget_min_fraction and forget_max_fraction); "
-        "'weighted' (all, each with a weight proportional to the rank of its score).",
+    strategy: SelectionStrategy | None = setting(
+        None,
+        "Which samples are unlearned: those of 'highest' or 'lowest' score; 'random' ones; with 'threshold' every "
+        "score of at least forget_threshold; with 'gap' the highest, down to the largest gap between scores (5 % to "
+        "50 % of the samples); with 'weighted' all, each with a weight by the rank of its score. Unset: 'highest', or "
+        "'threshold' where a threshold is given. With scorer 'interference' or 'pairwise_conflict' a run that says "
+        "nothing of strategy and number uses a threshold of 0.2 nats per token, or of 0.1.",
     )
-    fraction: float | None = setting(None, "Share of the scored samples that is unlearned, in (0, 1].")
+    fraction: float | None = setting(
+        None,
+        "Share of the scored samples that is unlearned, in (0, 1]. Unset: 0.25, where neither another field nor the "
+        "strategy says how many.",
+    )
     count: int | None = setting(None, "Number of scored samples that is unlearned.")
     threshold: float | None = setting(None, "Lowest score that is unlearned; only with strategy 'threshold'.")
     quotas: dict[str, float] | str | None = setting(
         None,
-        "Per forgetting task: a share in (0, 1] or a whole number of samples, in place of one for all. "
-        "JSON on the command line.",
+        "How much is unlearned of each forgetting task, in place of one number for all: a share in (0, 1] or a whole "
+        "number of samples. Tasks that are not named keep everything. JSON on the command line.",
     )
-    min_fraction: float = setting(0.05, "Smallest share that strategy 'gap' may choose, in (0, 1].")
-    max_fraction: float = setting(0.5, "Largest share that strategy 'gap' may choose, in (0, 1].")
     seed: int = setting(42, "Seed of strategy 'random'.")
 
     def __post_init__(self) -> None:
+        if self.quotas is not None:
+            self.quotas = mapping_of("quotas", self.quotas)
+        numbers = {"fraction": self.fraction, "count": self.count, "threshold": self.threshold, "quotas": self.quotas}
+        given = [f"{name}={value!r}" for name, value in numbers.items() if value is not None]
+        if self.strategy is None:
+            self.strategy = "highest" if self.threshold is None else "threshold"
         require_choice("strategy", self.strategy, get_args(SelectionStrategy))
-        if isinstance(self.quotas, str):
-            try:
-                self.quotas = json.loads(self.quotas)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"quotas={self.quotas!r} is not valid JSON: {error}") from error
-        given = [name for name in ("fraction", "count", "threshold", "quotas") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{', '.join(given)} are set together, and each decides how many samples: keep one")
         if (self.strategy == "threshold") != (self.threshold is not None):
@@ -59,11 +64,10 @@ class SelectionConfig:
             )
         if given and self.strategy in WITHOUT_NUMBER:
             raise ValueError(
-                f"{given[0]}={getattr(self, given[0])!r} with strategy={self.strategy!r}, which finds out itself how "
-                "many samples: leave it unset"
+                f"{given[0]} with strategy={self.strategy!r}, which finds out itself how many samples: leave it unset"
             )
         if not given and self.strategy not in WITHOUT_NUMBER:
-            raise ValueError("set one of fraction, count, quotas or threshold: how many samples to unlearn")
+            self.fraction = DEFAULT_FORGET_FRACTION
         require(
             self.fraction is None or 0 < self.fraction <= 1,
             "fraction",
@@ -71,11 +75,3 @@ class SelectionConfig:
             "in (0, 1]: the share of samples",
         )
         require(self.count is None or self.count >= 1, "count", self.count, "at least 1")
-        for name in ("min_fraction", "max_fraction"):
-            require(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
-        require(
-            self.min_fraction <= self.max_fraction,
-            "min_fraction",
-            self.min_fraction,
-            f"at most max_fraction={self.max_fraction}",
-        )

@@ -1,5 +1,6 @@
 """Settings of the unlearning updates (stage 5 of the method); part of `LWFConfig`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,7 +17,8 @@ UnlearnObjective = Literal[
     "gradient_difference",
 ]
 UnlearnSchedule = Literal["periodic", "early", "random", "joint"]
-UnlearnScheduler = Literal["follow", "constant"]
+# Gradient norm that an unlearning update is clipped to; 'joint' clips the sum of both gradients by max_grad_norm.
+UNLEARN_MAX_GRAD_NORM = 1.0
 
 
 @dataclass
@@ -37,89 +39,53 @@ class UnlearningSettings:
     )
     unlearn_objective: UnlearnObjective = setting(
         "bounded_tokens",
-        "What an unlearning update minimises: 'bounded_ascent' raises each sample's loss up to unlearn_loss_cap, "
-        "'bounded_tokens' that of each token; 'gradient_ascent' raises it without bound, as published; 'npo' and "
-        "'simnpo': negative preference optimization, with the base model as reference and without; 'unlikelihood': "
-        "−log(1 − p) of every token; 'uniform': KL divergence from the uniform distribution at every token; "
-        "'gradient_difference': ascent together with descent on learning rows.",
+        "What an unlearning update minimises. 'bounded_ascent' raises each sample's loss up to unlearn_loss_cap, "
+        "'bounded_tokens' that of each token. 'gradient_ascent' raises it without bound, as published. 'npo' and "
+        "'simnpo': negative preference optimization, with the base model as reference and without (β 0.1 and 2.5). "
+        "'unlikelihood': −log(1 − p) of every token. 'uniform': KL divergence from the uniform distribution at every "
+        "token. 'gradient_difference': ascent together with descent on learning rows.",
     )
     unlearn_loss_cap: float = setting(
         4.0,
-        "Loss from which on it is left alone: that of a sample, in nats per token, with 'bounded_ascent'; that of a "
-        "token, in nats, with 'bounded_tokens'. An update is shorter by the share of what is left alone.",
-    )
-    unlearn_beta: float | None = setting(
-        None, "β of 'npo' (unset: 0.1, on sequences) or 'simnpo' (unset: 2.5, on means over tokens)."
+        "Unlearning leaves alone what has at least this loss: a sample, in nats per token, with 'bounded_ascent'; a "
+        "single token, in nats, with 'bounded_tokens'. The larger the share that is left alone, the shorter the "
+        "update.",
     )
     unlearn_learning_rate: float | None = setting(
-        None, "Learning rate of the unlearning optimizer (AdamW); unset: learning_rate. Not used by 'joint'."
+        None,
+        "Learning rate of the unlearning updates (AdamW). It decays in step with the learning rate; with schedule "
+        "'early', which comes before any decay, it stays at this value. Unset: learning_rate. Not used by 'joint'.",
     )
-    unlearn_lr_scheduler: UnlearnScheduler = setting(
-        "follow",
-        "'follow': decays in step with the learning rate of learning (with schedule 'early', which comes before any "
-        "decay, at its peak); 'constant'.",
-    )
-    unlearn_max_grad_norm: float = setting(
-        1.0, "Gradient norm that an unlearning update is clipped to; 0 = none. 'joint' clips the sum by max_grad_norm."
-    )
-    per_device_unlearn_batch_size: int = setting(8, "Samples per device and pass of an unlearning update.")
+    per_device_unlearn_batch_size: int = setting(8, "Samples that one device takes in a pass of an unlearning update.")
     unlearn_gradient_accumulation_steps: int = setting(1, "Passes that are summed to one unlearning update.")
     unlearn_retain_weight: float = setting(
         1.0,
-        "w of a term + w · L in every unlearning update, on as many retained samples as are unlearned: the "
-        "self-knowledge of lowest score, where any is left. 0 = none.",
+        "How strongly an unlearning update also lowers the loss of what is not unlearned: the factor on the loss of as "
+        "many retained samples, drawn from all self-knowledge that is left. 0: nothing is retained.",
     )
-    unlearn_retain_fraction: float = setting(
-        1.0,
-        "Share of the self-knowledge, lowest scores first, that unlearn_retain_weight retains, in (0, 1]; what is "
-        "unlearned is never retained.",
-    )
-    unlearn_rescore_every: int = setting(
-        0,
-        "Learning updates from one scoring and selection to the next, during training: same posterior, current "
-        "weights in place of the base model's. 0 = once, before training.",
-    )
-
-    guard: bool = setting(
-        True,
-        "Stop unlearning for good, and say why, when the learning or held-out loss degrades past guard_margin.",
-    )
-    guard_margin: float = setting(
+    guard_margin: float | None = setting(
         0.5,
-        "Nats per token by which the smoothed learning loss, or the held-out loss, may exceed its lowest value so far.",
+        "Unlearning stops for good, and says why, when the smoothed learning loss or the held-out loss exceeds its "
+        "lowest value so far by this many nats per token. null (or inf, on the command line): it never stops.",
     )
-
     guard_fallback: bool = setting(
         True,
-        "After training, keep the weights of plain fine-tuning if they have the lower loss on eval_dataset; without "
-        "one nothing is compared. Where no whole reference run is made, a run of plain fine-tuning is, unless what is "
-        "to be unlearned comes scored.",
+        "After training, keep the weights of plain fine-tuning where they have the lower loss on eval_dataset. Without "
+        "an eval_dataset nothing is compared. Where the reference run is not a whole one, this costs a run of plain "
+        "fine-tuning, unless what is to be unlearned comes scored.",
     )
 
     def check_unlearning(self) -> None:
         """Raise `ValueError`, naming the field, its value and what is valid."""
         require_choice("unlearn_schedule", self.unlearn_schedule, get_args(UnlearnSchedule))
         require_choice("unlearn_objective", self.unlearn_objective, get_args(UnlearnObjective))
-        require_choice("unlearn_lr_scheduler", self.unlearn_lr_scheduler, get_args(UnlearnScheduler))
-        for name in ("unlearn_loss_cap", "guard_margin", "unlearn_weight"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("unlearn_learning_rate", "unlearn_beta"):
+        if self.guard_margin == math.inf:
+            self.guard_margin = None
+        for name in ("unlearn_loss_cap", "unlearn_weight", "unlearn_learning_rate", "guard_margin"):
             value = getattr(self, name)
-            require(value is None or value > 0, name, value, "above 0")
-        for name in ("unlearn_every", "unlearn_rescore_every", "unlearn_max_grad_norm", "unlearn_retain_weight"):
+            unset = value is None and name in ("unlearn_learning_rate", "guard_margin")
+            require(unset or value > 0, name, value, "above 0")
+        for name in ("unlearn_every", "unlearn_retain_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 (off) or more")
-        require(
-            0 < self.unlearn_retain_fraction <= 1, "unlearn_retain_fraction", self.unlearn_retain_fraction, "in (0, 1]"
-        )
         for name in ("per_device_unlearn_batch_size", "unlearn_gradient_accumulation_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        if self.unlearn_beta is not None and self.unlearn_objective not in ("npo", "simnpo"):
-            raise ValueError(
-                f"unlearn_beta={self.unlearn_beta} with unlearn_objective={self.unlearn_objective!r}: only 'npo' and "
-                "'simnpo' have a β; leave it unset"
-            )
-        if self.unlearn_schedule == "early" and self.unlearn_rescore_every:
-            raise ValueError(
-                f"unlearn_rescore_every={self.unlearn_rescore_every} with unlearn_schedule='early': all unlearning is "
-                "over before anything could be scored again; leave it at 0"
-            )

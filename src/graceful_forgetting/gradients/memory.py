@@ -70,7 +70,7 @@ class MemoryEstimate:
             return
         lower = self.activations >= self.weights and batch_size > 1
         remedies = [f"lower batch_size ({batch_size})"] if lower else []
-        remedies += [*self.remedies, "cover fewer parameters (last_blocks or parameter_pattern of the posterior)"]
+        remedies += [*self.remedies, "cover fewer parameters (parameters='last_blocks:2' of the posterior)"]
         raise ValueError(f"{what} does not fit: {self}; {', or '.join(remedies)}")
 
 

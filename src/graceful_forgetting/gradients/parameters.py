@@ -7,34 +7,28 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from graceful_forgetting.config import ParameterSpace
+from graceful_forgetting.config import Covered, ParameterSpace
 
 _BLOCK = re.compile(r"^(?P<list>.*?)\.(?P<index>\d+)\.")
 
 
-def covered_parameters(
-    model: nn.Module,
-    space: ParameterSpace = "trainable",
-    pattern: str | None = None,
-    last_blocks: int | None = None,
-) -> dict[str, nn.Parameter]:
+def covered_parameters(model: nn.Module, covered: Covered) -> dict[str, nn.Parameter]:
     """The parameters, by `named_parameters()` name, that a posterior of these settings covers.
 
     Args:
         model: as it is trained: full, or with its LoRA adapter.
-        space: 'trainable': those that require a gradient; 'merged': the dense weights of the modules that a
-            LoRA adapter targets, in place of the adapter's factors.
-        pattern, last_blocks: see `matching_names`.
+        covered: a space ('trainable': those that require a gradient; 'merged': the dense weights of the modules that a
+            LoRA adapter targets, in place of the adapter's factors), narrowed as in `matching_names`.
 
     Raises:
         ValueError: no parameter is left; 'merged' for a model without LoRA, or with a variant of it (DoRA)
             whose weight is no sum of the base weight and the adapter's.
     """
-    names = unrestricted_names(model, space)
+    names = unrestricted_names(model, covered.space)
     if not names:
         raise ValueError("the model has no parameter that requires a gradient; unfreeze what is to be trained")
     parameters = dict(model.named_parameters())
-    return {name: parameters[name] for name in matching_names(names, pattern, last_blocks)}
+    return {name: parameters[name] for name in matching_names(names, covered.pattern, covered.last_blocks)}
 
 
 def unrestricted_names(model: nn.Module, space: ParameterSpace) -> list[str]:
@@ -62,7 +56,7 @@ def matching_names(names: Iterable[str], pattern: str | None = None, last_blocks
     names = list(names)
     kept = names if pattern is None else [name for name in names if re.search(pattern, name)]
     if not kept:
-        raise ValueError(f"parameter_pattern={pattern!r} matches no parameter; they are named like {names[0]}")
+        raise ValueError(f"parameters='pattern:{pattern}' matches no parameter; they are named like {names[0]}")
     if last_blocks is None:
         return kept
     blocks: dict[str, set[int]] = {}
@@ -70,12 +64,15 @@ def matching_names(names: Iterable[str], pattern: str | None = None, last_blocks
         if found:
             blocks.setdefault(found["list"], set()).add(int(found["index"]))
     if not blocks:
-        raise ValueError(f"last_blocks={last_blocks}: the parameters have no numbered blocks; set it to none")
+        raise ValueError(
+            f"parameters='last_blocks:{last_blocks}': the parameters have no numbered blocks; use 'trainable'"
+        )
     list_name = max(blocks, key=lambda name: len(blocks[name]))
     indices = sorted(blocks[list_name])
     if last_blocks > len(indices):
         raise ValueError(
-            f"last_blocks={last_blocks} is not valid: {list_name} has {len(indices)} blocks with parameters"
+            f"parameters='last_blocks:{last_blocks}' is not valid: {list_name} has {len(indices)} blocks with "
+            "parameters"
         )
     wanted = set(indices[-last_blocks:])
     in_blocks = []
@@ -84,7 +81,7 @@ def matching_names(names: Iterable[str], pattern: str | None = None, last_blocks
         if found and found["list"] == list_name and int(found["index"]) in wanted:
             in_blocks.append(name)
     if not in_blocks:
-        raise ValueError(f"last_blocks={last_blocks} and parameter_pattern={pattern!r} together leave no parameter")
+        raise ValueError(f"last_blocks={last_blocks} and pattern={pattern!r} together leave no parameter")
     return in_blocks
 
 
@@ -141,14 +138,14 @@ def _lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
 def _adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
     layers = _lora_layers(model)
     if not layers:
-        raise ValueError("parameter_space='merged' is for models with a LoRA adapter; use 'trainable'")
+        raise ValueError("parameters='merged' is for models with a LoRA adapter; use 'trainable'")
     parameters = dict(model.named_parameters())
     for name, layer in layers.items():
         if any(layer.use_dora.values()):
-            raise ValueError(f"parameter_space='merged' does not cover DoRA ({name}); use 'trainable'")
+            raise ValueError(f"parameters='merged' does not cover DoRA ({name}); use 'trainable'")
         if name not in parameters:
             raise ValueError(
-                f"parameter_space='merged' needs {name}, which is tied to another parameter or is none; use "
+                f"parameters='merged' needs {name}, which is tied to another parameter or is none; use "
                 "'trainable', or leave that module out of the adapter's target_modules"
             )
     return layers

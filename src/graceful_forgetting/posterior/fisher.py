@@ -129,7 +129,7 @@ def fisher_estimate(
         generator = numpy.random.default_rng(config.seed)
         chosen = generator.choice(sorted(lengths), size=config.num_samples, replace=False)
         lengths = {int(index): lengths[int(index)] for index in chosen}
-    parameters = covered_parameters(model, config.parameter_space, config.parameter_pattern, config.last_blocks)
+    parameters = covered_parameters(model, config.covered)
     units = _units(model, rows, lengths, config, draws)
     batches = [units[start : start + config.batch_size] for start in range(0, len(units), config.batch_size)]
     memory = _memory(model, rows, batches[0], parameters)

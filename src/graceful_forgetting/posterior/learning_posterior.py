@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -234,8 +235,9 @@ def estimate_posterior(
     measured = _measured(model, reference_model, config) if with_fisher else None
     mean = reference_mean(reference_model, config) if isinstance(reference_model, nn.Module) else dict(reference_model)
     if isinstance(model, nn.Module):
-        partial = config.parameter_pattern is not None or config.last_blocks is not None
-        expected = () if partial else unrestricted_names(model, config.parameter_space)
+        covered = config.covered
+        partial = covered.pattern is not None or covered.last_blocks is not None
+        expected = () if partial else unrestricted_names(model, covered.space)
         _check_parameters(model, {name: p.shape for name, p in mean.items()}, expected, "the reference model")
         if measured is not None and measured is model:
             _check_covered(measured, mean, config)
@@ -244,11 +246,7 @@ def estimate_posterior(
     metadata = {
         "model": dict(model),
         "data": fingerprint_rows(rows),
-        "parameters": {
-            "space": config.parameter_space,
-            "pattern": config.parameter_pattern,
-            "last_blocks": config.last_blocks,
-        },
+        "parameters": asdict(config.covered),
         "seed": config.seed,
         "versions": _versions(),
     }
@@ -293,7 +291,7 @@ def _measured(
 
 
 def _covered(model: nn.Module, config: PosteriorConfig) -> list[str]:
-    return list(covered_parameters(model, config.parameter_space, config.parameter_pattern, config.last_blocks))
+    return list(covered_parameters(model, config.covered))
 
 
 def _check_covered(model: nn.Module, mean: Mapping[str, Tensor], config: PosteriorConfig) -> None:

@@ -3,7 +3,6 @@
 It gives θ*_L of the formula and is, at the same time, the plain baseline that graceful forgetting is compared with.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
+from graceful_forgetting.config import Settings, changed
 from graceful_forgetting.runtime.distributed import shards_models, whole
 from graceful_forgetting.runtime.internals import restored_forward, unwrapped_copy, without_telemetry
 
@@ -73,22 +73,27 @@ def stopping_after(fraction: float) -> list[TrainerCallback]:
     return [] if fraction == 1 else [_StopAfter(fraction)]
 
 
-def reference_args(args: SFTConfig, output_dir: str | Path) -> SFTConfig:
+def reference_args(args: Settings, output_dir: str | Path) -> Settings:
     """The settings of the reference run: those of `args` for learning, with nothing saved, evaluated or reported."""
-    reference = copy.copy(args)
-    reference.output_dir = str(output_dir)
-    reference.save_strategy = SaveStrategy.NO
-    reference.eval_strategy = IntervalStrategy.NO
-    reference.do_eval = False
-    reference.load_best_model_at_end = False
-    reference.metric_for_best_model = None
-    reference.push_to_hub = False
-    reference.report_to = []
-    # The rows arrive prepared, in the order of the main run, and so does what collates them.
-    reference.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-    reference.shuffle_dataset = reference.packing = reference.padding_free = reference.assistant_only_loss = False
-    reference.chat_template_path = reference.eos_token = None
-    return reference
+    return changed(
+        args,
+        output_dir=str(output_dir),
+        save_strategy=SaveStrategy.NO,
+        eval_strategy=IntervalStrategy.NO,
+        do_eval=False,
+        load_best_model_at_end=False,
+        metric_for_best_model=None,
+        push_to_hub=False,
+        report_to=[],
+        # The rows arrive prepared, in the order of the main run, and so does what collates them.
+        dataset_kwargs={**(args.dataset_kwargs or {}), "skip_prepare_dataset": True},
+        shuffle_dataset=False,
+        packing=False,
+        padding_free=False,
+        assistant_only_loss=False,
+        chat_template_path=None,
+        eos_token=None,
+    )
 
 
 def train_reference(

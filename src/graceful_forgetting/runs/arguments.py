@@ -1,126 +1,120 @@
-"""What a run is about: model, learning task, forgetting tasks. Settings of the method itself are in `LWFConfig`."""
+"""What a run is about: learning task, forgetting tasks, evaluation. Settings of the method are in `LWFConfig`."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
-from graceful_forgetting.config import MethodName
-from graceful_forgetting.config.fields import require_choice
+from graceful_forgetting.config.fields import mapping_of, setting
 from graceful_forgetting.worlds import WORLDS, Difficulty
 
-
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+WORLD_OPTIONS = ("train_share", "pretraining_steps", "label_noise", "harmful_share", "split")
 
 
 @dataclass
 class RunArguments:
     """Fields of a recipe that no stage config has. Raises `ValueError` naming the field that is missing or wrong."""
 
-    world: str | None = _setting(
+    world: str | None = setting(
         None,
         "A world with known ground truth in place of tasks and model: " + ", ".join(WORLDS) + ".",
     )
-    world_train_share: float | None = _setting(
-        None, "Share of a world's entities that its learning task shows, up to 0.3; unset: the world's own."
+    world_seed: int = setting(0, "Seed of the pre-training of a world's models (its facts never change).")
+    world_options: dict[str, Any] | str | None = setting(
+        None,
+        "Other values than a world's own. train_share: share of its entities that the learning task shows, up to 0.3. "
+        "pretraining_steps: updates of its models' pre-training. label_noise: share of mislabelled answers there. "
+        "harmful_share: share of the forgetting rows that conflict, from 0.1 to 1. split: 'validation' evaluates on "
+        "the rows that settings should be chosen on, in place of 'test'. JSON on the command line.",
     )
-    world_pretraining_steps: int | None = _setting(
-        None, "Updates of the pre-training of a world's models; unset: the world's own."
-    )
-    world_label_noise: float | None = _setting(
-        None, "Share of mislabelled answers in that pre-training; unset: the world's own."
-    )
-    world_harmful_share: float | None = _setting(
-        None, "Share of a world's forgetting rows that conflict, from 0.1 to 1; unset: all rows are kept."
-    )
-    world_seed: int = _setting(0, "Seed of the pre-training of a world's models (its facts never change).")
-    world_split: Literal["test", "validation"] = _setting(
-        "test", "Held-out rows of a world that its learning task is evaluated on; choose settings on validation."
-    )
-    learning_task: str | None = _setting(
+    learning_task: str | None = setting(
         None,
         "What is learned: a task's name (`graceful tasks list`), <name>@<path of its rows>, a YAML task, or the path "
         "of your own JSONL file or of a folder with train.jsonl.",
     )
-    forgetting_tasks: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What may be forgotten: task names or paths; several make mixed forgetting. With a world: which of "
-            "its forgetting tasks, unset for all."
-        },
-    )
-    method: MethodName | None = _setting(
+    forgetting_tasks: list[str] | None = setting(
         None,
-        "Settings to start from, which all others beat: 'published' is the method as its paper has it; unset: the "
-        "defaults.",
+        "What may be forgotten: task names or paths; several make mixed forgetting. With a world: which of its "
+        "forgetting tasks, unset for all.",
     )
-    data_source: str = _setting(
+    data_source: str = setting(
         "hub",
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
     )
-    learning_limit: int | None = _setting(None, "Learning examples used, drawn by seed; unset: all.")
-    validation_limit: int = _setting(
+    learning_limit: int | None = setting(None, "Learning examples used, drawn by seed; unset: all.")
+    validation_limit: int = setting(
         200,
-        "Training rows of learning_task beyond learning_limit, where it has more, that are held out to watch training "
-        "and for guard_fallback; 0: none. A world has its own.",
+        "Rows held out to watch training and for guard_fallback: training rows of learning_task that learning_limit "
+        "leaves over. 0: none. A world has its own.",
     )
-    forgetting_limit: int | None = _setting(None, "Prompts used of each forgetting task, drawn by seed; unset: all.")
-    eval_limit: int | None = _setting(None, "Test rows used of each task, drawn by seed; unset: all.")
-    eval_max_new_tokens: int = _setting(256, "Longest answer generated in the evaluation, in tokens.")
-    eval_generate: bool = _setting(
-        True, "Generate answers in the evaluation; off: likelihoods alone, without accuracy of generated answers."
+    forgetting_limit: int | None = setting(None, "Prompts used of each forgetting task, drawn by seed; unset: all.")
+    eval_limit: int | None = setting(
+        None, "Test rows used of each task, drawn by seed, and documents of each of lm_eval_tasks; unset: all."
     )
-    neutral_text: str | None = _setting(
+    eval_max_new_tokens: int = setting(
+        256,
+        "Longest answer generated in the evaluation, in tokens. 0: nothing is generated, and likelihoods are all that "
+        "is measured.",
+    )
+    # Not `eval_batch_size`, which TrainingArguments has as a property.
+    evaluation_batch_size: int = setting(32, "Answers generated at once in the evaluation.")
+    neutral_text: str | None = setting(
         None,
-        "Text that no task is about, of which every model's bits per byte are measured: a file, or 'sample' for the "
+        "Text that no task is about, on which every model's bits per byte are measured: a file, or 'sample' for the "
         "8 KB in the package.",
     )
-    lm_eval_tasks: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Tasks of lm-evaluation-harness on every model: names, YAML files or folders; needs the extra eval."
-        },
+    lm_eval_tasks: list[str] | None = setting(
+        None, "Tasks of lm-evaluation-harness for every model: names, YAML files or folders; needs the extra eval."
     )
-    lm_eval_limit: int | None = _setting(None, "Documents used of each of lm_eval_tasks; unset: all.")
-    # Not `eval_batch_size`, which TrainingArguments has as a property.
-    evaluation_batch_size: int = _setting(32, "Answers generated at once in the evaluation.")
-    never_knew_model: str | None = _setting(
-        None, "A model pre-trained without the harmful knowledge, fine-tuned plainly as the upper reference."
-    )
-    num_seeds: int = _setting(1, "Training runs of each arm, with seed, seed + 1, ...")
-    force: bool = _setting(False, "Redo every stage of this command, whatever the run directory holds.")
+    num_seeds: int = setting(1, "Training runs of each arm, with seed, seed + 1, ...")
 
     def __post_init__(self) -> None:
-        difficulty = self.world_difficulty()
-        if self.method is not None:
-            require_choice("method", self.method, get_args(MethodName))
+        self.world_options = mapping_of("world_options", self.world_options) or None
+        self.world_difficulty()
         if self.world is None:
             for name in ("learning_task", "forgetting_tasks"):
                 if not getattr(self, name):
                     raise ValueError(f"{name} is not set: name a task or a path (or set world)")
-        elif self.learning_task or self.never_knew_model:
-            raise ValueError(f"world={self.world!r} brings its own learning_task and never_knew_model: remove these")
-        if self.world is None and (difficulty != Difficulty() or self.world_seed != 0 or self.world_split != "test"):
-            raise ValueError("a field world_... is set and world is not: name a world, or remove the field")
+            if self.world_options or self.world_seed != 0:
+                raise ValueError(
+                    f"world_options={self.world_options!r} and world_seed={self.world_seed} are for a world, and world "
+                    "is not set: name a world, or leave them out"
+                )
+        elif self.learning_task:
+            raise ValueError(f"world={self.world!r} brings its own learning_task: remove learning_task")
         if self.world_split not in ("test", "validation"):
-            raise ValueError(f"world_split={self.world_split!r} is not valid: it must be test or validation")
-        for name in ("learning_limit", "forgetting_limit", "eval_limit", "lm_eval_limit"):
+            raise ValueError(f"world_options: split={self.world_split!r} is not valid: it must be test or validation")
+        for name in ("learning_limit", "forgetting_limit", "eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not valid: it must be at least 1, or unset for all")
-        if self.validation_limit < 0:
-            raise ValueError(f"validation_limit={self.validation_limit} is not valid: it must be 0 (none) or more")
-        for name in ("eval_max_new_tokens", "evaluation_batch_size", "num_seeds"):
+        for name in ("validation_limit", "eval_max_new_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 (none) or more")
+        for name in ("evaluation_batch_size", "num_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be at least 1")
 
+    @property
+    def generates(self) -> bool:
+        """Whether the evaluation generates answers."""
+        return self.eval_max_new_tokens > 0
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return mapping_of("world_options", self.world_options)
+
+    @property
+    def world_split(self) -> str:
+        """Held-out rows of a world that its learning task is evaluated on."""
+        return self._options.get("split", "test")
+
     def world_difficulty(self) -> Difficulty:
-        """The difficulty of the world. Raises `ValueError` naming the field that is out of range."""
+        """The difficulty of the world. Raises `ValueError` naming the option that is unknown or out of range."""
+        options = self._options
+        for name in options:
+            if name not in WORLD_OPTIONS:
+                raise ValueError(f"world_options has {name!r}, which there is not: it takes {', '.join(WORLD_OPTIONS)}")
+        options.pop("split", None)
         try:
-            return Difficulty(
-                train_share=self.world_train_share,
-                pretraining_steps=self.world_pretraining_steps,
-                label_noise=self.world_label_noise,
-                harmful_share=self.world_harmful_share,
-            )
+            return Difficulty(**options)
         except ValueError as error:
-            raise ValueError(f"world_{error}") from error
+            raise ValueError(f"world_options: {error}") from error

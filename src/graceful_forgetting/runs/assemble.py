@@ -115,6 +115,7 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
         tasks[name] = TaskSelection(total=len(rows), chosen=sum(rows), kind=source.kind)
     crossovers = sorted(value for value in scored[CROSSOVER_COLUMN] if value is not None)
     step_sizes = [value for value in scored[STEP_SIZE_COLUMN] if value is not None]
+    assert selection.strategy is not None
     return SelectionResult(
         strategy=selection.strategy,
         scored=len(scored),

@@ -21,7 +21,6 @@ def examination_settings(run: RunArguments, inputs: RunInputs, general_ability: 
     """All that decides the outcome but the model."""
     return {
         "max_new_tokens": run.eval_max_new_tokens,
-        "generate": run.eval_generate,
         "general_ability": general_ability.settings(),
         "tasks": {
             name: None if task is None else [task.metric, task.definition]
@@ -41,7 +40,7 @@ def examine(
 ) -> dict[str, str]:
     """Write `metrics.json`, `items.json` and `general.json`; returns one figure a task, as text."""
     metrics, items = {}, {}
-    answers = sum(_answers(rows, run.eval_generate) for rows, _, _ in inputs.test_sets.values())
+    answers = sum(_answers(rows, run.generates) for rows, _, _ in inputs.test_sets.values())
     with joint_progress(description, "answers", answers):
         for name, (rows, role, task) in inputs.test_sets.items():
             metrics[name], items[name] = evaluate_items(
@@ -52,7 +51,7 @@ def examine(
                 batch_size=run.evaluation_batch_size,
                 max_new_tokens=run.eval_max_new_tokens,
                 description=f"{description}: {name}",
-                generate=run.eval_generate,
+                generate=run.generates,
             )
     write_json(folder / "metrics.json", {name: asdict(metric) for name, metric in metrics.items()})
     write_json(folder / "items.json", {name: asdict(item) for name, item in items.items()})

@@ -32,9 +32,8 @@ class RunInputs:
     def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
         self.max_length = lwf.max_length
         self.assistant_only = lwf.assistant_only_loss
-        self.revision = model.model_revision
         self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
-        self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device)
+        self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device, lwf.model_init_kwargs)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -82,7 +81,7 @@ class RunInputs:
     def base_config(self) -> Any:
         return AutoConfig.from_pretrained(
             self.sources.model,
-            revision=self.revision,
+            revision=self.loader.revision,
             trust_remote_code=self.loader.trust_remote_code,
         )
 

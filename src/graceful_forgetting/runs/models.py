@@ -1,7 +1,8 @@
 """Loading models for the stages: base, with a fresh adapter, or as a finished arm."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from transformers import (
     set_seed,
 )
 
+from graceful_forgetting.config.fields import setting
 from graceful_forgetting.data import require_pad_token
 
 # Parameters below which one CPU thread is used; `docs/log.md` has the measurement.
@@ -23,27 +25,21 @@ SMALL_MODEL = 2_000_000
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass
 class ModelArguments:
     """Which model is fine-tuned, and whether all its weights are or a LoRA adapter."""
 
-    model_name_or_path: str | None = _setting(
-        None, "Base model: a name on the hub, a folder, or graceful/base-text, the small one in the package."
+    model_name_or_path: str | None = setting(
+        None,
+        "Base model: a name on the hub, a folder, or graceful/base-text, the small one in the package. A folder with "
+        "two models, base and never_knew, brings the twin without the harmful knowledge as the upper reference.",
     )
-    model_revision: str | None = _setting(None, "Branch, tag or commit of a model on the hub.")
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = _setting(
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = setting(
         "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."
     )
-    attn_implementation: str | None = _setting(None, "Attention implementation, as transformers names it.")
-    use_lora: bool = _setting(False, "Train a LoRA adapter in place of all weights.")
-    lora_r: int = _setting(16, "Rank of the adapter.")
-    lora_alpha: int = _setting(32, "Scale of the adapter: its output is multiplied by lora_alpha / lora_r.")
-    lora_dropout: float = _setting(0.0, "Dropout on the adapter's input.")
-    lora_target_modules: list[str] | None = _setting(
+    use_lora: bool = setting(False, "Train a LoRA adapter in place of all weights.")
+    lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
+    lora_target_modules: list[str] | None = setting(
         None, "Names of the linear layers with an adapter; unset: all but the output layer."
     )
 
@@ -53,8 +49,8 @@ class ModelArguments:
             return None
         return LoraConfig(
             r=self.lora_r,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
+            lora_alpha=2 * self.lora_r,
+            lora_dropout=0.0,
             target_modules=self.lora_target_modules or "all-linear",
             task_type="CAUSAL_LM",
         )
@@ -67,9 +63,28 @@ class ModelLoader:
         arguments: which model.
         trust_remote_code: passed to transformers; off unless the user turned it on.
         device: where models are put.
+        model_init_kwargs: `revision` (branch, tag or commit of a model on the hub) and `attn_implementation`, as
+            transformers names it.
+
+    Raises:
+        ValueError: other names in `model_init_kwargs`.
     """
 
-    def __init__(self, arguments: ModelArguments, trust_remote_code: bool | None, device: torch.device):
+    def __init__(
+        self,
+        arguments: ModelArguments,
+        trust_remote_code: bool | None,
+        device: torch.device,
+        model_init_kwargs: Mapping[str, Any] | None = None,
+    ):
+        options = dict(model_init_kwargs or {})
+        self.revision = options.pop("revision", None)
+        self.attn_implementation = options.pop("attn_implementation", None)
+        if options:
+            raise ValueError(
+                f"model_init_kwargs has {', '.join(options)}: `graceful run` takes revision and attn_implementation "
+                "there; the type of the weights is dtype"
+            )
         self.arguments = arguments
         self.trust_remote_code = bool(trust_remote_code)
         self.device = device
@@ -88,7 +103,7 @@ class ModelLoader:
             str(path),
             revision=self._revision(path),
             dtype=self.arguments.dtype,
-            attn_implementation=self.arguments.attn_implementation,
+            attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
         )
         return self._placed(model)
@@ -105,7 +120,7 @@ class ModelLoader:
         model = AutoModelForCausalLM.from_config(
             config,
             dtype=config.dtype if dtype == "auto" else TORCH_DTYPES[dtype],
-            attn_implementation=self.arguments.attn_implementation,
+            attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
         )
         return self._placed(model)
@@ -133,4 +148,4 @@ class ModelLoader:
         return PeftModel.from_pretrained(self.base(base), str(arm), is_trainable=trainable)
 
     def _revision(self, path: str | Path) -> str | None:
-        return None if Path(path).is_dir() else self.arguments.model_revision
+        return None if Path(path).is_dir() else self.revision

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.posterior.reference import stopping_after
 from graceful_forgetting.results.provenance import public_settings
@@ -83,6 +83,7 @@ class Pipeline:
         announce: receives one line a stage.
         directory: where the stages are; none: `lwf.output_dir`.
         inputs: data and models that were read before; none: those of the recipe.
+        force: make every stage anew, whatever the run directory holds.
 
     Raises:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
@@ -96,6 +97,7 @@ class Pipeline:
         announce: Callable[[str], None] = logger.info,
         directory: RunDirectory | None = None,
         inputs: RunInputs | None = None,
+        force: bool = False,
     ):
         self.run = run
         self.lwf = lwf
@@ -103,11 +105,11 @@ class Pipeline:
         self.announce = announce
         check_recipe(lwf)
         self.general_ability = GeneralAbility(
-            run.neutral_text, run.lm_eval_tasks, run.lm_eval_limit, run.evaluation_batch_size
+            run.neutral_text, run.lm_eval_tasks, run.eval_limit, run.evaluation_batch_size
         )
         self.inputs = inputs or RunInputs(run, lwf, model)
         check_inputs(run, lwf, self.inputs, self._holds_out)
-        self.directory = directory or RunDirectory(lwf.output_dir, force=run.force, announce=announce)
+        self.directory = directory or RunDirectory(lwf.output_dir, force=force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
         self.method = Method(lwf, RunRows(self.inputs, lwf), self, self.directory, announce)
@@ -228,7 +230,7 @@ class Pipeline:
         **keywords: Any,
     ) -> dict[str, Any]:
         stages = preparation or {}
-        args.guard_fallback = "plain" in stages
+        args = changed(args, guard_fallback="plain" in stages)
         prepared = read_preparation(stages)
         if args.guard_fallback:
             assert prepared is not None
@@ -277,7 +279,6 @@ class Pipeline:
         """Those of a run that unlearns, and the rows that trials are judged by."""
         return {
             **self._unlearning_settings(self.method.choice_seed),
-            "fraction": self.lwf.forget_trial_fraction,
             "held_out": self.inputs.data_fingerprints["learning_validation"],
         }
 
@@ -341,12 +342,12 @@ class Pipeline:
     def recipe(self) -> dict[str, Any]:
         """Every setting of the run: all of ours, and those of `SFTConfig` that differ from its defaults."""
         inherited = {f.name: f.default for f in fields(SFTConfig)}
-        changed = {
+        others = {
             f.name: getattr(self.lwf, f.name)
             for f in fields(self.lwf)
             if f.name not in inherited or getattr(self.lwf, f.name) != inherited[f.name]
         }
-        return public_settings({**asdict(self.run), **asdict(self.model), **changed})
+        return public_settings({**asdict(self.run), **asdict(self.model), **others})
 
     def fingerprints(self) -> tuple[str, dict[str, str], str | None]:
         """Of the base model, the data sets, and the posterior (none where the scorer needs none)."""

@@ -86,9 +86,7 @@ def _method(config: str | None, flags: Sequence[str]) -> str | None:
 
 def _start_from(parser: TrlParser, method: str | None) -> None:
     """Make the settings of a method the parser's defaults, which everything else beats."""
-    for name, settings in METHODS.items():
-        if name == method:
-            parser.set_defaults(**settings)
+    parser.set_defaults(**METHODS.get(str(method), {}))
 
 
 def read_yaml(config: str | Path) -> dict[str, Any]:

@@ -41,13 +41,13 @@ def check_inputs(run: RunArguments, lwf: LWFConfig, inputs: RunInputs, holds_out
         ValueError: names the setting, its value and the remedy.
     """
     for _, _, task in inputs.test_sets.values():
-        if task is not None and run.eval_generate:
+        if task is not None and run.generates:
             require_metric(task)
-    if lwf.forget_trials and not holds_out:
+    if lwf.forget_trials != "none" and not holds_out:
         raise ValueError(
-            "forget_trials=True needs held-out learning rows to judge trial runs by, and this run has none: leave "
-            "training rows over (learning_limit below their number, with validation_limit above 0), keep "
-            "world_split=test, or set forget_trials=False"
+            f"forget_trials={lwf.forget_trials!r} needs held-out learning rows to judge trial runs by, and this run "
+            "has none: leave training rows over (learning_limit below their number, with validation_limit above 0), "
+            "keep split 'test' of world_options, or set forget_trials='none'"
         )
     if lwf.forget_answers == "given":
         _ = inputs.forgetting_answers  # refuses data without answers

@@ -40,7 +40,7 @@ class Sources:
 
     Attributes:
         model: name or path of the base model.
-        never_knew: name or path of the model without the harmful knowledge, where there is one.
+        never_knew: path of the model without the harmful knowledge, where there is one.
         learning_name: name of the learning task.
         learning_train: `prompt`, `completion`.
         learning_test: `prompt`, `completion`, and `answer` for tasks that parse answers.
@@ -74,10 +74,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
             "model_name_or_path is not set: name a model on the hub, a folder that holds one, or the small model in "
             f"the package ({SHIPPED_NAME})"
         )
-    model_name_or_path = resolve_model_name(model_name_or_path)
-    check_model_path("model_name_or_path", model_name_or_path)
-    if arguments.never_knew_model is not None:
-        check_model_path("never_knew_model", arguments.never_knew_model)
+    base, never_knew = _base_and_twin(resolve_model_name(model_name_or_path))
     assert arguments.learning_task is not None
     assert arguments.forgetting_tasks is not None
     learning = resolve_task(arguments.learning_task)
@@ -90,8 +87,8 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
             raise ValueError(f"forgetting_tasks names {task.name!r} twice")
         forgetting[task.name] = _forgetting_source(task, arguments, seed)
     return Sources(
-        model=model_name_or_path,
-        never_knew=arguments.never_knew_model,
+        model=base,
+        never_knew=never_knew,
         learning_name=learning.name,
         learning_train=train,
         learning_test=_test_rows(learning, arguments, seed),
@@ -99,6 +96,17 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         forgetting=forgetting,
         learning_validation=validation,
     )
+
+
+def _base_and_twin(model_name_or_path: str) -> tuple[str, str | None]:
+    """The base model, and its twin that never knew where the folder has both, as that of a world has."""
+    folder = Path(model_name_or_path)
+    models = [folder / which for which in get_args(Checkpoint)]
+    if all((model / "config.json").is_file() for model in models):
+        base, never_knew = map(str, models)
+        return base, never_knew
+    check_model_path("model_name_or_path", model_name_or_path)
+    return model_name_or_path, None
 
 
 def _training_and_validation_rows(
@@ -164,7 +172,7 @@ def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: 
         if difficulty.changes_models or arguments.world_seed != 0:
             raise ValueError(
                 f"model_name_or_path={model!r} names models that are built already: remove it, or remove "
-                "world_pretraining_steps, world_label_noise and world_seed"
+                "world_seed, and pretraining_steps and label_noise of world_options"
             )
         # A folder that `graceful world build` wrote, with both models inside.
         base, never_knew = str(Path(model) / "base"), str(Path(model) / "never_knew")

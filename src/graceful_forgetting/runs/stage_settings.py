@@ -9,7 +9,7 @@ from graceful_forgetting.runs.models import ModelArguments
 
 # Settings of the method's own stages, by prefix; everything else in LWFConfig is a setting of learning.
 _STAGE_PREFIXES = ("elicitation_", "reference_", "posterior_", "confidence_", "forget_")
-UNLEARNING_PREFIXES = ("unlearn_", "guard", "per_device_unlearn_", "baseline")
+UNLEARNING_PREFIXES = ("unlearn_", "guard_", "per_device_unlearn_", "baseline")
 # They change where and how a run reports, never what it computes.
 WITHOUT_EFFECT = {
     "output_dir",
@@ -26,6 +26,8 @@ WITHOUT_EFFECT = {
     "dataloader_pin_memory",
     "hub_token",
     "seed",
+    # A name for other settings, each of which counts on its own.
+    "method",
 }
 
 

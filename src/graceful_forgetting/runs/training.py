@@ -1,6 +1,5 @@
 """One training run as a stage: resumable on its way, complete or absent at its end."""
 
-import copy
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.posterior.reference import PlainTrainer
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.distributed import from_main_process
@@ -50,19 +49,19 @@ class StageProgress(ProgressCallback):
             self.training_bar.set_postfix(shown)
 
 
-def arm_args(args: LWFConfig, work: Path, seed: int, **changes: Any) -> LWFConfig:
-    """The settings of one run: those of the recipe with its own folder and seed, and `changes`."""
-    own = copy.copy(args)
-    own.output_dir = str(work)
-    own.seed = seed
-    # The rows arrive tokenised, with labels that say what counts.
-    own.assistant_only_loss = False
-    own.disable_tqdm = not (sys.stderr.isatty() and progress_allowed())
-    # Without a device to copy to, pinning does nothing but warn.
-    own.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type != "cpu"
-    for name, value in changes.items():
-        setattr(own, name, value)
-    return own
+def arm_args(args: LWFConfig, work: Path, seed: int) -> LWFConfig:
+    """The settings of one run: those of the recipe with a folder and seed of its own, for rows that are tokenised."""
+    return changed(
+        args,
+        output_dir=str(work),
+        seed=seed,
+        model_init_kwargs=None,
+        # The rows have labels that say what counts.
+        assistant_only_loss=False,
+        disable_tqdm=not (sys.stderr.isatty() and progress_allowed()),
+        # Without a device to copy to, pinning does nothing but warn.
+        dataloader_pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+    )
 
 
 def run_training(

@@ -19,7 +19,6 @@ _OWN_FIELDS = {
     "seed": "seeds",
     "num_seeds": "seeds",
     "output_dir": "output_dir of the grid",
-    "force": "a new output_dir",
 }
 _NAME = re.compile(r"[\w.+=@-]+")
 # Field -> values to try, of each round of tuning.

@@ -38,8 +38,12 @@ class CellKeys:
         sources, content = self._content(recipe)
         if sources.learning_test is None:
             raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
+        if not recipe[0].generates:
+            raise ValueError("eval_max_new_tokens=0 generates nothing, and a sweep measures answers: set it above 0")
         if cell.arm == "never_knew" and sources.never_knew is None:
-            raise ValueError(f"methods.{cell.method}: arm never_knew needs never_knew_model in base, or a world")
+            raise ValueError(
+                f"methods.{cell.method}: arm never_knew needs a world, or a model_name_or_path with base and never_knew"
+            )
         return fingerprint_json(
             {
                 "version": __version__,
@@ -64,8 +68,8 @@ class CellKeys:
         return self._recipes[known]
 
     def _content(self, recipe: Recipe) -> tuple[Sources, str]:
-        run, _, model = recipe
-        known = fingerprint_json([asdict(run), model.model_name_or_path, model.model_revision])
+        run, lwf, model = recipe
+        known = fingerprint_json([asdict(run), model.model_name_or_path, lwf.model_init_kwargs])
         if known not in self._sources:
             sources = load_sources(run, model.model_name_or_path, seed=0)
             models = [_folder_hash(path) for path in (sources.model, sources.never_knew) if path is not None]

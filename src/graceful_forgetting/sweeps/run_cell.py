@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.results.provenance import collect_provenance
 from graceful_forgetting.results.result import GuardResult, TaskMetrics, TrialsResult
 from graceful_forgetting.results.schema import dataclass_from_plain
@@ -92,7 +92,15 @@ class InputsCache:
         limits = (run.learning_limit, run.forgetting_limit, run.eval_limit)
         # The seed decides which rows a limit draws, and nothing else here.
         seed = None if limits == (None, None, None) else lwf.seed
-        settings = [asdict(run), asdict(model), seed, lwf.max_length, lwf.trust_remote_code, str(lwf.device)]
+        settings = [
+            asdict(run),
+            asdict(model),
+            lwf.model_init_kwargs,
+            seed,
+            lwf.max_length,
+            lwf.trust_remote_code,
+            str(lwf.device),
+        ]
         key = fingerprint_json(settings)
         inputs = self._kept.pop(key, None) or CellInputs(RunInputs(run, lwf, model), run)
         self._kept[key] = inputs
@@ -177,7 +185,7 @@ class CellPipeline(Pipeline):
     def _train(
         self, name: str, folder: Path, model: Any, args: LWFConfig, preparation: Mapping[str, Stage] | None
     ) -> dict[str, Any]:
-        args.disable_tqdm = True
+        args = changed(args, disable_tqdm=True)
         curve = LearningCurve(
             self.examiner, self.settings.evaluate_every, self.settings.curve_rows, Path(args.output_dir, CURVE_FILE)
         )

@@ -88,10 +88,10 @@ def check_data(
         some_are_read=scorer_reads and not scored,
     )
     # A preparation has what trials chose already.
-    if args.forget_trials and unlearning and preparation is None and eval_dataset is None:
+    if args.forget_trials != "none" and unlearning and preparation is None and eval_dataset is None:
         raise ValueError(
-            "forget_trials=True needs held-out learning rows to judge trial runs by: pass eval_dataset, or set "
-            "forget_trials=False"
+            f"forget_trials={args.forget_trials!r} needs held-out learning rows to judge trial runs by: pass "
+            "eval_dataset, or set forget_trials='none'"
         )
 
 
@@ -160,8 +160,8 @@ def check_own_parts(
             "optimizer_cls_and_kwargs, which both runs make theirs from, or a forget_dataset that is already "
             f"scored (column {SCORE_COLUMN})"
         )
-    if args.forget_trials and unlearning and preparation is None:
+    if args.forget_trials != "none" and unlearning and preparation is None:
         raise ValueError(
             "optimizers holds an optimizer of this model's parameters, which trial runs cannot share: pass "
-            "optimizer_cls_and_kwargs, which all runs make theirs from, or set forget_trials=False"
+            "optimizer_cls_and_kwargs, which all runs make theirs from, or set forget_trials='none'"
         )

@@ -254,7 +254,7 @@ class Method:
 
     def interference(self) -> Stage | None:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
-        if self.args.posterior_parameter_pattern is not None or self.args.posterior_last_blocks is not None:
+        if self.args.posterior_parameters not in ("trainable", "merged"):
             return None
         config = ConfidenceConfig(scorer="interference", batch_size=self.args.confidence_batch_size)
         return self._scored("interference", config, True)
@@ -288,7 +288,7 @@ class Method:
         """The samples to unlearn, by their scores or by trial runs."""
         scores = self.scores()
         settings = asdict(self.args.selection_config()) | {"seed": self.choice_seed}
-        if self.args.forget_trials:
+        if self.args.forget_trials != "none":
             return self._once("selection", lambda: self._by_trial(scores, settings))
 
         def build(folder: Path, _: str) -> dict[str, Any]:
@@ -302,9 +302,9 @@ class Method:
         return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))
 
     def _by_trial(self, scores: Stage, settings: Mapping[str, Any]) -> Stage:
-        tried = candidates_stage(self.directory, scores, settings, self.args.forget_trial_first)
+        tried = candidates_stage(self.directory, scores, settings, self.args.forget_trials == "both")
         trials = {name: self._trial(number, name, tried[name]) for number, name in enumerate(tried)}
-        return choice_stage(self.directory, tried, trials, self.args.forget_trial_fraction, self.announce)
+        return choice_stage(self.directory, tried, trials, self.announce)
 
     def _trial(self, number: int, name: str, candidate: Stage) -> Stage:
         """A run that unlearns a candidate; it records the held-out loss at its end."""

@@ -66,15 +66,10 @@ def check_topology(args: LWFConfig, kind: DistributedType, plugin: FullyShardedD
         raise ValueError(
             f"baseline={args.baseline!r} reads whole weights during training, which FSDP shards: use one process or DDP"
         )
-    if args.forget_trials:
+    if args.forget_trials != "none":
         raise ValueError(
-            "forget_trials=True cannot be used with FSDP, whose trainers cannot share a model: use DDP, or set "
-            "forget_trials=False"
-        )
-    if args.unlearn_rescore_every:
-        raise ValueError(
-            f"unlearn_rescore_every={args.unlearn_rescore_every} scores with whole weights during training, which FSDP "
-            "shards: use one process or DDP, or unlearn_rescore_every=0"
+            f"forget_trials={args.forget_trials!r} cannot be used with FSDP, whose trainers cannot share a model: use "
+            "DDP, or set forget_trials='none'"
         )
 
 

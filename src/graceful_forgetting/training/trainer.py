@@ -1,6 +1,5 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
-import copy
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import PlainTrainer
@@ -253,14 +252,11 @@ class LWFTrainer(PlainTrainer):
 
     def _take_over_settings(self, checkpoint: Path | None) -> None:
         """Unlearn in the way that trial runs have chosen, if they have; the caller's settings stay as they are."""
-        if self.preparation is None and not self.args.forget_trial_first:
+        if self.preparation is None and self.args.forget_trials != "both":
             return
         chosen = self._prepared(checkpoint).audit.get(SETTINGS, {})
         if chosen:
-            own: LWFConfig = copy.copy(self.args)
-            for name, value in chosen.items():
-                setattr(own, name, value)
-            self.args = own
+            self.args = changed(self.args, forget_trials="none", **chosen)
 
     @property
     def _may_fall_back(self) -> bool:
@@ -268,8 +264,8 @@ class LWFTrainer(PlainTrainer):
 
     @property
     def _compares_with_plain(self) -> bool:
-        """Whether plain fine-tuning is made to compare with; whole trial runs have been held against it."""
-        tried = self.args.forget_trials and self.args.forget_trial_fraction == 1
+        """Whether plain fine-tuning is made to compare with; trial runs have been held against it."""
+        tried = self.args.forget_trials != "none"
         comes_scored = checks.is_scored(self._forget_dataset)
         return self._may_fall_back and not comes_scored and self.optimizer is None and not tried
 

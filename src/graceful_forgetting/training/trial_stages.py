@@ -65,7 +65,6 @@ def choice_stage(
     directory: RunDirectory,
     tried: Mapping[str, Stage],
     trials: Mapping[str, Stage],
-    fraction: float,
     announce: Callable[[str], None],
 ) -> Stage:
     """The stage `selection`: the candidate whose trial run had the lowest held-out loss.
@@ -74,7 +73,6 @@ def choice_stage(
         directory: of the run.
         tried: the candidates, by name.
         trials: their trial runs, by the same names.
-        fraction: share of the learning updates that a trial has.
         announce: receives a line on what was found.
     """
 
@@ -84,11 +82,11 @@ def choice_stage(
             name: Candidate(read_rows(stage.path / ROWS_FOLDER), read_json(stage.path / SELECTION_FILE))
             for name, stage in tried.items()
         }
-        chosen = chosen_by_trial(stored, losses, fraction)
+        chosen = chosen_by_trial(stored, losses)
         write_selection(folder, chosen.selected, chosen.audit)
         announce(describe(chosen.audit))
         if len(chosen.selected) == 0:
             announce(nothing_selected(chosen.audit))
         return {"tried": len(tried), "chosen": len(chosen.selected)}
 
-    return directory.stage("selection", {"fraction": fraction}, [*tried.values(), *trials.values()], build)
+    return directory.stage("selection", {}, [*tried.values(), *trials.values()], build)

@@ -1,6 +1,5 @@
 """Stage 4, by trial: of several selections, the one that is seen to help the learning task; or none."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from graceful_forgetting.config import LWFConfig, SelectionConfig
+from graceful_forgetting.config import LWFConfig, SelectionConfig, changed
 from graceful_forgetting.posterior.reference import NonFiniteLossError, reference_args
 from graceful_forgetting.runtime.distributed import process_count
 from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
@@ -39,7 +38,7 @@ def candidates(scored: Dataset, config: SelectionConfig, first: bool = False) ->
     Args:
         scored: rows with a score and a column `forgetting_task`.
         config: how samples are selected by their scores.
-        first: try all but nothing a second time, unlearned before learning (`forget_trial_first`).
+        first: try all but nothing a second time, unlearned before learning (`forget_trials='both'`).
 
     Raises:
         ValueError: as `select_for_unlearning`.
@@ -93,13 +92,12 @@ def loss_unless_diverged(name: str, held_out_loss: Callable[[], float]) -> float
     return loss if math.isfinite(loss) else None
 
 
-def chosen_by_trial(tried: Mapping[str, Candidate], losses: Mapping[str, float | None], fraction: float) -> Candidate:
+def chosen_by_trial(tried: Mapping[str, Candidate], losses: Mapping[str, float | None]) -> Candidate:
     """The candidate with the lowest held-out loss; the first of equal ones, so that nothing is before anything.
 
     Args:
         tried: candidates by name, nothing first.
         losses: held-out loss after the trial run of each, in nats per token; None loses: it diverged.
-        fraction: share of the learning updates that a trial has; for the record.
 
     Returns:
         the candidate, with the record of the trials in its audit under `trials`.
@@ -107,27 +105,13 @@ def chosen_by_trial(tried: Mapping[str, Candidate], losses: Mapping[str, float |
     # NaN compares as false with everything, so that it could win where it comes first.
     known = {name: math.inf if loss is None or math.isnan(loss) else loss for name, loss in losses.items()}
     best = min(tried, key=lambda name: known[name])
-    record = {"chosen": best, "fraction": fraction, "held_out_losses": {name: losses[name] for name in tried}}
+    record = {"chosen": best, "fraction": 1.0, "held_out_losses": {name: losses[name] for name in tried}}
     return Candidate(tried[best].selected, {**tried[best].audit, "trials": record})
 
 
 def trial_args(args: LWFConfig, output_dir: str | Path) -> LWFConfig:
-    """The settings of a trial run: those of `args`, shorter by `forget_trial_fraction`, with nothing saved or reported.
-
-    Its learning rate decays within the trial, since losses at a high rate say little about those at the end.
-    """
-    trial = copy.copy(args)
-    for name, value in vars(reference_args(args, output_dir)).items():
-        setattr(trial, name, value)
-    fraction = args.forget_trial_fraction
-    if args.max_steps > 0:
-        trial.max_steps = max(1, round(fraction * args.max_steps))
-    else:
-        trial.num_train_epochs = fraction * args.num_train_epochs
-    if args.warmup_steps >= 1:
-        trial.warmup_steps = round(fraction * args.warmup_steps)
-    trial.forget_trials = trial.guard_fallback = False
-    return trial
+    """The settings of a trial run: those of `args`, with nothing saved or reported."""
+    return changed(reference_args(args, output_dir), forget_trials="none", guard_fallback=False)
 
 
 def describe(audit: Mapping[str, Any]) -> str:

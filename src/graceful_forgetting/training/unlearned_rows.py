@@ -29,4 +29,4 @@ def first_rows(
 def _retained(args: LWFConfig, preparation: Preparation) -> Dataset | None:
     if not args.unlearn_retain_weight:
         return None
-    return select_retained(preparation.scored, preparation.selected, args.unlearn_retain_fraction)
+    return select_retained(preparation.scored, preparation.selected)

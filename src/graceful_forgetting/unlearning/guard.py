@@ -14,12 +14,10 @@ class Guard:
     ends when it, or a held-out loss, exceeds its own lowest value so far by more than `margin`.
 
     Args:
-        margin: nats per token.
-        enabled: a guard that is off watches nothing and never stops.
+        margin: nats per token; none: it never stops.
     """
 
-    margin: float
-    enabled: bool = True
+    margin: float | None
     stopped: bool = False
     reason: str | None = None
     step: int | None = None
@@ -39,7 +37,7 @@ class Guard:
 
     def _check(self, what: str, value: float, step: int) -> None:
         lowest = self.lowest[what] = min(value, self.lowest.get(what, value))
-        if self.enabled and not self.stopped and value > lowest + self.margin:
+        if self.margin is not None and not self.stopped and value > lowest + self.margin:
             self.stopped = True
             self.step = step
             self.reason = (

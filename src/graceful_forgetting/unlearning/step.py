@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from trl import SFTTrainer
 
+from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM
 from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.gradients.token_loss import token_log_probs
 from graceful_forgetting.posterior.reference import NonFiniteLossError
@@ -28,9 +29,6 @@ def unlearn_if_due(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
         NonFiniteLossError: names the update.
     """
     args, step = updates.args, trainer.state.global_step
-    if updates.renew is not None and step > 0 and step % args.unlearn_rescore_every == 0:
-        with preserved_rng():
-            updates.replace_samples(*updates.renew())
     if len(updates.samples) == 0:
         return
     due = updates_due(args.unlearn_schedule, step, trainer.state.max_steps, args.unlearn_every, args.seed)
@@ -60,7 +58,7 @@ def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
     _require_finite("loss", loss_sum, trainer, updates)
     grad_norm = 0.0
     if active_sum > 0:
-        max_norm = math.inf if joint else args.unlearn_max_grad_norm or math.inf
+        max_norm = math.inf if joint else UNLEARN_MAX_GRAD_NORM
         grad_norm = whole(torch.nn.utils.clip_grad_norm_(updates.parameters, max_norm)).item()
         _require_finite("gradient norm", grad_norm, trainer, updates)
         if not joint:
@@ -99,7 +97,7 @@ def _step(trainer: SFTTrainer, updates: UnlearningUpdates, active: float) -> Non
     """A step of the unlearning optimizer, shorter by the share of the samples that is active."""
     args, scale = updates.args, active
     # Before the first learning update nothing has decayed yet, and a warm-up would leave a rate of 0.
-    if args.unlearn_lr_scheduler == "follow" and args.unlearn_schedule != "early":
+    if args.unlearn_schedule != "early":
         # The rate of an optimizer that the caller has made need not be that of the settings.
         peak = trainer.optimizer.param_groups[0].get("initial_lr", args.learning_rate)
         scale *= learning_rate(trainer) / peak

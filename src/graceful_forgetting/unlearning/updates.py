@@ -27,7 +27,7 @@ from graceful_forgetting.unlearning.order import batch_indices
 
 logger = logging.getLogger(__name__)
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 SAMPLES, RETAINED = "samples", "retained"
 _ROW = ["input_ids", "labels"]
 
@@ -88,7 +88,9 @@ class UnlearningUpdates:
             training has begun, since FSDP puts shards in the place of a model's parameters then.
         retained: tokenised rows of the retain term; none without one.
         learning: tokenised learning rows; needed by some objectives.
-        renew: gives samples and retained rows anew, every `args.unlearn_rescore_every` learning updates; none: never.
+
+    Raises:
+        ValueError: weights of the samples that are negative, not finite or all 0.
     """
 
     def __init__(
@@ -98,20 +100,26 @@ class UnlearningUpdates:
         parameters: Callable[[], Iterable[nn.Parameter]],
         retained: Dataset | None = None,
         learning: Dataset | None = None,
-        renew: Callable[[], tuple[Dataset, Dataset | None]] | None = None,
     ):
-        self.renew = renew
         self.args = args
         self.objective: Objective = OBJECTIVES[args.unlearn_objective](args)
         self.count = 0
-        self.guard = Guard(margin=args.guard_margin, enabled=args.guard)
+        self.guard = Guard(margin=args.guard_margin)
         self.log = UnlearningLog()
         self._learning_losses: list[Tensor] = []
         self._stop_announced = False
         self.peak_learning_rate = args.unlearn_learning_rate or args.learning_rate
         self._give_parameters = parameters
         self.learning = learning if Need.LEARNING in self.objective.needs else None
-        self.replace_samples(samples, retained)
+        optional = [name for name in (WEIGHT_COLUMN, BASE_LOSS_COLUMN) if name in samples.column_names]
+        self.samples = samples.select_columns([*_ROW, *optional])
+        self.retained = None if retained is None else retained.select_columns(_ROW)
+        self._weights = torch.ones(len(samples))
+        if WEIGHT_COLUMN in optional:
+            self._weights = _mean_one(torch.tensor(samples[WEIGHT_COLUMN][:], dtype=torch.float64))
+        self._base_losses: Tensor | None = None
+        if Need.BASE_LOSSES in self.objective.needs:
+            self._base_losses = torch.tensor(samples[BASE_LOSS_COLUMN][:], dtype=torch.float32)
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
@@ -125,22 +133,6 @@ class UnlearningUpdates:
         # Fused where that of learning is, as by default: the plain one costs several times as much on small models.
         fused = self.args.optim == OptimizerNames.ADAMW_TORCH_FUSED
         return torch.optim.AdamW(self.parameters, lr=self.peak_learning_rate, weight_decay=0.0, fused=fused)
-
-    def replace_samples(self, samples: Dataset, retained: Dataset | None) -> None:
-        """Unlearn and retain these rows from the next update on.
-
-        Raises:
-            ValueError: weights that are negative, not finite or all 0.
-        """
-        optional = [name for name in (WEIGHT_COLUMN, BASE_LOSS_COLUMN) if name in samples.column_names]
-        self.samples = samples.select_columns([*_ROW, *optional])
-        self.retained = None if retained is None else retained.select_columns(_ROW)
-        self._weights = torch.ones(len(samples))
-        if WEIGHT_COLUMN in optional:
-            self._weights = _mean_one(torch.tensor(samples[WEIGHT_COLUMN][:], dtype=torch.float64))
-        self._base_losses: Tensor | None = None
-        if Need.BASE_LOSSES in self.objective.needs:
-            self._base_losses = torch.tensor(samples[BASE_LOSS_COLUMN][:], dtype=torch.float32)
 
     def next_micro_batches(self, process: int, processes: int) -> list[MicroBatch]:
         """This process's share of the rows of the next update, one batch per pass."""
@@ -266,7 +258,7 @@ def load_rows(directory: Path) -> tuple[Dataset, Dataset | None]:
 
 def unlearning_summary(updates: UnlearningUpdates | None, compared: HeldOutComparison | None) -> dict[str, Any]:
     """How many updates there were and what the guard did; JSON types. None: nothing was unlearned, or not compared."""
-    guard = Guard(margin=0.0) if updates is None else updates.guard
+    guard = Guard(margin=None) if updates is None else updates.guard
     return {
         "updates": 0 if updates is None else updates.count,
         "guard": {

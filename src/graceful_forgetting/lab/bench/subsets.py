@@ -68,7 +68,7 @@ def subset_correlations(seed: int = 0, steps: int = 150) -> list[dict[str, Any]]
     # A trainer leaves its own forward on the model that it has trained.
     reference.load_state_dict(trainer.model.state_dict())
     posterior = estimate_posterior(base, reference, learning, PosteriorConfig(batch_size=64, seed=seed), tokenizer)
-    config = ConfidenceConfig(batch_size=64)
+    config = ConfidenceConfig(scorer="lwf", batch_size=64)
 
     def scored(part: Any) -> tuple[list[float], float]:
         start = time.perf_counter()

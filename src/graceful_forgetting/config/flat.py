@@ -1,0 +1,67 @@
+"""The flat settings, derived from the stage classes, and the stage classes made from them again."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import field, fields, make_dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def flat_settings(stages: Mapping[str, type]) -> type:
+    """A dataclass with each field of the stage classes under a prefix: name, type, default and help text.
+
+    A stage's `seed` has no field of its own: it is that of the run.
+
+    Args:
+        stages: prefix -> stage class (a dataclass whose fields all have a plain default).
+    """
+    derived = [
+        (prefix + each.name, each.type, field(default=each.default, metadata=dict(each.metadata)))
+        for prefix, stage in stages.items()
+        for each in fields(stage)
+        if each.name != "seed"
+    ]
+    return make_dataclass("StageSettings", derived, namespace={"__module__": __name__})
+
+
+def stage_config(settings: Any, stage: type[T], prefix: str, **changes: Any) -> T:
+    """The stage class made from the flat settings; `changes` (names of the stage's fields) beat them.
+
+    Raises:
+        ValueError: as the stage class does, with each field under its flat name.
+    """
+    names = [each.name for each in fields(stage) if each.name != "seed"]  # type: ignore[arg-type]
+    values = {name: getattr(settings, prefix + name) for name in names}
+    try:
+        return stage(**{**values, "seed": settings.seed, **changes})
+    except ValueError as error:
+        raise ValueError(_under_flat_names(str(error), names, prefix)) from error
+
+
+def _under_flat_names(message: str, names: list[str], prefix: str) -> str:
+    # A name that is an English word as well (fraction) is one only where a value follows.
+    alternatives = "|".join(name if "_" in name else f"{name}(?==)" for name in names)
+    return re.sub(rf"(?<![\w'.])(?:{alternatives})(?!\w)", lambda found: prefix + found[0], message)
+
+
+def starting_from_method(methods: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A class decorator: the settings of `method` take the place of the defaults; everything that is given beats them.
+
+    Args:
+        methods: method -> its settings by name.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        generated = cls.__init__
+
+        @wraps(generated)
+        def __init__(self: T, *positional: Any, **given: Any) -> None:
+            settings = methods.get(given.get("method"), {})  # type: ignore[arg-type]
+            generated(self, *positional, **{**settings, **given})
+
+        cls.__init__ = __init__  # type: ignore[assignment, method-assign]
+        return cls
+
+    return decorate
