@@ -134,7 +134,7 @@ def _band(cells: Sequence[CellResult]) -> list[Point]:
     """At the steps that all cells have; without a second seed the band has no width."""
     curves = [{point.step: point.accuracy for point in cell.curve} for cell in cells]
     shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-    found = []
+    found: list[Point] = []
     for step in shared:
         values = [value for curve in curves if (value := curve[step]) is not None]
         mean = mean_interval(values)
