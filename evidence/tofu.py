@@ -185,9 +185,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="samples of each part")
     options = parser.parse_args()
     disable_progress_bars()
-    rows: list[tuple[str, ...]] = [
-        ("model", "P forgotten", "P retained", "truth forgotten", "truth retained", "utility", "forget quality")
-    ]
+    heads = ("model", "P forgotten", "P retained", "truth forgotten", "truth retained", "utility", "forget quality")
+    rows: list[tuple[str, ...]] = [heads]
     for name, found in tofu_measures(options.run_directory, options.limit).items():
         parts = [found[part][key] for key in ("probability", "truth_score") for part in ("forgotten", "retained")]
         rows.append((name, *map(fixed, (*parts, found["model_utility"])), number(found["forget_quality"], 2)))

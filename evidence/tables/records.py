@@ -93,10 +93,13 @@ def effects(name: str) -> str:
             return f"{task} (learned)"
         return f"{task} ({result.selection.tasks[task].kind or 'forgetting'})"
 
+    def of_arm(arm: str, task: str) -> str:
+        return _spread(tasks[task].arms[arm])
+
     arms = {"base model": "base", "plain": "plain", "LWF": "lwf", "never knew": "never_knew"}
     columns: dict[str, Column] = {
         "task": head,
-        **{title: lambda task, arm=arm: _spread(tasks[task].arms[arm]) for title, arm in arms.items()},
+        **{title: partial(of_arm, arm) for title, arm in arms.items()},
         "LWF − plain": lambda task: _difference(tasks[task].difference),
     }
     return table(tasks, columns)
@@ -197,7 +200,7 @@ def method_cost() -> str:
     """The stages of the method as multiples of one plain fine-tuning run."""
     cases = _record(SPEED / "method-cost-1-thread.json")["cases"]
     rows: dict[str, Callable[[Any], float | None]] = {
-        stage.replace("_", "-"): lambda case, stage=stage: _multiple(case["preparation"].get(stage), case)
+        stage.replace("_", "-"): partial(_preparation, stage)
         for stage in dict.fromkeys(stage for case in cases.values() for stage in case["preparation"])
     }
     rows |= {
@@ -206,11 +209,19 @@ def method_cost() -> str:
         "**a seed, where all share the stages before**": lambda case: case["per_seed"],
         "**with the reference run**": lambda case: case["with_reference_at_hand"] + 1,
     }
+
+    def cell(case: dict[str, Any], row: str) -> str:
+        return fixed(rows[row](case), 2)
+
     columns: dict[str, Column] = {
         "stage": str,
-        **{name: lambda row, case=case: fixed(rows[row](case), 2) for name, case in cases.items()},
+        **{name: partial(cell, case) for name, case in cases.items()},
     }
     return table(rows, columns)
+
+
+def _preparation(stage: str, case: dict[str, Any]) -> float | None:
+    return _multiple(case["preparation"].get(stage), case)
 
 
 def _multiple(seconds: float | None, case: dict[str, Any]) -> float | None:

@@ -12,13 +12,12 @@ from functools import cache, partial
 from evidence.scoring_study import summary as scoring
 from evidence.scoring_study.rows import read_rows
 from evidence.tables import records
+from evidence.tables.rates import gains_at_best_rates, gains_by_rate
 from evidence.tables.records import ARCHIVES
 from evidence.tables.sweeps import (
     Outcome,
     best_plain_runs,
     evidence_table,
-    gains_at_best_rates,
-    gains_by_rate,
     gains_by_setting,
     methods_by_forgetting,
     one_world,

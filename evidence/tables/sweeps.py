@@ -18,7 +18,6 @@ from evidence.tables.values import (
     Value,
     Worlds,
     accuracy,
-    difference,
     gain,
     gap,
     gap_share,
@@ -29,7 +28,7 @@ from evidence.tables.values import (
 )
 from graceful_forgetting.results.measures import mean_ranks
 from graceful_forgetting.results.text import MISSING, fixed, points, share
-from graceful_forgetting.sweeps.comparison import Group, evidence_rows
+from graceful_forgetting.sweeps.comparison import EvidenceRow, Group, evidence_rows
 
 Pairs = Sequence[tuple[str, str]]
 """Two methods each, of which the first is compared with the second."""
@@ -37,7 +36,7 @@ _VARIED = re.compile(r"^(?P<field>\w+)-x(?P<factor>[\d.]+)$")
 _SHARE_BOUNDS = (0.0, 0.2, 0.4, 1.0)
 
 
-def _counted(numbers: Mapping[str, int]) -> str:
+def counted(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{world} {number}" for world, number in numbers.items())
 
 
@@ -80,12 +79,15 @@ def world_gains(worlds: Worlds, pairs: Pairs = ()) -> str:
             "mean rank": lambda row: fixed(ranks[row[0]], 1) if row[0] in ranks and row not in pairs else "",
         },
         f"Runs (seeds of training, over all builds): "
-        f"{_counted({world: len(scores(runs, 'plain')[0]) for world, runs in worlds.items()})}.",
+        f"{counted({world: len(scores(runs, 'plain')[0]) for world, runs in worlds.items()})}.",
     )
 
 
 def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
     """The share of the gap to the never-knew model that methods recover, and how often `guarded` fell back."""
+
+    def shares(method: str, world: str) -> str:
+        return gap_share(worlds[world], method)
 
     def fell_back(world: str) -> str:
         (cells,) = paired(worlds[world], guarded)
@@ -95,7 +97,7 @@ def world_shares(worlds: Worlds, methods: Sequence[str], guarded: str) -> str:
     columns: dict[str, Callable[[str], str]] = {
         "world": code,
         "gap, points": lambda world: points(gap(worlds[world], methods[-1]).gap, sign=True),
-        **{code(name): lambda world, name=name: gap_share(worlds[world], name) for name in methods},
+        **{code(name): partial(shares, name) for name in methods},
         f"{code(guarded)} fell back": fell_back,
     }
     return table(worlds, columns)
@@ -120,10 +122,14 @@ def readme_gains(worlds: Worlds, in_the_way: Mapping[str, str], methods: Mapping
 
 def pair_table(worlds: Worlds, pairs: Pairs, relation: str, cell: Callable[[Runs, str, str], str]) -> str:
     """Pairs of methods by world: `gain` of the first over the second, say, or their `values.spread_ratio`."""
+
+    def compared(runs: Runs, pair: tuple[str, str]) -> str:
+        return cell(runs, *pair)
+
     columns: dict[str, Callable[[tuple[str, str]], str]] = {
         "method": lambda pair: code(pair[0]),
         relation: lambda pair: code(pair[1]),
-        **{code(world): lambda pair, runs=runs: cell(runs, *pair) for world, runs in worlds.items()},
+        **{code(world): partial(compared, runs) for world, runs in worlds.items()},
     }
     return table(pairs, columns)
 
@@ -181,12 +187,16 @@ def best_plain_runs(worlds: Worlds) -> str:
             over_builds(runs, best) - over_builds(runs, mean), sign=True
         ),
     }
+
+    def cell(runs: Runs, row: str) -> str:
+        return rows[row](runs)
+
     numbers = {world: min(len(group.scores("plain")) for group in runs) for world, runs in worlds.items()}
     columns: dict[str, Callable[[str], str]] = {
         "": str,
-        **{code(world): lambda row, runs=runs: rows[row](runs) for world, runs in worlds.items()},
+        **{code(world): partial(cell, runs) for world, runs in worlds.items()},
     }
-    return table(rows, columns, f"Plain runs a build: {_counted(numbers)}.")
+    return table(rows, columns, f"Plain runs a build: {counted(numbers)}.")
 
 
 def _plain_held_out_losses(group: Group) -> dict[int, float]:
@@ -243,10 +253,14 @@ def outcomes_by_share(found: Sequence[Outcome]) -> str:
 
 def gains_by_setting(runs: Runs, methods: Sequence[str], shares_of: str) -> str:
     """Every method's gain over plain fine-tuning in points in each setting, and the share of the gap of one method."""
+
+    def gained(method: str, group: Group) -> str:
+        return gain([group], method)
+
     columns: dict[str, Callable[[Group], str]] = {
         "setting": lambda group: group.setting,
         "plain, accuracy": lambda group: accuracy([group], "plain"),
-        **{code(name): lambda group, name=name: gain([group], name) for name in ("never_knew", *methods)},
+        **{code(name): partial(gained, name) for name in ("never_knew", *methods)},
         f"gap recovered by {code(shares_of)}": lambda group: gap_share([group], shares_of),
     }
     return table(runs, columns, f"{len(runs[-1].scores('plain'))} seeds a setting.")
@@ -254,13 +268,17 @@ def gains_by_setting(runs: Runs, methods: Sequence[str], shares_of: str) -> str:
 
 def evidence_table(runs: Runs) -> str:
     """Accuracy of every method by the number of learning examples, and the fewest that reach the target."""
+
+    def reached(size: int, row: EvidenceRow) -> str:
+        return points(row.by_size.get(size))
+
     found = evidence_rows(runs)
     sizes = sorted({size for row in found for size in row.by_size})
     return table(
         found,
         {
             "method": lambda row: code(row.method),
-            **{f"{size} examples": lambda row, size=size: points(row.by_size.get(size)) for size in sizes},
+            **{f"{size} examples": partial(reached, size) for size in sizes},
             f"needed for {points(found[0].target)}": lambda row: str(row.required or MISSING),
         },
     )
@@ -281,88 +299,6 @@ def sensitivity(runs: Runs, default: str) -> str:
     factors = sorted({factor for _, factor in varied} | {1.0})
     heads = {"default" if factor == 1 else f"× {factor:g}": partial(cell, factor) for factor in factors}
     return table(dict.fromkeys(field for field, _ in varied), {"setting": code, **heads})
-
-
-# Learning rates ------------------------------------------------------------------------------------------------------
-
-
-def gains_by_rate(worlds: Worlds, methods: Sequence[str]) -> str:
-    """Accuracy of plain fine-tuning, and every method's gain over it in points, at each learning rate of each world."""
-    rows = {
-        (world, rate): [group for group in runs if _rate(group) == rate]
-        for world, runs in worlds.items()
-        for rate in sorted({_rate(group) for group in runs})
-    }
-    columns: dict[str, Callable[[tuple[str, float]], str]] = {
-        "world": lambda row: code(row[0]),
-        "learning rate": lambda row: _scientific(row[1]),
-        "plain, accuracy": lambda row: accuracy(rows[row], "plain"),
-        **{code(name): lambda row, name=name: gain(rows[row], name) for name in ("never_knew", *methods)},
-    }
-    return table(rows, columns, f"Runs at a rate: {_runs_at_a_rate(worlds)}.")
-
-
-def gains_at_best_rates(worlds: Worlds, methods: Sequence[str]) -> str:
-    """Every method against plain fine-tuning, each at the learning rate that is best for it on the build.
-
-    The rate of a run is that of the highest mean accuracy over the other seeds of its build, so that no run takes part
-    in choosing its own; a build has at least two. The model that never knew has plain fine-tuning's rate.
-    """
-    plain = {world: _at_best_rates(runs, "plain", "plain") for world, runs in worlds.items()}
-
-    def cell(method: str, world: str) -> str:
-        if method not in worlds[world][0].methods:
-            return MISSING
-        chosen_for = "plain" if method == "never_knew" else method
-        return difference(_at_best_rates(worlds[world], method, chosen_for), plain[world])
-
-    columns: dict[str, Callable[[str], str]] = {
-        "world": code,
-        "plain, accuracy": lambda world: points(fmean(plain[world])),
-        **{code(name): partial(cell, name) for name in ("never_knew", *methods)},
-    }
-    return table(worlds, columns, f"Runs: {_runs_at_a_rate(worlds)}.")
-
-
-def _at_best_rates(runs: Runs, method: str, chosen_for: str) -> list[float]:
-    """Accuracies by build and seed, at the rate that is best for the method `chosen_for` on the build's other seeds."""
-    found = []
-    for by_rate in _by_build(runs).values():
-        for seed in sorted(next(iter(by_rate.values())).methods["plain"]):
-            others = {
-                rate: fmean(cell.score for other, cell in group.methods[chosen_for].items() if other != seed)
-                for rate, group in by_rate.items()
-            }
-            found.append(by_rate[max(others, key=lambda rate: others[rate])].methods[method][seed].score)
-    return found
-
-
-def _by_build(runs: Runs) -> dict[int, dict[float, Group]]:
-    found: dict[int, dict[float, Group]] = {}
-    for group in runs:
-        found.setdefault(int(_setting(group, "world_seed")), {})[_rate(group)] = group
-    return found
-
-
-def _setting(group: Group, name: str) -> float:
-    """Of its plain cells."""
-    value: float = next(iter(group.methods["plain"].values())).config[name]
-    return value
-
-
-def _rate(group: Group) -> float:
-    return _setting(group, "learning_rate")
-
-
-def _scientific(rate: float) -> str:
-    mantissa, exponent = f"{rate:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
-def _runs_at_a_rate(worlds: Worlds) -> str:
-    """How many seeds a world has, over its builds."""
-    builds = {world: _by_build(runs).values() for world, runs in worlds.items()}
-    return _counted({w: sum(len(next(iter(b.values())).scores("plain")) for b in found) for w, found in builds.items()})
 
 
 # Tasks of real text --------------------------------------------------------------------------------------------------

@@ -44,7 +44,8 @@ def accuracy(runs: Runs, method: str) -> str:
 
 def gain(runs: Runs, method: str, other: str = "plain") -> str:
     """What the method gains over the other one, in points; a dash where nothing has both."""
-    return difference(*scores(runs, method, other))
+    ours, theirs = scores(runs, method, other)
+    return difference(ours, theirs)
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], *, show: Show = points) -> str:
@@ -57,7 +58,8 @@ def difference(ours: Sequence[float], theirs: Sequence[float], *, show: Show = p
 
 def gap(runs: Runs, method: str) -> GapRecovered:
     """The gap between plain fine-tuning and the model that never knew, and the share of it that a method recovers."""
-    return gap_recovered(*scores(runs, "plain", method, "never_knew"))
+    plain, ours, never_knew = scores(runs, "plain", method, "never_knew")
+    return gap_recovered(plain, ours, never_knew)
 
 
 def gap_share(runs: Runs, method: str) -> str:

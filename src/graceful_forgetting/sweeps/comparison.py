@@ -172,8 +172,8 @@ def _split(cells: Sequence[CellResult]) -> dict[str, float] | None:
 def _gap(group: Group, method: str, plain: str | None, never_knew: str | None) -> GapRecovered | None:
     if method in (plain, never_knew, group.control("scratch")):
         return None
-    paired = group.paired_scores(plain, method, never_knew)
-    return gap_recovered(*paired) if paired[0] else None
+    base, treated, upper = group.paired_scores(plain, method, never_knew)
+    return gap_recovered(base, treated, upper) if base else None
 
 
 def _beyond(
@@ -181,8 +181,8 @@ def _beyond(
 ) -> Interval | None:
     if method in (plain, random, never_knew, group.control("scratch")):
         return None
-    paired = group.paired_scores(plain, method, random, never_knew)
-    return gap_recovered_over(*paired) if paired[0] else None
+    base, treated, control, upper = group.paired_scores(plain, method, random, never_knew)
+    return gap_recovered_over(base, treated, control, upper) if base else None
 
 
 def _distance(group: Group, method: str, never_knew: str | None) -> float | None:
