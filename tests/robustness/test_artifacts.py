@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.runtime.artifacts import atomic_directory, atomic_file, read_json, remove_partials, write_json
+from graceful_forgetting.training.stages import RunDirectory
 
 
 def test_a_failed_directory_leaves_the_old_one(tmp_path):
