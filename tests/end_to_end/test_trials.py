@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
-from graceful_forgetting.training.preparation import Preparation, save_preparation
+from graceful_forgetting.training.preparation import Preparation, write_selection
 from graceful_forgetting.training.trials import candidates
 
 # Gradient ascent on the learning rows themselves can only harm, on what the model says elsewhere it need not.
@@ -109,7 +109,7 @@ def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tok
     # Which of them wins is no matter here: the run is to follow the record.
     chosen = candidates(preparation.scored, tried.args.selection_config(), first=True)["first: by score"]
     preparation.selected, preparation.audit = chosen.selected, chosen.audit
-    save_preparation(preparation, Path(tried.args.output_dir) / "preparation")
+    write_selection(Path(tried.args.output_dir, "preparation", "selection"), chosen.selected, chosen.audit)
     tried.train()
     told = LWFTrainer(
         make_model(),
