@@ -110,7 +110,7 @@ def test_two_settings_that_both_decide_how_many(tmp_path):
         ),
         ({"baseline_options": {"steps": 2}}, "leave baseline_options unset"),
         ({"baseline": "shrink_perturb", "baseline_weight": 1.0}, "has no such number"),
-        ({"forget_strategy": "gap", "forget_count": 3}, "count=3 with strategy='gap'"),
+        ({"forget_strategy": "gap", "forget_count": 3}, "forget_count=3 with forget_strategy='gap'"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, settings, expected):
