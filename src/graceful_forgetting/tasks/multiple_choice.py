@@ -18,20 +18,40 @@ from typing import Any
 from graceful_forgetting.tasks.task import Row
 
 LETTERS = "ABCDEFGHIJ"
+# Full-width letters, digits and punctuation.
+_PLAIN = {code + 0xFEE0: code for code in range(ord("!"), ord("~") + 1)}
 
 
 @cache
 def letter_parser(letters: str) -> Callable[[str], str | None]:
     """Reads the option letter, one of `letters` (such as 'ABCD'), that opens a text (' B', '(B) ...', 'B. ...'), else
-    the one after 'answer is', else none.
+    the first one that is stated ('the answer is B', 'Answer: B'), else none.
+
+    A letter is none where it is an article or a pronoun ('Answer: A tooth'), one of several ('A or B'), or said to be
+    wrong ('Answer A is wrong').
     """
+    several = rf"[)\]*\"]*\s*(?:,|/|&|\b(?:or|and)\b)\s*(?:option\s+)?[(\[*\"]*[{letters}](?![\w'])"
+    denied = r"[)\]*\"]*\s*(?:\b(?:is|was|are)\s+(?:not|wrong|incorrect|false|never)\b|\b(?:isn't|isn’t|wasn't|cannot|can't)\b)"
+    opening, alone = r"[(\[*{\"]*", rf"(?!{several}|{denied})"
     # A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
-    leading = re.compile(rf"\s*[(\[*]*([{letters}])(?:[.):,\]*]|\s*$|\s*\n)")
-    stated = re.compile(rf"\b(?i:answer)(?:\s+is\b)?:?\s*(?:option\s+)?[(\[*]*([{letters}])\b(?!')")
+    leading = re.compile(
+        rf"\s*(?:(?i:option|choice)\s+)?{opening}([{letters}]){alone}(?:[.):;,\]*}}\"]|\s+[-–—]\s|\s*$|\s*\n)"
+    )
+    # A and I are words as well: after 'answer is' they count before punctuation, an end, or a reason.
+    ends = r"(?=[.):;,\]*}\"!]|\s*$|\s*\n|\s+[-–—]\s|\s+(?:because|since|as|due|for|which|with)\b)"
+    stated = re.compile(
+        r"\b(?i:answer)(?:\s+(?i:choice|option))?"
+        r"(?:(?P<said>\s+(?:is|was|would\s+be|must\s+be|should\s+be)\b\s*:?|\s*[:=])|\s)"
+        rf"\s*[*_]*\s*(?:(?i:option|choice)\s+)?{opening}(?P<letter>[{letters}])(?![\w'’]){alone}"
+        rf"(?:{ends}|(?<![AI])(?(said)|(?!)))"
+    )
 
     def parse(text: str) -> str | None:
-        match = leading.match(text) or stated.search(text)
-        return match.group(1) if match else None
+        text = text.translate(_PLAIN)
+        if match := leading.match(text):
+            return match.group(1)
+        match = stated.search(text)
+        return match.group("letter") if match else None
 
     return parse
 
