@@ -31,7 +31,8 @@ def letter_parser(letters: str) -> Callable[[str], str | None]:
     wrong ('Answer A is wrong').
     """
     several = rf"[)\]*\"]*\s*(?:,|/|&|\b(?:or|and)\b)\s*(?:option\s+)?[(\[*\"]*[{letters}](?![\w'])"
-    denied = r"[)\]*\"]*\s*(?:\b(?:is|was|are)\s+(?:not|wrong|incorrect|false|never)\b|\b(?:isn't|isn’t|wasn't|cannot|can't)\b)"
+    wrong = r"\b(?:is|was|are)\s+(?:not|wrong|incorrect|false|never)\b|\b(?:isn't|isn’t|wasn't|cannot|can't)\b"
+    denied = rf"[)\]*\"]*\s*(?:{wrong})"
     opening, alone = r"[(\[*{\"]*", rf"(?!{several}|{denied})"
     # A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
     leading = re.compile(
