@@ -187,7 +187,8 @@ def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callabl
     if "correct" in file.content:
         raise file.error("correct", "it needs choices; remove it or add them")
     sources = {"prompt": file.text("prompt"), "completion": file.text("completion")}
-    sources["answer"] = file.text("answer", sources["completion"])
+    if "answer" in file.content:
+        sources["answer"] = file.text("answer")
     for key, source in sources.items():
         file.readable(key, file.checked(key, variables, source), columns, ("row",))
     render = {key: file.made(key, template(source)) for key, source in sources.items()}
@@ -200,16 +201,23 @@ def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callabl
                 raise file.row_error(
                     key, f"{key}={shown(text)} is empty or white space: fill the columns that it reads"
                 )
-        return {**rendered, "answer": _answer(parse, rendered["completion"], rendered["answer"])}
+        try:
+            return {**rendered, "answer": _answer(parse, rendered["completion"], rendered.get("answer"))}
+        except ValueError as error:
+            raise file.row_error("parse", str(error)) from error
 
     return form
 
 
-def _answer(parse: Parser, completion: str, reference: str) -> str:
-    """The reference as `parse` would give it; raises `ValueError` where the completion itself would count as wrong."""
-    answer, read = parse(reference), parse(completion)
+def _answer(parse: Parser, completion: str, reference: str | None) -> str:
+    """The reference (the completion where there is none) as `parse` would give it; raises `ValueError` where the
+    completion itself would count as wrong.
+    """
+    read = parse(completion)
+    answer = read if reference is None else parse(reference)
     if answer is None:
-        raise ValueError(f"no answer can be read in {shown(reference)}: check the keys answer and parse")
+        of = completion if reference is None else reference
+        raise ValueError(f"no answer can be read in {shown(of)}: check the keys answer and parse")
     if read != answer:
         raise ValueError(
             f"the completion {shown(completion)} is read as {shown(read)}, and the answer is {shown(answer)}: the "
@@ -234,6 +242,8 @@ class _ChoiceForm:
         options = self.options(values)
         if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
             raise ValueError(f"choices has the value {shown(options)}; it must be a list of texts")
+        if not all(option.strip() for option in options):
+            raise ValueError(f"choices has the value {shown(options)}: a text is empty or white space")
         if not 2 <= len(options) <= len(LETTERS):
             raise ValueError(f"choices has {len(options)} texts; it must have 2 to {len(LETTERS)}")
         right = self.position({"right": self.correct(values), "options": list(options)})
@@ -247,8 +257,11 @@ class _ChoiceForm:
                 f"the choices {completions!r} are read as {answers!r}, which does not tell them apart: check the keys "
                 "completion and parse"
             )
+        prompt = self.prompt({**values, "choices": options})
+        if not prompt.strip():
+            raise ValueError(f"prompt={shown(prompt)} is empty or white space: fill the columns that it reads")
         return {
-            "prompt": self.prompt({**values, "choices": options}),
+            "prompt": prompt,
             "completion": completions[right],
             "answer": answers[right],
             "choices": completions,

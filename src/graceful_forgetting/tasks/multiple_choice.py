@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from graceful_forgetting.tasks.task import Row
+from graceful_forgetting.tasks.task import Row, shown
 
 LETTERS = "ABCDEFGHIJ"
 # Full-width letters, digits and punctuation.
@@ -77,13 +77,13 @@ def choice_row(question: Any, options: Any, right: Any, right_column: str) -> di
         ValueError: something else than that.
     """
     if not isinstance(question, str):
-        raise ValueError(f"question={question!r} is not text")
+        raise ValueError(f"question={shown(question)} is not text")
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
-        raise ValueError(f"options={options!r} is not a list of texts")
+        raise ValueError(f"options={shown(options)} is not a list of texts")
     lines = lettered(options)
     # bool is an int in Python, and JSON's true must not pass for option B.
     if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(lines):
-        raise ValueError(f"{right_column}={right!r} is not an option number from 0 to {len(lines) - 1}")
+        raise ValueError(f"{right_column}={shown(right)} is not an option number from 0 to {len(lines) - 1}")
     return {
         "prompt": "\n".join([f"Question: {_one_line(question)}", *lines, "Answer:"]),
         "completion": f" {lines[right]}",
@@ -99,10 +99,10 @@ def keyed_row(row: Row, question_column: str) -> dict[str, Any]:
     """
     choices, key = row["choices"], row["answerKey"]
     if not isinstance(choices, dict) or not {"text", "label"} <= set(choices):
-        raise ValueError(f"choices={choices!r} has no 'text' and 'label'")
+        raise ValueError(f"choices={shown(choices)} has no 'text' and 'label'")
     labels = list(choices["label"])
     if key not in labels:
-        raise ValueError(f"answerKey={key!r} is none of the labels {', '.join(labels)}")
+        raise ValueError(f"answerKey={shown(key)} is none of the labels {', '.join(labels)}")
     return choice_row(row[question_column], choices["text"], labels.index(key), "answerKey")
 
 

@@ -197,6 +197,12 @@ def expression_variables(source: str) -> set[str]:
     return variables("{{ (" + source + ") }}")
 
 
+def _reason(error: BaseException) -> str:
+    reason = (str(error) or type(error).__name__).rstrip(".")
+    limits = isinstance(error, SecurityError | OverflowError | RecursionError | MemoryError)
+    return f"{reason}; it may read the row's values and repeat {_MOST_ROUNDS} times in all" if limits else reason
+
+
 def template(source: str) -> Callable[[Mapping[str, Any]], str]:
     """A function from values to text; it raises `ValueError` where the values do not fit."""
     compiled = _ENVIRONMENT.from_string(_Limited().visit(_ENVIRONMENT.parse(source)))
@@ -213,7 +219,7 @@ def template(source: str) -> Callable[[Mapping[str, Any]], str]:
                 "give a default, or remove the row"
             ) from error
         except _ERRORS as error:
-            raise ValueError(f"{shown(source)} cannot be filled in: {error or type(error).__name__}") from error
+            raise ValueError(f"{shown(source)} cannot be filled in: {_reason(error)}") from error
 
     return render
 
@@ -228,6 +234,6 @@ def expression(source: str) -> Callable[[Mapping[str, Any]], Any]:
             # An undefined value reports itself only when it is used.
             return str(value) if isinstance(value, StrictUndefined) else value
         except _ERRORS as error:
-            raise ValueError(f"{shown(source)} has no value: {error or type(error).__name__}") from error
+            raise ValueError(f"{shown(source)} has no value: {_reason(error)}") from error
 
     return evaluate
