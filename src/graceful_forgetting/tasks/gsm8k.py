@@ -22,13 +22,16 @@ _PLAIN = str.maketrans(
     {chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)} | dict.fromkeys("−‐‑‒–﹣", "-")
 )
 # The sign counts only where it cannot be the minus of a subtraction such as 5-3. Groups of thousands are set off by
-# commas, apostrophes or no-break spaces.
+# commas (in India the last three digits, and then pairs), apostrophes or no-break spaces.
 _NUMBER = re.compile(
-    r"((?<![\w)])-)?[$€£¥]?(\d{1,3}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)?(\.\d+)?"
+    r"((?<![\w)])-)?[$€£¥]?(\d{1,3}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?!\d)|"
+    r"\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d+)?(\.\d+)?"
     r"([eE][-+]?\d{1,3}(?!\w))?(?:/([1-9]\d{0,17})(?![\d/]))?"
 )
 _LONGEST_FRACTION = 18
 _MARKER = "####"
+# Of a number that stands alone: its sign, and groups of thousands that spaces set off.
+_SPACED_GROUPS = re.compile(r"^\s*-?[$€£¥]?\d{1,3}(?: \d{3})+(?![\d/])")
 _SPACED_SIGN = re.compile(r"^\s*-\s+(?=[$€£¥.]?\d)")
 # What a base model writes after its answer: the next problem in the form of the prompt.
 _NEXT_PROMPT = "\nQuestion:"
@@ -93,7 +96,8 @@ def parse_number(text: str) -> str | None:
 
 def _marked(text: str) -> str | None:
     """The first number after the last '####' of `text`; '#### - 5' is -5, since nothing stands before the sign."""
-    found = _numbers(_SPACED_SIGN.sub("-", text.translate(_PLAIN).rsplit(_MARKER, 1)[1]))
+    own = _SPACED_SIGN.sub("-", text.translate(_PLAIN).rsplit(_MARKER, 1)[1])
+    found = _numbers(_SPACED_GROUPS.sub(lambda match: match.group().replace(" ", ""), own))
     return found[0] if found else None
 
 

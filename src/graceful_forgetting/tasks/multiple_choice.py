@@ -33,13 +33,14 @@ def letter_parser(letters: str) -> Callable[[str], str | None]:
     several = rf"[)\]*\"]*\s*(?:,|/|&|\b(?:or|and)\b)\s*(?:option\s+)?[(\[*\"]*[{letters}](?![\w'])"
     wrong = r"\b(?:is|was|are)\s+(?:not|wrong|incorrect|false|never)\b|\b(?:isn't|isn’t|wasn't|cannot|can't)\b"
     denied = rf"[)\]*\"]*\s*(?:{wrong})"
-    opening, alone = r"[(\[*{\"]*", rf"(?!{several}|{denied})"
+    opening, alone = r"(?:[(\[*{\"`$]|\\(?:boxed|text|textbf|mathrm)\{)*", rf"(?!{several}|{denied})"
     # A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
     leading = re.compile(
-        rf"\s*(?:(?i:option|choice)\s+)?{opening}([{letters}]){alone}(?:[.):;,\]*}}\"]|\s+[-–—]\s|\s*$|\s*\n)"
+        rf"\s*(?:(?i:option|choice)\s+)?{opening}([{letters}]){alone}"
+        r"(?:[.):;,\]*}\"`$]|\s+[-–—]\s|\s+is\s+(?:the\s+)?(?:correct|right|answer)\b|\s*$|\s*\n)"
     )
     # A and I are words as well: after 'answer is' they count before punctuation, an end, or a reason.
-    ends = r"(?=[.):;,\]*}\"!]|\s*$|\s*\n|\s+[-–—]\s|\s+(?:because|since|as|due|for|which|with)\b)"
+    ends = r"(?=[.):;,\]*}\"`$!]|\s*$|\s*\n|\s+[-–—(]|\s+(?:because|since|as|due|for|which|with)\b)"
     stated = re.compile(
         r"\b(?i:answer)(?:\s+(?i:choice|option))?"
         r"(?:(?P<said>\s+(?:is|was|would\s+be|must\s+be|should\s+be)\b\s*:?|\s*[:=])|\s)"
