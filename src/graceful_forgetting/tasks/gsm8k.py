@@ -24,7 +24,7 @@ _PLAIN = str.maketrans(
 # The sign counts only where it cannot be the minus of a subtraction such as 5-3. Groups of thousands are set off by
 # commas (in India the last three digits, and then pairs), apostrophes or no-break spaces.
 _NUMBER = re.compile(
-    r"((?<![\w)])-)?[$€£¥]?(\d{1,3}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?!\d)|"
+    r"((?<![\w)])-)?[$€£¥]?(?=\.?\d)(\d{1,3}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?!\d)|"
     r"\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d+)?(\.\d+)?"
     r"([eE][-+]?\d{1,3}(?!\w))?(?:/([1-9]\d{0,17})(?![\d/]))?"
 )
@@ -45,11 +45,9 @@ def _numbers(text: str) -> list[str]:
     numbers = []
     for match in _NUMBER.finditer(text.translate(_PLAIN)):
         sign, whole, fraction, exponent, below = match.groups()
-        if whole is None and fraction is None:
-            continue
         digits = f"{re.sub(r'[^0-9]', '', _ascii(whole or '0'))}{_ascii(fraction or '')}"
         # A longer numerator is no fraction that anybody writes, and two numbers then.
-        divided = below is not None and not text[: match.start()].endswith("/") and len(digits) <= _LONGEST_FRACTION
+        divided = below is not None and text[match.start() - 1 : match.start()] != "/" and len(digits) <= _LONGEST_FRACTION
         value = Decimal(f"{sign or ''}{digits}{exponent or ''}")
         numbers.append(_divided(value, int(below)) if divided else _plain(value))
         if below is not None and not divided:
