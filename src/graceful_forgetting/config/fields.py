@@ -28,10 +28,11 @@ def mapping_of(name: str, value: object) -> dict[str, Any]:
         ValueError: names the field.
     """
     if isinstance(value, str):
+        text = value
         try:
-            value = json.loads(value, object_pairs_hook=_distinct, parse_constant=_finite)
+            value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name}={value[:60]!r} is not valid JSON: {error}") from error
+            raise ValueError(f"{name}={text[:60]!r} is not valid JSON: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -32,7 +32,7 @@ def read_mapping(path: str | Path, where: str) -> dict[str, Any]:
         node = loader.get_single_node()
         if node is not None:
             _check(node, where, {}, 0)
-        content = None if node is None else loader.construct_document(node)  # type: ignore[no-untyped-call]
+        content = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not valid YAML: {error}") from error
     except RecursionError as error:
