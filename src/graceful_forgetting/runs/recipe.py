@@ -97,6 +97,9 @@ def _made(
     parser = _Parser(classes, allow_abbrev=False)
     if "method" in known:
         _start_from(parser, _method(flags) or fields.get("method"))
+    for action in parser._actions:
+        # `check_value` names the nearest choice as well.
+        action.choices = None
     parser.set_defaults_with_config(**fields)
     given = vars(parser.parse_args(list(flags)))
     for name in flagged:

@@ -44,7 +44,7 @@ def read_mapping(path: str | Path, where: str) -> dict[str, Any]:
     finally:
         loader.dispose()
     if not isinstance(content, dict):
-        raise ValueError(f"{where} must hold fields and values (`learning_rate: 1e-4`)")
+        raise ValueError(f"{where} must hold keys and values (`key: value`)")
     return {str(name): value for name, value in content.items()}
 
 
