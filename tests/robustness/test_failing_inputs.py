@@ -115,6 +115,7 @@ WRONG = [
     ("warmup_steps", -2, "0 or more"),
     ("elicitation_max_new_tokens", 0, "at least 1"),
     ("model_name_or_path", 5, 'write "5" in quotation marks'),
+    ("run_name", True, "in quotation marks"),
     ("output_dir", 5, 'write "5" in quotation marks'),
     ("learning_task", 7, 'write "7" in quotation marks'),
     ("forgetting_tasks", "forget.jsonl", "a list of text: write [forget.jsonl]"),
@@ -228,11 +229,18 @@ def test_anchors_and_merges_are_usable(fields):
         ({"max_length": 2}, ("'learn', row", "max_length=2")),
         ({"posterior_parameters": "pattern:zzzz"}, ("posterior_parameters='pattern:zzzz' matches no", "named like")),
         ({"posterior_parameters": "last_blocks:99"}, ("99",)),
+        ({"forget_quotas": {"forgett": 0.5}}, ("forget_quotas names 'forgett'", "did you mean 'forget'?")),
+        ({"forget_quotas": {"forget": 5}}, ("forget_quotas['forget']=5 is more than its 4 samples",)),
+        ({"forget_count": 99}, ("forget_count=99 is more than there is", "4 samples")),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, ("lr_scheduler_type='cosine_with_min_lr'", "min_lr_rate")),
+        ({"lr_scheduler_kwargs": {"cycles": 3}}, ("lr_scheduler_kwargs={'cycles': 3}",)),
+        ({"optim": "schedule_free_adamw"}, ("optim='schedule_free_adamw'", "install")),
+        ({"report_to": ["wandbee"]}, ("report_to='wandbee' is not installed", "none")),
         ({"use_lora": True, "lora_target_modules": ["q_proj", "none"]}, ("lora_target_modules has 'none'", "q_proj")),
     ],
     ids=str,
 )  # fmt: skip
-def test_what_does_not_go_with_the_model(fields, refuse, changes, expected):
+def test_what_does_not_go_with_the_model_or_the_data(fields, refuse, changes, expected):
     message = refuse(yaml.safe_dump({**fields, **changes}))
     assert all(text in message for text in expected)
 

@@ -6,6 +6,7 @@ TRL and transformers declare types and check few of them; the ranges of their fi
 import math
 import reprlib
 import types
+from datetime import date
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
@@ -215,6 +216,8 @@ def _hint(value: object, annotation: Any) -> str:
         return f": write [{value[:60]}]"
     if value is None:
         return "; leave the field out for its default"
-    if isinstance(value, int | float) and not isinstance(value, bool) and str in kinds:
+    if str in kinds and isinstance(value, int | float) and not isinstance(value, bool):
         return f': write "{short(value)}" in quotation marks'
+    if str in kinds and isinstance(value, bool | date):
+        return ": write it in quotation marks, which YAML needs for a word that means true or false, or a date"
     return ""

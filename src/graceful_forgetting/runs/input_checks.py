@@ -1,13 +1,18 @@
 """What the inputs of a run already show, said before a model is loaded: lengths, and names of parts of the model."""
 
+from difflib import get_close_matches
+from typing import Any
+
 import torch
 from datasets import Dataset
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, SchedulerType, Trainer, get_scheduler
+from transformers.integrations import get_available_reporting_integrations
 from transformers.pytorch_utils import Conv1D
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config.fields import mapping_of
 from graceful_forgetting.data import context_length, tokenize_prompt
 from graceful_forgetting.gradients.parameters import matching_names, unrestricted_names
 from graceful_forgetting.runs.arguments import RunArguments
@@ -88,4 +93,55 @@ def _check_targets(targets: list[str], network: nn.Module) -> None:
             raise ValueError(
                 f"lora_target_modules has {target!r}, and no module of the model has that name: its linear layers are "
                 f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear}))}"
+            )
+
+
+def check_quotas(lwf: LWFConfig, inputs: RunInputs) -> None:
+    """Refuse numbers of samples that the forgetting tasks cannot have, before any is scored.
+
+    Raises:
+        ValueError: names the field, the value and what there is.
+    """
+    draws = lwf.elicitation_num_samples_per_prompt
+    most = {name: draws * len(source.prompts) for name, source in inputs.sources.forgetting.items()}
+    if lwf.forget_count is not None and lwf.forget_count > sum(most.values()):
+        raise ValueError(
+            f"forget_count={lwf.forget_count} is more than there is: the forgetting tasks have {sum(most.values())} "
+            "samples; set fewer"
+        )
+    for name, amount in mapping_of("forget_quotas", lwf.forget_quotas).items():
+        if name not in most:
+            near = get_close_matches(name, most, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"forget_quotas names {name!r}: {hint}The forgetting tasks are {', '.join(most)}")
+        if isinstance(amount, int) and amount > most[name]:
+            raise ValueError(f"forget_quotas[{name!r}]={amount} is more than its {most[name]} samples; set fewer")
+
+
+def check_training_parts(lwf: LWFConfig) -> None:
+    """Refuse an optimizer, a schedule or a tracker that cannot be made here, as training would after other stages.
+
+    Raises:
+        ValueError: names the field, its value and what is missing.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(lwf)
+    except ImportError as error:
+        raise ValueError(f"optim={lwf.optim.value!r}: {error}") from error
+    except ValueError:
+        # Of an optimizer that has to see the model.
+        pass
+    schedule = SchedulerType(lwf.lr_scheduler_type).value
+    kwargs: Any = lwf.lr_scheduler_kwargs or {}
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    try:
+        get_scheduler(schedule, optimizer, num_warmup_steps=1, num_training_steps=10, scheduler_specific_kwargs=kwargs)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"lr_scheduler_type={schedule!r} with lr_scheduler_kwargs={kwargs}: {error}") from error
+    known = set(get_available_reporting_integrations())
+    for name in [lwf.report_to] if isinstance(lwf.report_to, str) else lwf.report_to or []:
+        if name not in known | {"none", "all"}:
+            raise ValueError(
+                f"report_to={name!r} is not installed, or no tracker that transformers knows: use "
+                f"{', '.join(sorted(known | {'none'}))}, or install it"
             )
