@@ -92,7 +92,7 @@ WRONG = [
     ("forget_count", -3, "at least 1"),
     ("forget_quotas", "nope", "not valid JSON"),
     ("forget_quotas", {"forget": -1}, "['forget']=-1"),
-    ("forget_quotas", {"forget": 1.5}, "a share in (0, 1] or a whole number"),
+    ("forget_quotas", {"forget": 1.5}, "a share must be in (0, 1]"),
     ("forget_quotas", {"forget": "all"}, "a mapping of names to numbers"),
     ("unlearn_every", 1.5, "a whole number"),
     ("confidence_step_size", INF, "finite"),

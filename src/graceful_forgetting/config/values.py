@@ -11,8 +11,6 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-from graceful_forgetting.config.fields import require
-
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _SHORT.maxlevel = 3
@@ -90,9 +88,13 @@ def check_value(name: str, value: object, annotation: Any) -> None:
 
 def check_share_or_count(name: str, value: object) -> None:
     """Refuse what is neither a share in (0, 1] nor a whole number of at least 1. Raises `ValueError`."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    share = isinstance(value, float) and 0 < value <= 1
-    require(whole or share, name, value, "a share in (0, 1] or a whole number of samples of at least 1")
+    if isinstance(value, float):
+        valid, expected = 0 < value <= 1, "a share must be in (0, 1]"
+    else:
+        valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        expected = "it must be a share in (0, 1] or a whole number of samples of at least 1"
+    if not valid:
+        raise ValueError(f"{name}={short(value)} is not valid: {expected}")
 
 
 def _check_finite(name: str, value: object) -> None:
