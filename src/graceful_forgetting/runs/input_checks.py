@@ -47,7 +47,7 @@ def check_answers_fit(run: RunArguments, lwf: LWFConfig, inputs: RunInputs) -> N
 
 def _check_fit(field: str, new: int, what: str, rows: Dataset, inputs: RunInputs, context: int) -> None:
     lengths = []
-    with progress_bar(f"checking each {what}", "rows", len(rows)) as bar:
+    with progress_bar(f"checking each {what}", "rows", len(rows), delay=2) as bar:
         for row in rows:
             lengths.append(len(tokenize_prompt(row, inputs.tokenizer)))
             bar.update()
