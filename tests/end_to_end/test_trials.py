@@ -169,7 +169,7 @@ def test_where_nothing_helps_nothing_is_unlearned_and_training_is_plain(build, l
     assert trainer.preparation.audit["trials"]["chosen"] == "nothing"
     assert "No trial run that unlearns has a lower held-out loss" in caplog.text
     assert trainer.unlearning_summary()["updates"] == 0
-    plain = load_file(next(Path(trainer.args.output_dir, "reference").glob("*model.safetensors")))
+    plain = load_file(next(Path(trainer.args.output_dir, "preparation", "plain").glob("*model.safetensors")))
     state = trainer.model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in plain.items())
 

@@ -180,7 +180,10 @@ class LWFTrainer(PlainTrainer):
             self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
             if "selection" in stages:
                 self._say_what_is_unlearned(self.preparation)
-            if self._compares_with_plain and len(self.preparation.selected) > 0:
+            # Trial runs have been held against it: where it is not at hand, it is not made for this alone.
+            at_hand = "reference" in stages and self.args.reference_share == 1
+            untried = self.args.forget_trials == "none"
+            if self._compares_with_plain and len(self.preparation.selected) > 0 and (untried or at_hand):
                 with method.models.trained(method.models.plain(1.0)) as model:
                     self.preparation.plain = trained_weights(model)
         return self.preparation
@@ -264,10 +267,8 @@ class LWFTrainer(PlainTrainer):
 
     @property
     def _compares_with_plain(self) -> bool:
-        """Whether plain fine-tuning is made to compare with; trial runs have been held against it."""
-        tried = self.args.forget_trials != "none"
-        comes_scored = checks.is_scored(self._forget_dataset)
-        return self._may_fall_back and not comes_scored and self.optimizer is None and not tried
+        """Whether the stages before training may give plain fine-tuning to compare with."""
+        return self._may_fall_back and not checks.is_scored(self._forget_dataset) and self.optimizer is None
 
     def _keep_better(self) -> None:
         """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
