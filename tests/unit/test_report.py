@@ -264,7 +264,7 @@ def statement(plain, lwf, reference=()):
     runs = []
     for arm, values in (("plain", plain), ("lwf", lwf), ("never_knew", reference)):
         runs += [training_run(arm, seed, value) for seed, value in enumerate(values)]
-    found = headline("new rule", summarise(runs).tasks["new rule"])
+    found = headline("new rule", summarise(runs).tasks["new rule"], "LWF")
     return found.verdict, found.sentence.replace("\u00a0", " "), " ".join(found.notes).replace("\u00a0", " ")
 
 
@@ -313,7 +313,7 @@ def test_headline_of_a_metric_where_less_is_better():
         for seed, value in enumerate(values):
             metrics = {"new": TaskMetrics("learning", None, None, 9, bits_per_byte=value)}
             runs.append(TrainingRunResult(arm, seed, [], metrics, 0, GuardResult(False, None, None)))
-    found = headline("new", summarise(runs).tasks["new"])
+    found = headline("new", summarise(runs).tasks["new"], "LWF")
     assert found.verdict == "better"
     assert "−0.197" in found.sentence
 

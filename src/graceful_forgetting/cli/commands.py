@@ -61,7 +61,7 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
     run, lwf, model = parse_recipe(options.config, rest)
 
-    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force)
+    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force, others=options.compare_with)
     last = "report" if options.command == "run" else options.command
     steps: dict[str, Callable[[], object]] = {
         "elicit": pipeline.method.self_knowledge,
