@@ -11,12 +11,13 @@ from jinja2 import Environment, StrictUndefined
 from trl import SFTConfig
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.results.arms import capitalised, method_title
 from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.runtime.version import __version__
 from graceful_forgetting.training.preparation import TASK_COLUMN, Preparation
 
 NAME = "LWF (Learning With Forgetting)"
-TAGS = ("trl", "sft", "graceful-forgetting", "learning-with-forgetting")
+TAGS = ("trl", "sft", "graceful-forgetting")
 PAPER = {
     "title": "Graceful Forgetting in Generative Language Models",
     "id": "2505.19715",
@@ -57,6 +58,14 @@ _LOGGED = {
 }
 
 
+def presentation(args: LWFConfig) -> tuple[str, Mapping[str, str], Sequence[str]]:
+    """Name, paper and tags of the method that the settings describe: those of the paper's method if it is that."""
+    if args.unlearn_every == 0 and args.baseline is None:
+        return "SFT", {}, TAGS
+    title = method_title(vars(args))
+    return (NAME, PAPER, (*TAGS, "learning-with-forgetting")) if title == "LWF" else (title, {}, TAGS)
+
+
 def add_section(card: Path, section: str) -> None:
     """Put a section into the card that TRL has written, before the versions of the packages."""
     before, heading, after = card.read_text(encoding="utf-8").partition("### Framework versions")
@@ -84,6 +93,7 @@ def card_section(
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         unlearned=samples > 0,
+        method=_method(args),
         samples=samples,
         baseline=args.baseline,
         scored=0 if preparation is None else len(preparation.scored),
@@ -97,6 +107,11 @@ def card_section(
         settings=_settings(args),
         version=__version__,
     )
+
+
+def _method(args: LWFConfig) -> str:
+    title = method_title(vars(args))
+    return "Learning *with* forgetting" if title == "LWF" else _cell(capitalised(title))
 
 
 def _tasks(preparation: Preparation) -> list[dict[str, Any]]:

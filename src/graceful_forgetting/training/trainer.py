@@ -27,7 +27,7 @@ from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
-from graceful_forgetting.training.model_card import NAME, PAPER, TAGS, add_section, card_section
+from graceful_forgetting.training.model_card import add_section, card_section, presentation
 from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
     Preparation,
@@ -52,7 +52,6 @@ CHECKPOINT_FOLDER = "unlearning"
 
 
 @internals.with_state_in_checkpoints
-@internals.presented_as(NAME, PAPER, TAGS)
 class LWFTrainer(PlainTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
@@ -127,6 +126,7 @@ class LWFTrainer(PlainTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
+        internals.present_as(self, *presentation(args))
         super().__init__(model, args, *positional, **keywords)
         if self.unlearning_enabled or args.baseline is not None:
             self._check()
