@@ -74,7 +74,7 @@ def test_published_in_python_a_recipe_a_flag_and_a_grid(tmp_path: Path):
 
 
 def test_a_method_that_is_not_known_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="method='publish' is not valid: it must be one of lwf, interference, published"):
+    with pytest.raises(ValueError, match="method='publish' is not valid: it must be one of lwf, interference"):
         recipe_from_fields({**RUN, "output_dir": "unused", "method": "publish"}, "grid")
 
 

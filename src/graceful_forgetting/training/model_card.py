@@ -58,9 +58,13 @@ _LOGGED = {
 }
 
 
-def presentation(args: LWFConfig) -> tuple[str, Mapping[str, str], Sequence[str]]:
-    """Name, paper and tags of the method that the settings describe: those of the paper's method if it is that."""
-    if args.unlearn_every == 0 and args.baseline is None:
+def presentation(args: LWFConfig, unlearns: bool) -> tuple[str, Mapping[str, str], Sequence[str]]:
+    """Name, paper and tags of what a run does: those of the paper's method where it is that.
+
+    Args:
+        unlearns: whether the run has anything to unlearn.
+    """
+    if not unlearns and args.baseline is None:
         return "SFT", {}, TAGS
     title = method_title(vars(args))
     return (NAME, PAPER, (*TAGS, "learning-with-forgetting")) if title == "LWF" else (title, {}, TAGS)

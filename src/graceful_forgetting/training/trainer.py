@@ -126,7 +126,7 @@ class LWFTrainer(PlainTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
-        internals.present_as(self, *presentation(args))
+        internals.present_as(self, *presentation(args, checks.unlearns(args, self._forget_dataset, preparation)))
         super().__init__(model, args, *positional, **keywords)
         if self.unlearning_enabled or args.baseline is not None:
             self._check()
