@@ -27,7 +27,7 @@ from graceful_forgetting.runtime.artifacts import write_json
 
 # Case -> recipe, and what is changed of it.
 RECIPES: dict[str, tuple[Path, list[str]]] = {
-    "demo": (DEMO_RECIPE, []),
+    "demo": (DEMO_RECIPE, ["--method", "interference"]),
     "formula": (DEMO_RECIPE, ["--method", "published"]),
     "gsm8k_forget_dental": (Path(__file__).parents[2] / "recipes" / "gsm8k_forget_dental.yaml", []),
 }

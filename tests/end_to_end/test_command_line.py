@@ -101,7 +101,7 @@ def test_further_methods_are_arms_that_share_what_they_can(recipe, tmp_path, cap
     assert main(command) == 0
     output = capsys.readouterr().out
     own = {f"interference/{name}" for name in ("posterior", "scores", "selection", "seed-3")}
-    own |= {"reference/0.1/seed-3", "evaluation/interference-seed-3", "evaluation/published-seed-3"}
+    own |= {"interference/reference/seed-3", "evaluation/interference-seed-3", "evaluation/published-seed-3"}
     # The reference run of the published method is the whole one of the recipe's own.
     own |= {f"published/{name}" for name in ("posterior", "scores", "selection", "seed-3")}
     made = [line.split(": ")[0] for line in output.splitlines() if ": done in" in line]

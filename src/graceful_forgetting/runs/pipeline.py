@@ -299,8 +299,9 @@ class Pipeline:
             return self.plain_arm(seed)
         settings = {**self._plain_settings(self.inputs.base_fingerprint, seed), "fraction": share}
         load = partial(self.inputs.loader.trainable, self.inputs.sources.model, seed)
-        # Methods of one run may end it at different shares.
-        name = f"reference/seed-{seed}" if share == self.lwf.reference_share else f"reference/{share:g}/seed-{seed}"
+        # Methods with one share have it together, under the name of the first of them.
+        owner = next(method for method in self.methods.values() if method.args.reference_share == share)
+        name = f"{owner.prefix}reference/seed-{seed}"
         self._ends[name] = share
         return self._once(name, lambda: self._training_stage(name, settings, [], load, seed, None, self.lwf))
 
