@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 
 from formula import FORMULA
 from graceful_forgetting import LWFTrainer
+from graceful_forgetting.runs.assemble import assemble_result
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import parse_recipe
 from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runtime.store import read_rows
 
 LORA = {"use_lora": True, "lora_r": 4}
 # More rows than are learned: the others are held out, for the fallback and for trial runs.
@@ -34,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "trials": FORMULA | HOLD_OUT | {"forget_trials": "during", "unlearn_objective": "gradient_ascent"},
     "fallback": FORMULA | HOLD_OUT | {"unlearn_objective": "gradient_ascent", "unlearn_learning_rate": 0.3},
+    "whole text": FORMULA | {"completion_only_loss": False},
     "baseline": FORMULA | {"baseline": "afec", "baseline_weight": 30.0, "unlearn_every": 2},
     "baseline alone": FORMULA | {"baseline": "f_learning", "unlearn_every": 0, "confidence_scorer": "loss"},
 }
@@ -68,7 +71,7 @@ def trainer(pipeline: Any, tmp_path: Path) -> Any:
             train_dataset=sources.learning_train.select_columns(columns),
             eval_dataset=None if held_out is None else held_out.select_columns(columns),
             processing_class=other.inputs.tokenizer,
-            forget_dataset={name: source.prompts for name, source in sources.forgetting.items()},
+            forget_dataset={name: source.answers or source.prompts for name, source in sources.forgetting.items()},
         )
 
     return make
@@ -92,10 +95,10 @@ def test_scores_selection_and_weights_are_equal(
     script.train()
     read = run.method.stages_read()
     if "scores" in read:
-        scored = load_from_disk(str(run.method.scores().path / "rows"))
+        scored = read_rows(run.method.scores().path / "rows")
         assert list(script.preparation.scored["input_ids"]) == list(scored["input_ids"])
         assert scores(script.preparation.scored) == scores(scored)
-        chosen = load_from_disk(str(run.method.selection().path / "rows"))
+        chosen = read_rows(run.method.selection().path / "rows")
         assert list(script.preparation.selected["source_index"]) == list(chosen["source_index"])
         audit = read_json(run.method.selection().path / "selection.json")
         assert script.preparation.audit == audit
@@ -108,6 +111,37 @@ def test_scores_selection_and_weights_are_equal(
     for name, weight in expected.items():
         assert torch.equal(found[name], weight), name
     assert script.unlearning_summary()["updates"] == finished.detail["unlearning_updates"]
+
+
+def test_given_answers_are_scored_alike(pipeline: Any, trainer: Any, tmp_path: Path, forgetting: Dataset) -> None:
+    forgetting.to_json(tmp_path / "myths" / "train.jsonl")
+    changes = FORMULA | {"forget_answers": "given", "forget_fraction": 0.5}
+    run, script = pipeline(changes), trainer(changes)
+    scored, chosen = (read_rows(stage.path / "rows") for stage in (run.method.scores(), run.method.selection()))
+    preparation = script.prepare_unlearning()
+    assert scores(preparation.scored) == scores(scored)
+    assert list(preparation.selected["source_index"]) == list(chosen["source_index"])
+
+
+def test_answers_that_come_scored_are_selected_by_their_scores(
+    pipeline: Any, trainer: Any, tmp_path: Path, forgetting: Dataset
+) -> None:
+    scored = forgetting.add_column("forgetting_confidence", [float((5 * i) % 16) for i in range(len(forgetting))])
+    scored.to_json(tmp_path / "myths" / "train.jsonl")
+    changes = FORMULA | {"forget_count": 4, "unlearn_every": 2}
+    run, script = pipeline(changes), trainer(changes)
+    finished = run.lwf_run(run.seeds[0])
+    script.train()
+    chosen = read_rows(run.method.selection().path / "rows")
+    assert sorted(chosen["forgetting_confidence"], reverse=True) == [15.0, 14.0, 13.0, 12.0]
+    assert list(script.preparation.selected["source_index"]) == list(chosen["source_index"])
+    assert not (tmp_path / "run" / "self_knowledge").exists()
+    script.save_model(str(tmp_path / "saved"))
+    found = trained_weights(tmp_path / "saved")
+    assert all(torch.equal(found[name], weight) for name, weight in trained_weights(finished.path).items())
+    result, samples = assemble_result(run)
+    assert result.selection is not None
+    assert (result.selection.chosen, len(samples)) == (4, 16)
 
 
 @pytest.mark.parametrize("interrupted", ["script", "run"])

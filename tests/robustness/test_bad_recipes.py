@@ -123,8 +123,7 @@ def test_learning_example_longer_than_the_context(recipe, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy='wrapped' cannot be used"),
-        ({"completion_only_loss": False}, "completion_only_loss=False cannot be used"),
+        ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy='wrapped' cuts across learning examples"),
     ],
 )
 def test_what_learning_rows_cannot_be(recipe, capsys, settings, expected):

@@ -148,6 +148,14 @@ _ADDED = {
 }
 
 
+def with_unmeasured(scored: Dataset) -> Dataset:
+    """Rows that come scored, with nulls in the columns that `score_confidence` would have added beside the score."""
+    for name in _ADDED:
+        if name not in scored.column_names:
+            scored = scored.add_column(name, [None] * len(scored), feature=Value("float64"))
+    return scored
+
+
 def _with_columns(dataset: Dataset, measured: Measured, score: Tensor) -> Dataset:
     nothing = torch.full_like(score, torch.nan)
     columns = {"forgetting_confidence": score}

@@ -14,7 +14,7 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
 from graceful_forgetting.runs.sources import Sources, load_sources
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
-from graceful_forgetting.training.preparation import combine_forget_datasets
+from graceful_forgetting.training.preparation import SCORE_COLUMN, combine_forget_datasets
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class RunInputs:
     def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
         self.max_length = lwf.max_length
         self.assistant_only = lwf.assistant_only_loss
+        self.prompts_count = lwf.completion_only_loss is False
         self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
         self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device, lwf.model_init_kwargs)
 
@@ -48,10 +49,7 @@ class RunInputs:
     @cached_property
     def learning_rows(self) -> Dataset:
         """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
-        rows = tokenize_dataset(
-            self.sources.learning_train, self.tokenizer, argument="learning_task", **self.what_counts
-        )
-        rows = rows.select_columns(["input_ids", "labels"])
+        rows = self._learned(self.sources.learning_train, **self.what_counts)
         limit = self.max_length
         longest = max(len(ids) for ids in rows["input_ids"])
         if limit is not None and longest > limit:
@@ -70,7 +68,14 @@ class RunInputs:
         if rows is None:
             return None
         # Not as text: TRL asks the first training row whether prompts count, and those have no prompt any more.
-        return tokenize_dataset(rows, self.tokenizer, argument="learning_task").select_columns(["input_ids", "labels"])
+        return self._learned(rows)
+
+    def _learned(self, rows: Dataset, **what_counts: Any) -> Dataset:
+        """Tokens and labels of learning rows; with `completion_only_loss=False` every token is a label."""
+        rows = tokenize_dataset(rows, self.tokenizer, argument="learning_task", **what_counts)
+        if self.prompts_count:
+            rows = rows.map(lambda row: {"labels": row["input_ids"]})
+        return rows.select_columns(["input_ids", "labels"])
 
     def _check_context(self, longest: int) -> None:
         context = context_length(self.base_config)
@@ -88,6 +93,12 @@ class RunInputs:
     @cached_property
     def forgetting_prompts(self) -> Dataset:
         return combine_forget_datasets({name: source.prompts for name, source in self.sources.forgetting.items()})
+
+    @property
+    def come_scored(self) -> bool:
+        """Whether the forgetting tasks bring answers with scores, so that nothing is elicited or scored."""
+        answers = [source.answers for source in self.sources.forgetting.values()]
+        return all(rows is not None and SCORE_COLUMN in rows.column_names for rows in answers)
 
     @cached_property
     def forgetting_answers(self) -> Dataset:

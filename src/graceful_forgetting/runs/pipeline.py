@@ -21,13 +21,15 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.examination import examination_settings, examine
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
-from graceful_forgetting.runs.recipe_checks import check_inputs, check_recipe
 from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
 from graceful_forgetting.runs.training import arm_args, run_training
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.tasks import require_metric
+from graceful_forgetting.training.checks import check_data, check_forgetting
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.preparation import Preparation, read_preparation, trained_weights
 from graceful_forgetting.training.stages import RunDirectory, Stage
+from graceful_forgetting.training.topology import check_topology, requested_topology
 from graceful_forgetting.training.trials import trial_args
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class RunRows:
 
     def __init__(self, inputs: RunInputs, lwf: LWFConfig):
         self._inputs = inputs
-        self._given = lwf.forget_answers == "given"
+        self._given = lwf.forget_answers == "given" or inputs.come_scored
 
     @property
     def learning(self) -> Dataset:
@@ -52,7 +54,7 @@ class RunRows:
 
     @cached_property
     def forgetting(self) -> Dataset:
-        """The forgetting prompts; with `forget_answers` 'given', with their answers."""
+        """The forgetting prompts; with `forget_answers` 'given', or where they come scored, with their answers."""
         return self._inputs.forgetting_answers if self._given else self._inputs.forgetting_prompts
 
     @property
@@ -124,12 +126,18 @@ class Pipeline:
         self.lwf = lwf
         self.model = model
         self.announce = announce
-        check_recipe(lwf)
+        check_topology(lwf, *requested_topology(lwf))
+        settings = {name: changed(lwf, **as_arm(name)) for name in other_methods(others, lwf)}
         self.general_ability = GeneralAbility(
             run.neutral_text, run.lm_eval_tasks, run.eval_limit, run.evaluation_batch_size
         )
         self.inputs = inputs or RunInputs(run, lwf, model)
-        check_inputs(run, lwf, self.inputs, self._holds_out)
+        self._check_data()
+        if settings and self.inputs.come_scored:
+            raise ValueError(
+                f"compare_with {' '.join(settings)}: the forgetting data comes with scores, by which every method would "
+                "unlearn the same; leave it out, or remove the column forgetting_confidence"
+            )
         self.directory = directory or RunDirectory(lwf.output_dir, force=force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
@@ -138,9 +146,33 @@ class Pipeline:
         self.method = Method(lwf, rows, self, self.directory, announce)
         # Arm -> its method: the run's own under `OWN`, and further ones under their names.
         self.methods: dict[str, Method] = {OWN: self.method}
-        for name in other_methods(others, lwf):
-            args = changed(lwf, **as_arm(name))
+        for name, args in settings.items():
             self.methods[name] = Method(args, rows, self, self.directory, announce, self.method, f"{name}/")
+
+    def _check_data(self) -> None:
+        """Refuse, before any work, data that the settings cannot be run on, as `LWFTrainer` does.
+
+        Raises:
+            ValueError: names the setting or the task, and the remedy.
+            ImportError: a task's metric needs a package that is not installed.
+        """
+        if self.lwf.unlearn_every == 0 and self.lwf.baseline is None:
+            raise ValueError(
+                "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0, or name a "
+                "baseline"
+            )
+        for _, _, task in self.inputs.test_sets.values():
+            if task is not None and self.run.generates:
+                require_metric(task)
+        rows = RunRows(self.inputs, self.lwf).forgetting
+        check_forgetting(self.lwf, rows, None)
+        check_data(
+            self.lwf,
+            train_dataset=self.inputs.sources.learning_train,
+            eval_dataset=self.inputs.sources.learning_validation if self._holds_out else None,
+            forget_dataset=rows,
+            preparation=None,
+        )
 
     def _learning_settings(self) -> dict[str, Any]:
         return learning_settings(self.lwf, self.model)

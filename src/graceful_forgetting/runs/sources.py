@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
+from graceful_forgetting.training.preparation import SCORE_COLUMN
 from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
 from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
 
@@ -23,7 +24,7 @@ class ForgettingSource:
         kind: what all of it is to the learning task, where that is known.
         task: how answers are read; none: exact match of the stripped text.
         row_kinds: prompt -> what it is, where single rows are known.
-        answers: `prompts` with the `completion` that the data carry; none where they carry none.
+        answers: `prompts` with the `completion`, and the score, that the data carry; none where they carry none.
     """
 
     prompts: Dataset
@@ -158,7 +159,9 @@ def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> Forget
 
 
 def _answers(rows: Dataset) -> Dataset | None:
-    return rows.select_columns(["prompt", "completion"]) if "completion" in rows.column_names else None
+    if "completion" not in rows.column_names:
+        return None
+    return rows.select_columns([name for name in ("prompt", "completion", SCORE_COLUMN) if name in rows.column_names])
 
 
 def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: int) -> Sources:

@@ -96,6 +96,7 @@ class InputsCache:
             asdict(run),
             asdict(model),
             lwf.model_init_kwargs,
+            lwf.completion_only_loss,
             seed,
             lwf.max_length,
             lwf.trust_remote_code,

@@ -206,7 +206,7 @@ def _check_one_form(rows: list[dict[str, Any]], places: list[str], require_compl
     for row, where in zip(rows, places, strict=True):
         if require_completion and "completion" not in row:
             raise ValueError(f"{where}: has no completion; prompts alone serve only as a forgetting task")
-        for column in ("completion", "choices"):
+        for column in ("completion", "choices", "forgetting_confidence"):
             if (column in row) != (column in first):
                 raise ValueError(f"{where}: rows with and without {column} are mixed (compare {places[0]})")
         if isinstance(row["prompt"], str) != isinstance(first["prompt"], str):

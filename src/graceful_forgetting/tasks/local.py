@@ -6,6 +6,7 @@ A JSONL row is one of
     {"prompt": "Capital of France?"}                         prompt only: enough for a forgetting task
     {"prompt": [{"role": "user", "content": ...}], "completion": [{"role": "assistant", "content": ...}]}
     {"messages": [..., {"role": "assistant", "content": ...}]}           the last turn is the completion
+    {"prompt": ..., "completion": ..., "forgetting_confidence": 1.5}      to forget, scored already
     {"prompt": "2 + 2 =", "completion": " 4", "choices": [" 3", " 4"]}    multiple choice: the completion is one of them
 
 All rows of a split have the same form. The answer is the completion's text without surrounding white space,
@@ -17,6 +18,9 @@ from typing import Any
 
 from graceful_forgetting.tasks.jsonl import split_files
 from graceful_forgetting.tasks.task import SPLITS, Row, Task
+
+# Of an answer that may be forgotten: given with the row, it is not scored again.
+_SCORE = "forgetting_confidence"
 
 
 def _is_conversation(value: Any) -> bool:
@@ -46,6 +50,18 @@ def _from_messages(messages: Any) -> dict[str, Any]:
 
 
 def _format(row: Row) -> dict[str, Any]:
+    formatted = _formatted(row)
+    if _SCORE not in row:
+        return formatted
+    score = row[_SCORE]
+    if isinstance(score, bool) or not isinstance(score, int | float | None):
+        raise ValueError(f"{_SCORE}={score!r} is not a number")
+    if "completion" not in formatted:
+        raise ValueError(f"{_SCORE}={score!r} is the score of an answer, and the row has none: add completion")
+    return {**formatted, _SCORE: None if score is None else float(score)}
+
+
+def _formatted(row: Row) -> dict[str, Any]:
     if "messages" in row:
         return _from_messages(row["messages"])
     if "prompt" not in row:

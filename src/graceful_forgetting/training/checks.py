@@ -91,7 +91,8 @@ def check_data(
     if args.forget_trials != "none" and unlearning and preparation is None and eval_dataset is None:
         raise ValueError(
             f"forget_trials={args.forget_trials!r} needs held-out learning rows to judge trial runs by: pass "
-            "eval_dataset, or set forget_trials='none'"
+            "eval_dataset (in a recipe, leave training rows over: learning_limit below their number, with "
+            "validation_limit above 0, and split 'test' of world_options), or set forget_trials='none'"
         )
 
 

@@ -22,6 +22,7 @@ from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import SCORERS
+from graceful_forgetting.confidence.scoring import with_unmeasured
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_with_counts
@@ -260,7 +261,7 @@ class Method:
 
     def _given_scores(self) -> Stage:
         def build(folder: Path, _: str) -> dict[str, Any]:
-            scored = _without_source(self._tokenised(None))
+            scored = with_unmeasured(_without_source(self._tokenised(None)))
             scored.save_to_disk(str(folder / ROWS_FOLDER))
             return {"scored": len(scored)}
 
