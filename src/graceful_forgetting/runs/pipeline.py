@@ -135,8 +135,8 @@ class Pipeline:
         self._check_data()
         if settings and self.inputs.come_scored:
             raise ValueError(
-                f"compare_with {' '.join(settings)}: the forgetting data comes with scores, by which every method would "
-                "unlearn the same; leave it out, or remove the column forgetting_confidence"
+                f"compare_with {' '.join(settings)}: the forgetting data comes with scores, by which every method "
+                "would unlearn the same; leave it out, or remove the column forgetting_confidence"
             )
         self.directory = directory or RunDirectory(lwf.output_dir, force=force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
