@@ -46,6 +46,7 @@ def test_further_methods_have_a_column_and_a_difference_of_their_own():
     assert "73.0 ± 2.8" in table.splitlines()[2]
     assert "sums: interference − plain +2.0 [−10.7, 14.7]" in table
     assert "myths: interference" not in table
+    assert "LWF: 40 self-generated samples scored" in table
 
 
 def test_another_score_is_not_called_lwf():
