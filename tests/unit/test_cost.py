@@ -32,7 +32,8 @@ def test_cost_is_of_the_methods_own_stages():
 
 def test_text_names_stages_and_both_sums():
     text = cost_text(stages_of(SECONDS), "LWF")
-    for part in ("cost of LWF over plain", "10 s a run", "self-knowledge", "0.10 x", "1.20 x", "1.80 x where", "2.80 x where", "1.50 x a seed"):
+    assert text.startswith("cost of LWF over plain fine-tuning")
+    for part in ("10 s a run", "self-knowledge", "0.10 x", "1.20 x", "1.80 x where", "2.80 x where", "1.50 x a seed"):
         assert part in text
     assert "never" not in text
 

@@ -52,10 +52,10 @@ def _notes(result: RunResult) -> list[str]:
             notes += [f"{name}: {titles[arm]} − plain {_difference(task, found[arm])}" for arm in found]
     notes += [_bits(name, result) for name, task in result.summary.tasks.items() if _nothing_right(task)]
     if result.selection is not None:
-        several = any(run.arm in OTHERS for run in result.runs)
+        whose = f"{titles[OWN]}: " if any(run.arm in OTHERS for run in result.runs) else ""
         updates = sorted({run.unlearn_updates for run in result.runs if run.arm == OWN})
         notes.append(
-            f"{f'{titles[OWN]}: ' if several else ''}{result.selection.scored} self-generated samples scored, {result.selection.chosen} selected and "
+            f"{whose}{result.selection.scored} self-generated samples scored, {result.selection.chosen} selected and "
             f"unlearned in {' / '.join(map(str, updates))} unlearning updates a run"
         )
     for run in result.runs:
