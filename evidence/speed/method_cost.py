@@ -1,4 +1,4 @@
-"""What the whole method costs over plain fine-tuning, by stage: the demo, which has the default settings; the same by
+"""What the whole method costs over plain fine-tuning, by stage: the demo, by interference; the same by
 the paper's formula; and the recipe of real rows, by the formula.
 
     python evidence/speed/method_cost.py [--case demo formula gsm8k_forget_dental] [--seeds 3] [--output FILE]
