@@ -113,7 +113,7 @@ def test_both_processes_did_a_share(folder: Path) -> None:
         len(list((folder / "scores-2").iterdir())) == len(list((folder / "scores-1").iterdir())) == 24
     )  # 6 shards for each of four measurements
     names = sorted(path.name for path in (folder / "posterior").iterdir())
-    assert names == [f"fisher-{share}.safetensors" for share in ("0-of-1", "0-of-2", "1-of-2")]
+    assert names == [f"fisher-{share}" for share in ("0-of-1", "0-of-2", "1-of-2")]
 
 
 def test_fisher_information_is_the_same_on_both_and_up_to_rounding_that_of_one(folder: Path) -> None:

@@ -104,13 +104,13 @@ def assert_equal_up_to_rounding(one: Path, two: Path, weights: str) -> None:
 def prepared(run: Path) -> tuple[LearningPosterior, float]:
     """The posterior of a run and the one α of its scores."""
     folder = run / "preparation"
-    (step,) = set(load_from_disk(str(folder / "scored"))["step_size"])
-    return LearningPosterior.from_pretrained(folder / "posterior"), step
+    (step,) = set(load_from_disk(str(folder / "scores" / "rows"))["step_size"])
+    return LearningPosterior.from_pretrained(folder / "posterior" / "posterior"), step
 
 
 def trials(run: Path) -> dict[str, Any]:
     """What the trial runs of a run said."""
-    return json.loads((run / "preparation" / "selection.json").read_text())["trials"]
+    return json.loads((run / "preparation" / "selection" / "selection.json").read_text())["trials"]
 
 
 def assert_same_decision(one: Path, two: Path, weights: str, falls_back: bool) -> None:
@@ -121,7 +121,7 @@ def assert_same_decision(one: Path, two: Path, weights: str, falls_back: bool) -
         assert decided["fell_back"] == falls_back
         for name in ("held_out_loss", "plain_held_out_loss"):
             assert decided[name] == pytest.approx(left["guard"][name], rel=1e-3)
-    saved, reference = (load_file(folder / weights) for folder in (two, two.parent / "reference"))
+    saved, reference = (load_file(folder / weights) for folder in (two, two.parent / "preparation" / "plain"))
     assert all(torch.equal(saved[name], tensor) for name, tensor in reference.items()) == falls_back
 
 

@@ -55,7 +55,7 @@ def trained(folder, model, tokenizer, learning, resume=None, held_out="learning"
 
 
 def reference_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(next((folder / "reference").glob("*model.safetensors")))
+    return load_file(next((folder / "preparation" / "plain").glob("*model.safetensors")))
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -124,8 +124,8 @@ def test_an_early_reference_run_ends_early_and_is_no_plain_run(tmp_path, make_mo
     losses = [[entry["loss"] for entry in p.reference_log if "loss" in entry] for p in (whole, half)]
     # The rate decays alike, so that the first half is the same.
     assert losses[1] == losses[0][:3]
-    assert whole.plain_weights() is not None
-    assert half.plain_weights() is None
+    assert (tmp_path / "whole" / "preparation" / "plain").is_dir()
+    assert not (tmp_path / "half" / "preparation" / "plain").exists()
 
 
 @pytest.mark.parametrize("changes", [{"reference_fraction": 0.5}, {"confidence_scorer": "loss"}], ids=str)
@@ -136,7 +136,7 @@ def test_without_a_whole_reference_run_a_plain_one_is_made_to_compare_with(
     trainer = trained(tmp_path / "own", make_model(), tokenizer, learning, **HARMFUL, **changes)
     assert trainer.held_out.falls_back
     assert trainer.held_out.plain_loss == pytest.approx(whole.held_out.plain_loss, rel=1e-5)
-    plain = load_file(next((tmp_path / "own" / "plain").glob("*model.safetensors")))
+    plain = load_file(next((tmp_path / "own" / "preparation" / "plain").glob("*model.safetensors")))
     weights, expected = trainer.model.state_dict(), whole.model.state_dict()
     for name, weight in plain.items():
         assert torch.equal(weights[name], weight), name
@@ -156,7 +156,7 @@ def test_no_plain_run_is_made_for_nothing(tmp_path, make_model, tokenizer, learn
     trained(tmp_path / "rows", make_model(), tokenizer, learning, held_out="none", **early)
     trained(tmp_path / "guard", make_model(), tokenizer, learning, guard_fallback=False, **early)
     trained(tmp_path / "empty", make_model(), tokenizer, learning, **early, **NOTHING)
-    assert not list(tmp_path.glob("*/plain"))
+    assert not list(tmp_path.glob("*/preparation/plain"))
 
 
 def test_a_run_falls_back_on_rows_that_the_learning_limit_leaves_over(recipe, tmp_path, learning):

@@ -38,7 +38,7 @@ def test_readme_example(tmp_path, monkeypatch, lora):
     assert trainer.state.global_step == 12
     assert trainer.unlearning_summary()["updates"] == 2
     assert len(trainer.preparation.selected) == 10
-    assert (tmp_path / "out" / "preparation" / "selection.json").is_file()
+    assert (tmp_path / "out" / "preparation" / "selection" / "selection.json").is_file()
 
 
 def script(side: str) -> str:

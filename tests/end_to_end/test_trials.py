@@ -14,8 +14,11 @@ from safetensors.torch import load_file
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
-from graceful_forgetting.training.preparation import Preparation, save_preparation
-from graceful_forgetting.training.trials import candidates
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runtime.store import Entry
+from graceful_forgetting.training.preparation import Preparation, write_selection
+from graceful_forgetting.training.stages import STAGE_FILE
+from graceful_forgetting.training.trials import Candidate, candidates
 
 # Gradient ascent on the learning rows themselves can only harm, on what the model says elsewhere it need not.
 SETTINGS = FORMULA | {
@@ -56,6 +59,17 @@ def build(tmp_path, make_model, tokenizer, learning):
 @pytest.fixture
 def pool(learning, forgetting) -> dict[str, Dataset]:
     return {"lesson": learning, "myths": forgetting.select_columns(learning.column_names)}
+
+
+def rewrite_selection(folder: Path, chosen: Candidate) -> None:
+    """Put another choice into the stage of a finished selection, under its key."""
+    record = read_json(folder / STAGE_FILE)
+
+    def fill(partial: Path) -> dict:
+        write_selection(partial, chosen.selected, chosen.audit)
+        return {name: value for name, value in record.items() if name not in ("key", "version", "files", "checksum")}
+
+    Entry(folder, record["key"], STAGE_FILE).write(fill)
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
@@ -109,7 +123,7 @@ def test_a_way_that_is_chosen_is_the_way_of_the_run(build, pool, make_model, tok
     # Which of them wins is no matter here: the run is to follow the record.
     chosen = candidates(preparation.scored, tried.args.selection_config(), first=True)["first: by score"]
     preparation.selected, preparation.audit = chosen.selected, chosen.audit
-    save_preparation(preparation, Path(tried.args.output_dir) / "preparation")
+    rewrite_selection(Path(tried.args.output_dir, "preparation", "selection"), chosen)
     tried.train()
     told = LWFTrainer(
         make_model(),

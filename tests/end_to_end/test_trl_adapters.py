@@ -146,7 +146,7 @@ def test_a_frozen_base_in_another_precision(build: Any, make_model: Any, dtype: 
 def test_virtual_tokens_are_refused_before_any_work(tmp_path: Path, build: Any) -> None:
     with pytest.raises(ValueError, match=r"peft_config adds virtual tokens .PROMPT_TUNING.*use LoRA"):
         build(peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    assert not (tmp_path / "run" / "reference").exists()
+    assert not (tmp_path / "run" / "preparation").exists()
 
 
 def test_an_adapter_on_the_head_is_refused_by_trl(build: Any) -> None:

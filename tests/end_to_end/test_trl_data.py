@@ -165,7 +165,7 @@ def test_a_template_without_marks_is_refused_before_any_work(tmp_path, tokenizer
     tokenizer.chat_template = PLAIN_TEMPLATE
     with pytest.raises(ValueError, match="chat template is not training-compatible"):
         build(as_type("messages", learning, tokenizer), assistant_only_loss=True)
-    assert not (tmp_path / "run" / "reference").exists()
+    assert not (tmp_path / "run" / "preparation").exists()
 
 
 def test_what_trl_refuses_it_refuses_here(tokenizer, build, learning):
@@ -207,7 +207,7 @@ def test_packed_rows_are_scored_as_single_examples(tmp_path, build, strategy):
     examples = single_examples(trainer.train_dataset)
     assert by_content(examples) == by_content(build(folder="apart").train_dataset)
     posterior = trainer.prepare_unlearning().posterior
-    reference = type(trainer.model).from_pretrained(tmp_path / "run" / "reference")
+    reference = type(trainer.model).from_pretrained(tmp_path / "run" / "preparation" / "plain")
     for name, parameter in reference.named_parameters():
         assert torch.equal(posterior.mean[name], parameter), name
     expected = oracle_fisher(reference, examples)
@@ -268,7 +268,7 @@ def test_a_stream_is_scored_by_its_first_rows(tmp_path, build, learning, setting
     assert isinstance(trainer.train_dataset, IterableDataset)
     posterior = trainer.prepare_unlearning().posterior
     whole = build(learning, folder="whole", posterior_estimator="empirical", **settings)
-    reference = type(trainer.model).from_pretrained(tmp_path / "run" / "reference")
+    reference = type(trainer.model).from_pretrained(tmp_path / "run" / "preparation" / "plain")
     rows = single_examples(whole.train_dataset.select(range(min(6, len(whole.train_dataset)))))
     assert posterior.metadata["num_samples"] == 6
     expected = estimate_fisher(reference, rows, trainer.args.posterior_config())

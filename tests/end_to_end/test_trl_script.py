@@ -60,4 +60,4 @@ def test_both_scripts_train(
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(tmp_path / "model"), str(tmp_path), str(output)])
     runpy.run_path(str(SCRIPTS / f"{name}.py"))
     assert load_file(output / "adapter_model.safetensors")
-    assert (output / "preparation" / "selection.json").is_file() == (name == "lwf")
+    assert (output / "preparation" / "selection" / "selection.json").is_file() == (name == "lwf")

@@ -157,7 +157,7 @@ def test_afec(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, t
     assert_trains_as(
         trainer, start, rows, lambda model, forward, _: forward.loss + 3.0 / 2 * distance(model, anchor, fisher)
     )
-    saved = LearningPosterior.from_pretrained(tmp_path / "1" / "preparation" / "posterior")
+    saved = LearningPosterior.from_pretrained(tmp_path / "1" / "preparation" / "posterior" / "posterior")
     expected = anchor["model.norm.weight"].float()
     torch.testing.assert_close(saved.mean["model.norm.weight"], expected, rtol=1e-4, atol=1e-6)
 

@@ -231,7 +231,7 @@ def test_the_switch_names_a_processor(kernel: TileKernel, monkeypatch: pytest.Mo
             assert tile_kernel() is not None
     finally:
         tile_kernel.cache_clear()
-    assert len(list((tmp_path / "kernels").iterdir())) == 2, "one library a processor"
+    assert len(list((tmp_path / "kernels").rglob("*.so"))) == 2, "one library a processor"
 
 
 def test_it_is_compiled_once_for_several_processes(kernel: TileKernel, tmp_path: Path) -> None:

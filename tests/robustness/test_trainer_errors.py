@@ -110,7 +110,7 @@ def test_two_settings_that_both_decide_how_many(tmp_path):
         ),
         ({"baseline_options": {"steps": 2}}, "leave baseline_options unset"),
         ({"baseline": "shrink_perturb", "baseline_weight": 1.0}, "has no such number"),
-        ({"forget_strategy": "gap", "forget_count": 3}, "count=3 with strategy='gap'"),
+        ({"forget_strategy": "gap", "forget_count": 3}, "forget_count=3 with forget_strategy='gap'"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, settings, expected):
@@ -221,7 +221,7 @@ def test_answer_longer_than_the_context_is_refused_before_the_reference_run(buil
     trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1"], "completion": [" w2" * 70]}))
     with pytest.raises(ValueError, match=r"forget_dataset.*row 0.*64"):
         trainer.train()
-    assert not (tmp_path / "reference").exists()
+    assert not (tmp_path / "preparation" / "plain").exists()
 
 
 def test_non_finite_loss_stops_names_the_step_and_keeps_the_checkpoint(tmp_path, build, forgetting):

@@ -36,7 +36,7 @@ def test_settings_are_few():
 
 
 # Until the stages of elicitation, posterior and confidence have lost theirs.
-LIMIT = 52
+LIMIT = 40
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch
 from transformers import DynamicCache, MistralConfig
 from trl import SFTConfig, SFTTrainer
 
-from graceful_forgetting.data import collate, sequence_losses, tokenize_dataset
+from graceful_forgetting.data import collate, tokenize_dataset
+from graceful_forgetting.gradients.token_loss import sequence_losses
 from graceful_forgetting.runtime import internals
 
 

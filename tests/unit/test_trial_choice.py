@@ -89,10 +89,10 @@ def test_the_record_of_nothing_counts_nothing():
 )
 def test_the_lowest_held_out_loss_is_chosen(losses, best):
     tried = {name: Candidate(scored(), {"chosen": name}) for name in losses}
-    chosen = chosen_by_trial(tried, losses, 0.5)
+    chosen = chosen_by_trial(tried, losses)
     assert chosen.audit["chosen"] == best
     assert chosen.audit["trials"]["chosen"] == best
-    assert chosen.audit["trials"]["fraction"] == 0.5
+    assert chosen.audit["trials"]["fraction"] == 1.0
     assert list(chosen.audit["trials"]["held_out_losses"]) == list(losses)
 
 
@@ -105,7 +105,7 @@ def test_a_candidate_that_diverges_loses_and_the_record_says_so():
     assert loss_unless_diverged("task a", lambda: math.nan) is None
     assert loss_unless_diverged("task a", lambda: 2.0) == 2.0
     tried = {name: Candidate(scored(), {}) for name in ("nothing", "task a")}
-    chosen = chosen_by_trial(tried, {"nothing": 2.0, "task a": None}, 1.0)
+    chosen = chosen_by_trial(tried, {"nothing": 2.0, "task a": None})
     assert "nothing 2, task a diverged" in describe(chosen.audit)
 
 

@@ -100,7 +100,7 @@ def test_guard_watches_each_held_out_set_on_its_own():
 
 
 def test_guard_that_is_off_never_stops():
-    guard = Guard(margin=0.5, enabled=False)
+    guard = Guard(margin=None)
     for loss in (1.0, 100.0):
         guard.observe_held_out_loss("eval_loss", loss, 1)
     assert not guard.stopped
