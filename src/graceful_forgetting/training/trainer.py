@@ -126,7 +126,8 @@ class LWFTrainer(PlainTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
-        internals.present_as(self, *presentation(args, checks.unlearns(args, self._forget_dataset, preparation)))
+        self._presentation = presentation(args, self._forget_dataset, preparation)
+        internals.present_as(self, *self._presentation)
         super().__init__(model, args, *positional, **keywords)
         if self.unlearning_enabled or args.baseline is not None:
             self._check()
@@ -414,5 +415,6 @@ class LWFTrainer(PlainTrainer):
         samples = 0 if self._updates is None else len(self._updates.samples)
         preparation = self.preparation if self.unlearning_enabled else None
         summary = self.unlearning_summary()
-        section = card_section(self.args, samples, preparation, self.state.log_history, summary)
+        name = self._presentation[0]
+        section = card_section(name, self.args, samples, preparation, self.state.log_history, summary)
         add_section(Path(self.args.output_dir) / "README.md", section)
