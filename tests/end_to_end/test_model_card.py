@@ -79,7 +79,7 @@ def test_only_the_method_of_the_paper_is_called_so(build: Any, forgetting: Datas
         "forgetting by interference.": build(forgetting, confidence_scorer="interference"),
         "forgetting at random.": build(forgetting, forget_strategy="random"),
         "forgetting by given scores.": build(forgetting.add_column("forgetting_confidence", [0.5] * 16)),
-        "ewc.": build(None, baseline="ewc", unlearn_every=0, reference_fraction=1.0),
+        "l2 sp.": build(None, baseline="l2_sp", unlearn_every=0),
         "SFT.": build(None),
     }
     for name, trainer in cards.items():
