@@ -5,7 +5,7 @@ is `ElicitationConfig.batch_size`) with the same type, default and help text, de
 YAML file or command line can set everything. Settings of unlearning and of the baselines, which nothing but the trainer
 reads, are fields of `LWFConfig` alone.
 
-Imports no other room.
+Imports `runtime` alone.
 """
 
 from graceful_forgetting.config.baseline import BaselineName, BaselineSettings
