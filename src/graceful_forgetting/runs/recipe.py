@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from trl import TrlParser
 
-from graceful_forgetting.config import METHODS, LWFConfig
+from graceful_forgetting.config import LWFConfig, method_settings
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
 
@@ -37,18 +37,20 @@ def parse_fields(classes: tuple[type, ...], config: str | None, flags: Sequence[
         ValueError: a field that does not exist (names the nearest), or a value that is not valid.
     """
     known = {field.name for cls in classes for field in dataclasses.fields(cls) if field.init}
-    if config is not None:
-        for name in read_yaml(config):
-            check_name(name, known | {"env"}, f"--config {config}", "field", "`graceful fields` lists all.")
+    in_file = {} if config is None else read_yaml(config)
+    for name in in_file:
+        check_name(name, known | {"env"}, f"--config {config}", "field", "`graceful fields` lists all.")
+    given = set(in_file)
     for flag in flags:
         if flag.startswith("--"):
             name = flag[2:].split("=", 1)[0].replace("-", "_")
             name = name.removeprefix("no_") if name not in known else name
             check_name(name, known, "the command line", "field", "`graceful fields` lists all.")
+            given.add(name)
     arguments = [*(["--config", config] if config is not None else []), *flags]
     parser = TrlParser(classes, allow_abbrev=False)
     if "method" in known:
-        _start_from(parser, _method(config, flags))
+        parser.set_defaults(**method_settings(_method(in_file, flags), given))
     try:
         return parser.parse_args_and_config(arguments)
     except SystemExit as error:
@@ -64,7 +66,7 @@ def recipe_from_fields(fields: Mapping[str, Any], where: str) -> Recipe:
     for name in fields:
         check_name(name, recipe_fields(), where, "field", "`graceful fields` lists all.")
     parser = TrlParser(RECIPE_CLASSES, allow_abbrev=False)
-    _start_from(parser, fields.get("method"))
+    parser.set_defaults(**method_settings(fields.get("method"), fields))
     parser.set_defaults_with_config(**fields)
     try:
         return parser.parse_args_into_dataclasses(args=[])
@@ -74,19 +76,14 @@ def recipe_from_fields(fields: Mapping[str, Any], where: str) -> Recipe:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _method(config: str | None, flags: Sequence[str]) -> str | None:
+def _method(in_file: Mapping[str, Any], flags: Sequence[str]) -> str | None:
     """What the flags, or else the file, say of `method`; the parser itself sees whether that is valid."""
     for place, flag in enumerate(flags):
         if flag == "--method" and place + 1 < len(flags):
             return flags[place + 1]
         if flag.startswith("--method="):
             return flag.removeprefix("--method=")
-    return None if config is None else read_yaml(config).get("method")
-
-
-def _start_from(parser: TrlParser, method: str | None) -> None:
-    """Make the settings of a method the parser's defaults, which everything else beats."""
-    parser.set_defaults(**METHODS.get(str(method), {}))
+    return in_file.get("method")
 
 
 def read_yaml(config: str | Path) -> dict[str, Any]:

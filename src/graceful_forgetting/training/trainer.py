@@ -27,7 +27,7 @@ from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
-from graceful_forgetting.training.model_card import NAME, PAPER, TAGS, add_section, card_section
+from graceful_forgetting.training.model_card import add_section, card_section, presentation
 from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
     Preparation,
@@ -52,7 +52,6 @@ CHECKPOINT_FOLDER = "unlearning"
 
 
 @internals.with_state_in_checkpoints
-@internals.presented_as(NAME, PAPER, TAGS)
 class LWFTrainer(PlainTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
@@ -127,6 +126,8 @@ class LWFTrainer(PlainTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
+        self._presentation = presentation(args, self._forget_dataset, preparation)
+        internals.present_as(self, *self._presentation)
         super().__init__(model, args, *positional, **keywords)
         if self.unlearning_enabled or args.baseline is not None:
             self._check()
@@ -415,5 +416,6 @@ class LWFTrainer(PlainTrainer):
         samples = 0 if self._updates is None else len(self._updates.samples)
         preparation = self.preparation if self.unlearning_enabled else None
         summary = self.unlearning_summary()
-        section = card_section(self.args, samples, preparation, self.state.log_history, summary)
+        name = self._presentation[0]
+        section = card_section(name, self.args, samples, preparation, self.state.log_history, summary)
         add_section(Path(self.args.output_dir) / "README.md", section)
