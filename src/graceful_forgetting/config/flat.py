@@ -42,7 +42,7 @@ def stage_config(settings: Any, stage: type[T], prefix: str, **changes: Any) -> 
 
 def _under_flat_names(message: str, names: list[str], prefix: str) -> str:
     # A name that is an English word as well (fraction) is one only where a value follows.
-    alternatives = "|".join(name if "_" in name else f"{name}(?==)" for name in names)
+    alternatives = "|".join(name if "_" in name else rf"{name}(?=[=\[])" for name in names)
     return re.sub(rf"(?<![\w'.])(?:{alternatives})(?!\w)", lambda found: prefix + found[0], message)
 
 

@@ -19,6 +19,7 @@ from graceful_forgetting.results.arms import OTHERS, OWN
 from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.examination import examination_settings, examine
+from graceful_forgetting.runs.input_checks import check_answers_fit, check_parts, check_quotas, check_training_parts
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
@@ -173,6 +174,10 @@ class Pipeline:
             forget_dataset=rows,
             preparation=None,
         )
+        check_quotas(self.lwf, self.inputs)
+        check_training_parts(self.lwf)
+        check_parts(self.lwf, self.model, self.inputs)
+        check_answers_fit(self.run, self.lwf, self.inputs)
 
     def _learning_settings(self) -> dict[str, Any]:
         return learning_settings(self.lwf, self.model)

@@ -47,7 +47,9 @@ def _numbers(text: str) -> list[str]:
         sign, whole, fraction, exponent, below = match.groups()
         digits = f"{re.sub(r'[^0-9]', '', _ascii(whole or '0'))}{_ascii(fraction or '')}"
         # A longer numerator is no fraction that anybody writes, and two numbers then.
-        divided = below is not None and text[match.start() - 1 : match.start()] != "/" and len(digits) <= _LONGEST_FRACTION
+        divided = (
+            below is not None and text[match.start() - 1 : match.start()] != "/" and len(digits) <= _LONGEST_FRACTION
+        )
         value = Decimal(f"{sign or ''}{digits}{exponent or ''}")
         numbers.append(_divided(value, int(below)) if divided else _plain(value))
         if below is not None and not divided:
