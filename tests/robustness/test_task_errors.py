@@ -19,6 +19,7 @@ DENTAL_ROW = {
     "cop": 0,
     "subject_name": "Dental",
 }
+USER, SAID = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
 
 def write(path: Path, *lines: str | dict) -> Path:
@@ -115,6 +116,65 @@ def test_line_that_is_no_object(tmp_path: Path) -> None:
         load_local(path)
 
 
+def test_keys_that_stand_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": "p", "completion": "c"}, '{"prompt": "a", "prompt": "b"}')
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: key 'prompt' stands twice in one object; keep one"):
+        load_local(path)
+
+
+def test_half_a_character_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", r'{"prompt": "p\ud83d\ude00", "completion": "a\udfff"}')
+    with pytest.raises(ValueError, match=r"rows\.jsonl:1: completion has half a character, \\udfff, at position 1: "):
+        load_local(path)
+    whole = write(tmp_path / "whole.jsonl", r'{"prompt": "p\ud83d\ude00", "completion": "a"}')
+    assert load_local(whole)[0]["prompt"] == "p\U0001f600"
+    turns = write(tmp_path / "turns.jsonl", r'{"messages": [{"role": "user", "content": "\uD800"}]}')
+    with pytest.raises(ValueError, match=r"turns\.jsonl:1: messages has half a character"):
+        load_local(turns)
+
+
+def test_a_number_of_5000_digits_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", '{"prompt": "p", "completion": ' + "7" * 5000 + "}")
+    message = r"rows\.jsonl:1: completion: the number 7{20}\.\.\. has 5000 digits, .*write it as text"
+    with pytest.raises(ValueError, match=message):
+        load_local(path)
+
+
+@pytest.mark.parametrize("depth", [100, 100_000])
+def test_deep_nesting_is_named(depth: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", '{"prompt": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(ValueError, match=r"rows\.jsonl:1: nested deeper than 64"):
+        load_local(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_other_encodings_are_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"prompt": "caf\xe9", "completion": "c"}\n'.encode(encoding))
+    with pytest.raises(ValueError, match=r"rows\.jsonl.*save it as UTF-8"):
+        load_local(path)
+
+
+def test_a_byte_that_is_not_utf8_is_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"prompt": "p", "completion": "c"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(ValueError, match=r"\(line 2: byte 0xe9 at column 16\); save it as UTF-8"):
+        load_local(path)
+
+
+@pytest.mark.timeout(20)
+def test_long_lines_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": "a" * 2_000_000, "completion": "b" * 5_000_000})
+    assert len(load_local(path)[0]["completion"]) == 5_000_000
+
+
+def test_values_in_messages_are_cut(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": "p", "completion": ["x" * 5000] * 5000})
+    with pytest.raises(ValueError, match=r"rows\.jsonl:1: completion=\['x.*is not text") as caught:
+        load_local(path)
+    assert len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize("content", ["", "\n  \n"])
 def test_empty_file(content: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
@@ -170,6 +230,34 @@ def test_field_that_is_not_text(tmp_path: Path) -> None:
             "completion='c' is not a list of turns, but prompt is one",
         ),
         ({"messages": "hello"}, "messages='hello' is not a list"),
+        ({"prompt": " "}, "prompt=' ': it is empty or white space; write text, or remove the row"),
+        ({"prompt": "p", "completion": ""}, "completion='': it is empty or white space"),
+        ({"prompt": "p", "completion": " \n"}, "completion=' \\n': it is empty or white space"),
+        ({"prompt": "p", "completion": "a", "choices": ["a", " "]}, "has a text of white space only"),
+        ({"prompt": "p", "completion": "a", "choices": ["a", "a"]}, "has a text twice"),
+        ({"question": "q", "answer": "a"}, "missing: prompt; present: answer, question. Rename the columns"),
+        ({"prompt": "p", "system": "Be kind."}, "system='Be kind.' would not reach the model"),
+        ({"prompt": "p", "tools": [{"name": "f"}]}, "tools=[{'name': 'f'}] would not reach the model"),
+        (
+            {"messages": [USER, SAID], "chat_template_kwargs": {"thinking": True}},
+            "chat_template_kwargs={'thinking': True} would not reach the model",
+        ),
+        ({"messages": [USER, {**SAID, "content": "", "tool_calls": [1]}]}, "messages, turn 2 has tool_calls=[1]"),
+        ({"messages": [USER, {**SAID, "reasoning_content": "so"}]}, "messages, turn 2 has reasoning_content='so'"),
+        ({"prompt": [USER], "completion": [{**SAID, "weight": 0}]}, "completion, turn 1 has weight=0"),
+        ({"messages": [USER, {**SAID, "content": None}]}, "is not a list of {'role', 'content'} turns: turn 2 has con"),
+        ({"messages": [USER, {**SAID, "content": [{"type": "text"}]}]}, "turn 2 has content=[{'type': 'text'}]"),
+        ({"messages": [USER, {**SAID, "content": ""}]}, "messages, turn 2 (assistant) has content='': it is empty"),
+        ({"messages": [{**USER, "role": "human"}, SAID]}, "turn 1 has role='human', which is none of system, user, as"),
+        ({"messages": [USER, {"role": "tool", "content": "4"}, SAID]}, "messages, turn 2 has role='tool'"),
+        ({"messages": [{"role": "system", "content": "s"}, SAID]}, "messages has system turns only"),
+        ({"messages": [USER, SAID], "completion": "c"}, "has messages and completion='c': give messages alone"),
+        ({"prompt": [USER], "completion": [SAID, USER]}, "completion, turn 2 has role='user'"),
+        ({"prompt": [USER], "completion": [USER, SAID]}, "completion, turn 1 has role='user'"),
+        (
+            {"prompt": "p", "completion": "c", "forgetting_confidence": float("nan")},
+            "forgetting_confidence=nan is not a finite number",
+        ),
         ({"messages": [{"role": "assistant", "content": "c"}]}, "a prompt must come before it"),
     ],
 )
@@ -196,6 +284,36 @@ def test_mixed_forms(row: dict, message: str, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", {"prompt": "p"}, row)
     with pytest.raises(ValueError, match=rf"rows\.jsonl:2: .*{message} \(compare .*rows\.jsonl:1\)"):
         load_local(path, require_completion=False)
+
+
+def test_several_turns_are_no_reference(tmp_path: Path) -> None:
+    row = {"prompt": [USER], "completion": [SAID, USER, SAID]}
+    write(tmp_path / "test.jsonl", row)
+    write(tmp_path / "train.jsonl", row)
+    assert len(load_local(tmp_path)[0]["completion"]) == 3
+    with pytest.raises(ValueError, match=r"test\.jsonl:1: completion has 3 turns, and one answer is generated"):
+        load_local(tmp_path, "test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_splits_of_different_form(split: str, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", {"prompt": "p", "completion": "c"})
+    write(tmp_path / "test.jsonl", {"messages": [USER, SAID]})
+    with pytest.raises(ValueError, match=r"text and conversations are mixed \(compare .*jsonl:1\); give both splits"):
+        load_local(tmp_path, split)
+
+
+def test_rows_that_a_limit_leaves_out_are_checked(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number}", "completion": "c"} for number in range(9)]
+    path = write(tmp_path / "rows.jsonl", *rows, {"prompt": "p", "completion": " "})
+    with pytest.raises(ValueError, match=r"rows\.jsonl:10: completion=' '"):
+        load_local(path, limit=1)
+
+
+def test_keys_that_a_table_filled_with_null_are_no_turns_of_tools(tmp_path: Path) -> None:
+    turn = {**SAID, "tool_calls": None, "name": ""}
+    path = write(tmp_path / "rows.jsonl", {"messages": [USER, turn], "prompt": None, "tools": []})
+    assert load_local(path)[0]["completion"] == [SAID]
 
 
 @pytest.mark.parametrize("offline", ["1", ""])

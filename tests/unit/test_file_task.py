@@ -1,6 +1,7 @@
 """Tasks described in YAML: what they make of rows, and what they say about mistakes."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,142 @@ def test_the_examples_of_the_documentation_are_valid(write, tmp_path: Path) -> N
         "answer": "B",
         "choices": [" A. bank", " B. shore"],
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (["Lima"], r"\['Lima'\]"),
+        ({"a": 1}, r"\{'a': 1\}"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_a_hole_in_the_row_is_no_text(write, value: object, shown: str) -> None:
+    path = write(CAPITALS)
+    row = {"country": "Peru", "capital": value}
+    (path.parent / "capitals" / "train.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    message = (
+        rf"train\.jsonl:1: .*it writes capital, which is {shown}; write text or a number.*key 'completion' of .*yaml"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_task(file_task(path))
+
+
+def test_numbers_and_chosen_items_are_text(write) -> None:
+    task = file_task(write(CAPITALS, prompt="{{ country[0] }} {{ country | length }}", completion="{{ capital }}"))
+    row = task.format_row({"country": ["Peru"], "capital": 2.5})
+    assert (row["prompt"], row["completion"]) == ("Peru 1", "2.5")
+
+
+@pytest.mark.parametrize("key", ["prompt", "completion"])
+def test_texts_of_white_space_are_refused(write, key: str) -> None:
+    task = file_task(write(CAPITALS, **{key: "{{ capital }} "}))
+    with pytest.raises(ValueError, match=rf"{key}=' +' is empty or white space.*key '{key}' of .*my_task\.yaml"):
+        task.format_row({"country": "c", "capital": " "})
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' * 10000000000 }}",
+        "{{ 10000000000 * country }}",
+        "{{ [1] * 10000000000 }}",
+        "{{ 10 ** (10 ** 10) }}",
+        "{% for i in range(1000000000) %}x{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x * 2 %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' | center(10000000000) }}",
+        "{{ 'x'.ljust(10000000000) }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ '%*d' % (10000000000, 1) }}",
+        "{{ '%10000000000d' | format(1) }}",
+        "{{ '{:10000000000}'.format(1) }}",
+        "{{ '{:{w}}'.format(1, w=10000000000) }}",
+        "{{ ('x' * 9999) | replace('x', 'y' * 9999) }}",
+        "{{ country.upper }}",
+    ],
+)
+def test_templates_that_run_away_end_in_an_error(write, source: str) -> None:
+    task = file_task(write(CAPITALS, prompt=source))
+    started = time.process_time()
+    with pytest.raises(
+        ValueError, match=r"train\.jsonl:1: .*cannot be filled in: .*\(key 'prompt' of .*my_task\.yaml\)"
+    ):
+        load_task(task)
+    assert time.process_time() - started < 1
+
+
+def test_usual_templates_are_within_the_limits(write) -> None:
+    loop = "{% for c in country %}{{ c ~ '-' }}{% endfor %}"
+    source = loop + "{{ '%5.2f' % 2.5 }} In 2024 {{ capital | replace('a', 'b', 1) }}"
+    row = file_task(write(CAPITALS, prompt=source)).format_row({"country": "Peru", "capital": "Paras"})
+    assert row["prompt"] == "P-e-r-u- 2.50 In 2024 Pbras"
+
+
+@pytest.mark.parametrize(
+    "source", ["{% include 'x' %}", "{{ country | nothing }}", "{{ " + "(" * 9999 + " }}", "{{ x | random }}"]
+)
+def test_what_is_no_template_names_the_key(write, source: str) -> None:
+    with pytest.raises(ValueError, match=r"my_task\.yaml: key 'prompt' .*not a valid template"):
+        file_task(write(CAPITALS, prompt=source))
+
+
+@pytest.mark.timeout(10)
+def test_a_pattern_that_runs_away_is_refused_before_any_row(write) -> None:
+    with pytest.raises(ValueError, match=r"my_task\.yaml: key 'parse\.regex' .*takes longer than 0\.25 s"):
+        file_task(write(CAPITALS, parse={"regex": "^(a|aa)+$"}))
+
+
+@pytest.mark.timeout(10)
+def test_a_pattern_of_nested_repetitions_comes_to_an_end(write) -> None:
+    task = file_task(write(CAPITALS, completion="a" * 40 + "!", parse={"regex": "^((a+)+)$"}))
+    with pytest.raises(
+        ValueError, match=r"train\.jsonl:1: no answer can be read in 'aaa.*check the keys answer and parse"
+    ):
+        load_task(task)
+
+
+@pytest.mark.timeout(10)
+def test_a_pattern_that_runs_away_on_a_generated_text_counts_as_wrong(write, caplog) -> None:
+    task = file_task(write(CAPITALS, completion=" b", parse={"regex": "^(b|c|bc)+$"}))
+    scores = score_answers(task, ["b", "bc" * 40 + "!"], ["b", "b"])
+    assert (scores.correct, scores.unparsable) == ([True, False], 1)
+    assert "takes longer than 0.25 s" in caplog.text
+
+
+def test_a_correct_choice_out_of_bounds_names_row_and_key(write) -> None:
+    message = r"quiz/train\.jsonl:1: correct has the value 7: .* from 0 to 2.*\(key 'correct' of .*my_task\.yaml\)"
+    with pytest.raises(ValueError, match=message):
+        load_task(file_task(write(QUIZ, correct="7")))
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("prompt: a\nprompt: b\n", r"line 2: key 'prompt' stands twice"),
+        ("hub: {id: a, id: b}\n", r"line 1: key 'id' stands twice"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n", r"line 2: alias \*a is not read"),
+        ("prompt: &a [*a]\n", r"line 1: alias \*a is not read"),
+        ("prompt: " + "[" * 3000 + "]" * 3000, r"line 1: nested deeper than 64"),
+        ("prompt: " + "7" * 5000, r"(has a value that cannot be read|must be text)"),
+        ("prompt: caf\xe9".encode("latin-1"), r"not UTF-8 text \(line 1: byte 0xe9 at column 12\); save it as UTF-8"),
+        ("prompt: a".encode("utf-16"), r"UTF-16; save it as UTF-8"),
+    ],
+)
+def test_yaml_that_hides_something(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=r"t\.yaml.*" + message):
+        file_task(path)
+
+
+def test_a_byte_order_mark_is_read(write) -> None:
+    path = write(CAPITALS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert file_task(path).columns == ("country", "capital")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from trl import TrlParser
 
-from graceful_forgetting.config import METHODS, LWFConfig
+from graceful_forgetting.config import LWFConfig, method_settings
 from graceful_forgetting.config.values import check_value, short
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
@@ -96,7 +96,8 @@ def _made(
             raise ValueError(f"{where}: {error}") from error
     parser = _Parser(classes, allow_abbrev=False)
     if "method" in known:
-        _start_from(parser, _method(flags) or fields.get("method"))
+        method = _method(flags) or fields.get("method")
+        parser.set_defaults(**method_settings(str(method), {*fields, *flagged}))
     for action in parser._actions:
         # `check_value` names the nearest choice as well.
         action.choices = None
@@ -126,11 +127,6 @@ def _method(flags: Sequence[str]) -> str | None:
         if flag.startswith("--method="):
             return flag.removeprefix("--method=")
     return None
-
-
-def _start_from(parser: TrlParser, method: str | None) -> None:
-    """Make the settings of a method the parser's defaults, which everything else beats."""
-    parser.set_defaults(**METHODS.get(str(method), {}))
 
 
 def read_yaml(config: str | Path) -> dict[str, Any]:

@@ -1,13 +1,23 @@
 """Ways to read an answer out of generated text, by the names that YAML tasks use."""
 
-import re
 from collections.abc import Callable
+
+import regex
 
 from graceful_forgetting.tasks.gsm8k import parse_number
 from graceful_forgetting.tasks.multiple_choice import LETTERS, letter_parser
-from graceful_forgetting.tasks.task import first_line
+from graceful_forgetting.tasks.task import first_line, shown
 
 Parser = Callable[[str], str | None]
+
+# Seconds of processor time that a pattern may take on one text.
+_TIME_LIMIT = 0.25
+# Texts on which a pattern with nested repetitions tries every division: one repeated character and no match at the end.
+_PROBES = ("a" * 40 + "!", "1" * 40 + "!", " " * 40 + "!", "ab " * 14 + "!")
+
+
+class RunawayPatternError(ValueError):
+    """A regular expression takes too long on a text."""
 
 
 def whole_text(text: str) -> str | None:
@@ -26,15 +36,27 @@ PARSERS: dict[str, Parser] = {
 def regex_parser(pattern: str) -> Parser:
     """Reads the first match of `pattern`: its first group, or all of it without a group.
 
-    Raises `re.error` where the pattern is not valid.
+    The reader raises `RunawayPatternError` where the pattern does not come to an end within a quarter of a second.
+
+    Raises:
+        regex.error: the pattern is not valid.
+        RunawayPatternError: it does not come to an end on short texts already, such as 40 letters.
     """
-    compiled = re.compile(pattern)
+    compiled = regex.compile(pattern)
 
     def parse(text: str) -> str | None:
-        match = compiled.search(text)
+        try:
+            match = compiled.search(text, timeout=_TIME_LIMIT)
+        except TimeoutError as error:
+            raise RunawayPatternError(
+                f"the pattern {shown(pattern)} takes longer than {_TIME_LIMIT} s on {shown(text)}: a repetition inside "
+                "a repetition, such as (a+)+, tries every division; write one of them alone"
+            ) from error
         if match is None:
             return None
         found = match.group(1) if compiled.groups else match.group()
         return found.strip() or None if found is not None else None
 
+    for probe in _PROBES:
+        parse(probe)
     return parse

@@ -9,7 +9,6 @@ parse: first_line
 metric: exact_match
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,13 +16,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
+import regex
 
-from graceful_forgetting.tasks.answers import PARSERS, Parser, regex_parser
+from graceful_forgetting.tasks.answers import PARSERS, Parser, RunawayPatternError, regex_parser
 from graceful_forgetting.tasks.jsonl import split_files
 from graceful_forgetting.tasks.multiple_choice import LETTERS
-from graceful_forgetting.tasks.task import SPLITS, Row, Task, TaskMetric
+from graceful_forgetting.tasks.task import SPLITS, Row, Task, TaskMetric, shown
 from graceful_forgetting.tasks.templates import expression, expression_variables, template, variables
+from graceful_forgetting.tasks.yaml_file import read_yaml
 
 _KEYS = (
     *("name", "description", "licence", "language"),
@@ -41,11 +41,7 @@ class _File:
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"no task file at {path.absolute()}")
-        try:
-            text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        text, content = read_yaml(path)
         if not isinstance(content, dict):
             raise ValueError(f"{path} must hold keys and values (`prompt: ...`); keys: {', '.join(_KEYS)}")
         self.content = content
@@ -54,7 +50,7 @@ class _File:
 
     def error(self, key: str, fix: str) -> ValueError:
         value = self.content.get(key.split(".")[0])
-        return ValueError(f"{self.path}: key {key!r} is {value!r}: {fix}")
+        return ValueError(f"{self.path}: key {key!r} is {shown(value)}: {fix}")
 
     def check_keys(self, mapping: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
         for key in mapping:
@@ -67,7 +63,7 @@ class _File:
         value = self.content.get(key, default)
         if value is None:
             raise ValueError(f"{self.path}: key {key!r} is missing; it must be text")
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value.strip():
             raise self.error(key, "it must be text that is not empty")
         return value
 
@@ -89,6 +85,21 @@ class _File:
             near = get_close_matches(name, columns, n=1)
             hint = f"did you mean {near[0]!r}? " if near else "add it to columns, or correct it. "
             raise self.error(key, f"it reads {name!r}, which is no column; {hint}Columns: {', '.join(columns)}")
+
+    def row_error(self, key: str, problem: str) -> ValueError:
+        """An error of a row, which whoever reads the row puts its place before."""
+        return ValueError(f"{problem} (key {key!r} of {self.path})")
+
+    def made(self, key: str, make: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, Any]], Any]:
+        """`make`, with the key in its errors."""
+
+        def named(values: Mapping[str, Any]) -> Any:
+            try:
+                return make(values)
+            except ValueError as error:
+                raise self.row_error(key, str(error)) from error
+
+        return named
 
     def checked(self, key: str, find: Callable[[str], set[str]], source: str) -> set[str]:
         try:
@@ -163,8 +174,10 @@ def _parser(file: _File, default: str) -> Parser:
     if isinstance(value, dict) and set(value) == {"regex"} and isinstance(value["regex"], str):
         try:
             return regex_parser(value["regex"])
-        except re.error as error:
+        except regex.error as error:
             raise file.error("parse.regex", f"it is not a valid regular expression: {error}") from error
+        except RunawayPatternError as error:
+            raise file.error("parse.regex", str(error)) from error
     if not isinstance(value, str) or value not in PARSERS:
         raise file.error("parse", f"it must be one of {', '.join(PARSERS)}, or {{regex: '...'}}")
     return PARSERS[value]
@@ -174,28 +187,41 @@ def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callabl
     if "correct" in file.content:
         raise file.error("correct", "it needs choices; remove it or add them")
     sources = {"prompt": file.text("prompt"), "completion": file.text("completion")}
-    sources["answer"] = file.text("answer", sources["completion"])
+    if "answer" in file.content:
+        sources["answer"] = file.text("answer")
     for key, source in sources.items():
         file.readable(key, file.checked(key, variables, source), columns, ("row",))
-    render = {key: template(source) for key, source in sources.items()}
+    render = {key: file.made(key, template(source)) for key, source in sources.items()}
 
     def form(row: Row) -> dict[str, Any]:
         values = {**row, "row": row}
         rendered = {key: render[key](values) for key in sources}
-        return {**rendered, "answer": _answer(parse, rendered["completion"], rendered["answer"])}
+        for key, text in rendered.items():
+            if not text.strip():
+                raise file.row_error(
+                    key, f"{key}={shown(text)} is empty or white space: fill the columns that it reads"
+                )
+        try:
+            return {**rendered, "answer": _answer(parse, rendered["completion"], rendered.get("answer"))}
+        except ValueError as error:
+            raise file.row_error("parse", str(error)) from error
 
     return form
 
 
-def _answer(parse: Parser, completion: str, reference: str) -> str:
-    """The reference as `parse` would give it; raises `ValueError` where the completion itself would count as wrong."""
-    answer, read = parse(reference), parse(completion)
+def _answer(parse: Parser, completion: str, reference: str | None) -> str:
+    """The reference (the completion where there is none) as `parse` would give it; raises `ValueError` where the
+    completion itself would count as wrong.
+    """
+    read = parse(completion)
+    answer = read if reference is None else parse(reference)
     if answer is None:
-        raise ValueError(f"no answer can be read in {reference!r}: check the keys answer and parse")
+        of = completion if reference is None else reference
+        raise ValueError(f"no answer can be read in {shown(of)}: check the keys answer and parse")
     if read != answer:
         raise ValueError(
-            f"the completion {completion!r} is read as {read!r}, and the answer is {answer!r}: the right completion "
-            "must count as right; check the keys completion, answer and parse"
+            f"the completion {shown(completion)} is read as {shown(read)}, and the answer is {shown(answer)}: the "
+            "right completion must count as right; check the keys completion, answer and parse"
         )
     return answer
 
@@ -208,16 +234,19 @@ class _ChoiceForm:
     completion: Callable[[Mapping[str, Any]], str]
     options: Callable[[Mapping[str, Any]], Any]
     correct: Callable[[Mapping[str, Any]], Any]
+    position: Callable[[Mapping[str, Any]], int]
     parse: Parser
 
     def __call__(self, row: Row) -> dict[str, Any]:
         values = {**row, "row": row}
         options = self.options(values)
         if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
-            raise ValueError(f"choices has the value {options!r}; it must be a list of texts")
+            raise ValueError(f"choices has the value {shown(options)}; it must be a list of texts")
+        if not all(option.strip() for option in options):
+            raise ValueError(f"choices has the value {shown(options)}: a text is empty or white space")
         if not 2 <= len(options) <= len(LETTERS):
             raise ValueError(f"choices has {len(options)} texts; it must have 2 to {len(LETTERS)}")
-        right = _position(self.correct(values), list(options))
+        right = self.position({"right": self.correct(values), "options": list(options)})
         completions = [
             self.completion({**values, "choices": options, "choice": option, "letter": letter})
             for option, letter in zip(options, LETTERS, strict=False)
@@ -228,8 +257,11 @@ class _ChoiceForm:
                 f"the choices {completions!r} are read as {answers!r}, which does not tell them apart: check the keys "
                 "completion and parse"
             )
+        prompt = self.prompt({**values, "choices": options})
+        if not prompt.strip():
+            raise ValueError(f"prompt={shown(prompt)} is empty or white space: fill the columns that it reads")
         return {
-            "prompt": self.prompt({**values, "choices": options}),
+            "prompt": prompt,
             "completion": completions[right],
             "answer": answers[right],
             "choices": completions,
@@ -256,7 +288,14 @@ def _choice_form(file: _File, columns: tuple[str, ...], parse: Parser) -> _Choic
             del values
             return fixed
 
-    return _ChoiceForm(template(prompt), template(completion), options, expression(correct), parse)
+    return _ChoiceForm(
+        file.made("prompt", template(prompt)),
+        file.made("completion", template(completion)),
+        file.made("choices", options),
+        file.made("correct", expression(correct)),
+        file.made("correct", lambda values: _position(values["right"], values["options"])),
+        parse,
+    )
 
 
 def _position(right: Any, options: list[str]) -> int:
@@ -268,6 +307,6 @@ def _position(right: Any, options: list[str]) -> int:
     if isinstance(right, str) and len(right) == 1 and right in LETTERS[: len(options)]:
         return LETTERS.index(right)
     raise ValueError(
-        f"correct has the value {right!r}: it must be a number from 0 to {len(options) - 1}, a letter, or "
-        f"one of {options!r}"
+        f"correct has the value {shown(right)}: it must be a number from 0 to {len(options) - 1}, a letter, or "
+        f"one of {shown(options)}"
     )

@@ -11,7 +11,7 @@ from datasets import Dataset, load_dataset
 from graceful_forgetting.tasks.catalogue import SAMPLES, resolve_task
 from graceful_forgetting.tasks.jsonl import files_of_split, read_jsonl, split_files
 from graceful_forgetting.tasks.local import local_task
-from graceful_forgetting.tasks.task import SPLITS, Row, Task
+from graceful_forgetting.tasks.task import SPLITS, Row, Task, shown
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
@@ -58,12 +58,16 @@ def load_task(
     located = list(_located_rows(task, split, source))
     if not located:
         raise ValueError(f"no row of {_describe(task, split, source)} belongs to task {task.name!r}")
-    if limit is not None and limit < len(located):
-        order = list(range(len(located)))
-        random.Random(seed).shuffle(order)
-        located = [located[index] for index in sorted(order[:limit])]
-    rows = [_formatted(task, where, identifier, row) for where, identifier, row in located]
-    _check_one_form(rows, [where for where, _, _ in located], require_completion)
+    if task.path is not None:
+        # All of the user's own rows are checked, also those that a limit leaves out.
+        rows = [_formatted(task, where, identifier, row) for where, identifier, row in located]
+        _check_one_form(rows, located, require_completion, split)
+        _check_other_split(task, split, rows[0]["prompt"], located[0][0])
+        rows = [rows[index] for index in _drawn(len(located), limit, seed)]
+    else:
+        located = [located[index] for index in _drawn(len(located), limit, seed)]
+        rows = [_formatted(task, where, identifier, row) for where, identifier, row in located]
+        _check_one_form(rows, located, require_completion, split)
     return Dataset.from_list(rows)
 
 
@@ -198,18 +202,55 @@ def _formatted(task: Task, where: str, identifier: str, row: Row) -> dict[str, A
         raise ValueError(f"{where}: {error}") from error
 
 
-def _check_one_form(rows: list[dict[str, Any]], places: list[str], require_completion: bool) -> None:
+def _drawn(number: int, limit: int | None, seed: int) -> Sequence[int]:
+    """Positions of `limit` of `number` rows, in order."""
+    if limit is None or limit >= number:
+        return range(number)
+    order = list(range(number))
+    random.Random(seed).shuffle(order)
+    return sorted(order[:limit])
+
+
+def _check_one_form(
+    rows: list[dict[str, Any]], located: Sequence[_Located], require_completion: bool, split: str
+) -> None:
     """Every row has the columns and the kind of prompt of the first: Arrow would fill or refuse the rest
     obscurely.
     """
-    first = rows[0]
-    for row, where in zip(rows, places, strict=True):
+    first, first_where = rows[0], located[0][0]
+    for row, (where, _, source) in zip(rows, located, strict=True):
         if require_completion and "completion" not in row:
-            raise ValueError(f"{where}: has no completion; prompts alone serve only as a forgetting task")
+            raise ValueError(
+                f"{where}: has no completion; prompts alone serve only as a forgetting task. "
+                f"Columns: {', '.join(sorted(source))}"
+            )
         for column in ("completion", "choices", "forgetting_confidence"):
             if (column in row) != (column in first):
-                raise ValueError(f"{where}: rows with and without {column} are mixed (compare {places[0]})")
+                raise ValueError(f"{where}: rows with and without {column} are mixed (compare {first_where})")
         if isinstance(row["prompt"], str) != isinstance(first["prompt"], str):
-            raise ValueError(f"{where}: text and conversations are mixed (compare {places[0]})")
+            raise ValueError(f"{where}: text and conversations are mixed (compare {first_where})")
         if "choices" in row and row["completion"] not in row["choices"]:
-            raise ValueError(f"{where}: completion={row['completion']!r} is none of choices={row['choices']!r}")
+            raise ValueError(
+                f"{where}: completion={shown(row['completion'])} is none of choices={shown(row['choices'])}"
+            )
+        if split == "test" and isinstance(row.get("completion"), list) and len(row["completion"]) > 1:
+            raise ValueError(
+                f"{where}: completion has {len(row['completion'])} turns, and one answer is generated for a test row: "
+                "put the earlier turns into the prompt"
+            )
+
+
+def _check_other_split(task: Task, split: str, prompt: Any, where: str) -> None:
+    """Raise where the other split of the user's data has the other kind of prompt: it is seen before any work, and not
+    when that split is evaluated.
+    """
+    other: Any = "train" if split == "test" else "test"
+    if task.path is None or other not in split_files(task.path, _source_splits(task)):
+        return
+    located = next(iter(_located_rows(task, other, "hub")), None)
+    if located is not None:
+        first = _formatted(task, located[0], located[1], located[2])
+        if isinstance(first["prompt"], str) != isinstance(prompt, str):
+            raise ValueError(
+                f"{located[0]}: text and conversations are mixed (compare {where}); give both splits the same form"
+            )

@@ -1,5 +1,6 @@
 """Scoring generated answers against reference answers."""
 
+import logging
 import re
 import string
 import unicodedata
@@ -9,7 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from graceful_forgetting.tasks.answers import RunawayPatternError
 from graceful_forgetting.tasks.task import Task, TaskMetric
+
+logger = logging.getLogger(__name__)
 
 # Articles that the F1 of question answering leaves out: English as in SQuAD's evaluation (Rajpurkar et al., 2016),
 # German as in MLQA's (Lewis et al., arXiv 1910.07475).
@@ -60,7 +64,7 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
         )
     if not completions:
         raise ValueError(f"completions is empty: there is nothing to score for task {task.name!r}")
-    parsed = [task.parse_answer(completion) for completion in completions]
+    parsed = [_read(task, completion) for completion in completions]
     unparsable = sum(found is None for found in parsed)
     if task.metric == "chrf":
         value, scores = _chrf([found or "" for found in parsed], answers)
@@ -78,6 +82,15 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
     return AnswerScores(
         task.metric, sum(correct) / len(correct), [float(right) for right in correct], correct, unparsable
     )
+
+
+def _read(task: Task, completion: str) -> str | None:
+    try:
+        return task.parse_answer(completion)
+    except RunawayPatternError as error:
+        # The reference answers were read with it: one generated text must not end a run that has been paid for.
+        logger.warning("Task %r: %s. The answer counts as wrong.", task.name, error)
+        return None
 
 
 def answer_tokens(text: str, language: str = "en") -> list[str]:

@@ -15,23 +15,45 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from graceful_forgetting.tasks.task import Row
+from graceful_forgetting.tasks.task import Row, shown
 
 LETTERS = "ABCDEFGHIJ"
+# Full-width letters, digits and punctuation.
+_PLAIN = {code + 0xFEE0: code for code in range(ord("!"), ord("~") + 1)}
 
 
 @cache
 def letter_parser(letters: str) -> Callable[[str], str | None]:
     """Reads the option letter, one of `letters` (such as 'ABCD'), that opens a text (' B', '(B) ...', 'B. ...'), else
-    the one after 'answer is', else none.
+    the first one that is stated ('the answer is B', 'Answer: B'), else none.
+
+    A letter is none where it is an article or a pronoun ('Answer: A tooth'), one of several ('A or B'), or said to be
+    wrong ('Answer A is wrong').
     """
+    several = rf"[)\]*\"]*\s*(?:,|/|&|\b(?:or|and)\b)\s*(?:option\s+)?[(\[*\"]*[{letters}](?![\w'])"
+    wrong = r"\b(?:is|was|are)\s+(?:not|wrong|incorrect|false|never)\b|\b(?:isn't|isn’t|wasn't|cannot|can't)\b"
+    denied = rf"[)\]*\"]*\s*(?:{wrong})"
+    opening, alone = r"(?:[(\[*{\"`$]|\\(?:boxed|text|textbf|mathrm)\{)*", rf"(?!{several}|{denied})"
     # A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
-    leading = re.compile(rf"\s*[(\[*]*([{letters}])(?:[.):,\]*]|\s*$|\s*\n)")
-    stated = re.compile(rf"\b(?i:answer)(?:\s+is\b)?:?\s*(?:option\s+)?[(\[*]*([{letters}])\b(?!')")
+    leading = re.compile(
+        rf"\s*(?:(?i:option|choice)\s+)?{opening}([{letters}]){alone}"
+        r"(?:[.):;,\]*}\"`$]|\s+[-–—]\s|\s+is\s+(?:the\s+)?(?:correct|right|answer)\b|\s*$|\s*\n)"
+    )
+    # A and I are words as well: after 'answer is' they count before punctuation, an end, or a reason.
+    ends = r"(?=[.):;,\]*}\"`$!]|\s*$|\s*\n|\s+[-–—(]|\s+(?:because|since|as|due|for|which|with)\b)"
+    stated = re.compile(
+        r"\b(?i:answer)(?:\s+(?i:choice|option))?"
+        r"(?:(?P<said>\s+(?:is|was|would\s+be|must\s+be|should\s+be)\b\s*:?|\s*[:=])|\s)"
+        rf"\s*[*_]*\s*(?:(?i:option|choice)\s+)?{opening}(?P<letter>[{letters}])(?![\w'’]){alone}"
+        rf"(?:{ends}|(?<![AI])(?(said)|(?!)))"
+    )
 
     def parse(text: str) -> str | None:
-        match = leading.match(text) or stated.search(text)
-        return match.group(1) if match else None
+        text = text.translate(_PLAIN)
+        if match := leading.match(text):
+            return match.group(1)
+        match = stated.search(text)
+        return match.group("letter") if match else None
 
     return parse
 
@@ -56,13 +78,13 @@ def choice_row(question: Any, options: Any, right: Any, right_column: str) -> di
         ValueError: something else than that.
     """
     if not isinstance(question, str):
-        raise ValueError(f"question={question!r} is not text")
+        raise ValueError(f"question={shown(question)} is not text")
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
-        raise ValueError(f"options={options!r} is not a list of texts")
+        raise ValueError(f"options={shown(options)} is not a list of texts")
     lines = lettered(options)
     # bool is an int in Python, and JSON's true must not pass for option B.
     if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(lines):
-        raise ValueError(f"{right_column}={right!r} is not an option number from 0 to {len(lines) - 1}")
+        raise ValueError(f"{right_column}={shown(right)} is not an option number from 0 to {len(lines) - 1}")
     return {
         "prompt": "\n".join([f"Question: {_one_line(question)}", *lines, "Answer:"]),
         "completion": f" {lines[right]}",
@@ -78,10 +100,10 @@ def keyed_row(row: Row, question_column: str) -> dict[str, Any]:
     """
     choices, key = row["choices"], row["answerKey"]
     if not isinstance(choices, dict) or not {"text", "label"} <= set(choices):
-        raise ValueError(f"choices={choices!r} has no 'text' and 'label'")
+        raise ValueError(f"choices={shown(choices)} has no 'text' and 'label'")
     labels = list(choices["label"])
     if key not in labels:
-        raise ValueError(f"answerKey={key!r} is none of the labels {', '.join(labels)}")
+        raise ValueError(f"answerKey={shown(key)} is none of the labels {', '.join(labels)}")
     return choice_row(row[question_column], choices["text"], labels.index(key), "answerKey")
 
 

@@ -3,6 +3,7 @@
 It knows nothing about files or the hub (`loading.py`) and nothing about models.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,23 @@ TaskMetric = Literal["accuracy", "exact_match", "f1", "chrf"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 10
+_LONGEST_SHOWN = 200
+
+
+def shown(value: Any) -> str:
+    """`value` for a message, cut where it is long."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+
+
 def text_of(row: Row, column: str) -> str:
     """The text in `column`; raises `ValueError` if it holds anything else."""
     value = row[column]
     if not isinstance(value, str):
-        raise ValueError(f"{column}={value!r} is not text")
+        raise ValueError(f"{column}={shown(value)} is not text")
     return value
 
 
