@@ -1,4 +1,4 @@
-"""The four arms that the demo is shown with, and the archived run that each is read from."""
+"""The four arms of the demo, as its archived run of ten seeds has them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,16 +12,15 @@ ARCHIVES = Path(__file__).parent / "archives"
 
 @dataclass(frozen=True)
 class DemoArm:
-    """`label` as readers see it; `archive` and `arm` say where its values are."""
+    """An arm of the demo; `label` as readers see it."""
 
     label: str
-    archive: str
     arm: str
 
     @property
     def values(self) -> list[float]:
         """Accuracy on the learning task, a value a seed, all arms in the same order of seeds."""
-        tasks = demo_result(self.archive).summary.tasks.values()
+        tasks = demo_result().summary.tasks.values()
         return next(task for task in tasks if task.role == "learning").arms[self.arm].values
 
     def mean(self) -> PairedInterval:
@@ -29,16 +28,15 @@ class DemoArm:
         return paired_interval(self.values, [0.0] * len(self.values))
 
 
-PLAIN = DemoArm("plain fine-tuning", "demo", "plain")
 ARMS = (
-    PLAIN,
-    DemoArm("LWF (the paper's method)", "demo_published", "lwf"),
-    DemoArm("package defaults", "demo", "lwf"),
-    DemoArm("never knew", "demo", "never_knew"),
+    DemoArm("plain fine-tuning", "plain"),
+    DemoArm("LWF", "lwf"),
+    DemoArm("by interference (default)", "interference"),
+    DemoArm("never knew", "never_knew"),
 )
 
 
 @cache
-def demo_result(archive: str) -> RunResult:
-    """An archived run of the demo."""
-    return RunResult.load(ARCHIVES / f"{archive}.json")
+def demo_result() -> RunResult:
+    """The archived run."""
+    return RunResult.load(ARCHIVES / "demo_arms.json")

@@ -4,7 +4,7 @@ from evidence.demo_arms import ARMS
 from graceful_forgetting.report import svg
 from graceful_forgetting.report.scales import Scale
 
-_LEFT, _RIGHT, _ROW, _BAR = 158.0, 136.0, 30.0, 18.0
+_LEFT, _RIGHT, _ROW, _BAR = 168.0, 136.0, 30.0, 18.0
 _FILLS = ("#8a93a1", "#6d4bc4", "#b9a5ec", "#2f8591")
 
 

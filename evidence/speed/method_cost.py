@@ -1,4 +1,4 @@
-"""What the whole method costs over plain fine-tuning, by stage: the demo, which has the default settings; the same by
+"""What the whole method costs over plain fine-tuning, by stage: the demo, by interference; the same by
 the paper's formula; and the recipe of real rows, by the formula.
 
     python evidence/speed/method_cost.py [--case demo formula gsm8k_forget_dental] [--seeds 3] [--output FILE]
@@ -27,7 +27,7 @@ from graceful_forgetting.runtime.artifacts import write_json
 
 # Case -> recipe, and what is changed of it.
 RECIPES: dict[str, tuple[Path, list[str]]] = {
-    "demo": (DEMO_RECIPE, []),
+    "demo": (DEMO_RECIPE, ["--method", "interference"]),
     "formula": (DEMO_RECIPE, ["--method", "published"]),
     "gsm8k_forget_dental": (Path(__file__).parents[2] / "recipes" / "gsm8k_forget_dental.yaml", []),
 }

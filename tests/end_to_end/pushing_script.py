@@ -14,6 +14,7 @@ def main(model: str, learning: str, forgetting: str, output: str) -> None:
     rows = [load_dataset("json", data_files=file, split="train") for file in (learning, forgetting)]
     args = LWFConfig(
         output,
+        method="lwf",
         max_steps=4,
         unlearn_every=2,
         forget_fraction=0.5,

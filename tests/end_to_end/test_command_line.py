@@ -96,6 +96,35 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(recipe, capsys):
     assert "reused" not in stages_of(capsys.readouterr().out).values()
 
 
+def test_further_methods_are_arms_that_share_what_they_can(recipe, tmp_path, capsys):
+    command = ["run", "--config", str(recipe), "--compare_with", "interference", "published"]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    own = {f"interference/{name}" for name in ("posterior", "scores", "selection", "seed-3")}
+    own |= {"interference/reference/seed-3", "evaluation/interference-seed-3", "evaluation/published-seed-3"}
+    # The reference run of the published method is the whole one of the recipe's own.
+    own |= {f"published/{name}" for name in ("posterior", "scores", "selection", "seed-3")}
+    made = [line.split(": ")[0] for line in output.splitlines() if ": done in" in line]
+    assert sorted(made) == sorted([*STAGES, *own])
+    assert "arithmetic: interference − plain" in output
+    assert "arithmetic: LWF as published − plain" in output
+    run = tmp_path / "run"
+    result = RunResult.load(run / "result.json")
+    assert [r.arm for r in result.runs] == ["base", "plain", "lwf", "interference", "published"]
+    assert {r.arm for r in result.runs if r.unlearn_updates} >= {"lwf", "published"}
+    for arm, scorer in (("interference", "interference"), ("published", "lwf")):
+        scored = load_from_disk(str(run / arm / "scores" / "rows"))
+        assert {row is None for row in scored["confidence_quadratic"]} == {scorer == "interference"}
+    assert "LWF as published" in (run / "report.html").read_text()
+
+    assert main([*command[:3], "--compare_with", "published"]) == 0
+    assert set(stages_of(capsys.readouterr().out).values()) == {"reused"}
+    # Beside them, what the command finds in the folder of the run is what the recipe alone makes.
+    assert main(["advise", "--config", str(recipe)]) == 0
+    assert main([*command[:3], "--compare_with", "lwf"]) == 2
+    assert "Set method='lwf'" in capsys.readouterr().err
+
+
 def test_single_stages_share_the_directory(recipe, capsys):
     made = []
     for command in ("elicit", "posterior", "score", "select", "train", "evaluate", "report"):

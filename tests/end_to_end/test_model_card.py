@@ -73,6 +73,23 @@ def test_method_paper_settings_and_numbers(build: Any, forgetting: Dataset) -> N
     assert card_of(trainer, model_name="colors").count("## What was forgotten") == 1
 
 
+def test_only_the_method_of_the_paper_is_called_so(build: Any, forgetting: Dataset) -> None:
+    cards = {
+        "LWF (Learning With Forgetting), a method introduced in": build(forgetting),
+        "forgetting by interference.": build(forgetting, confidence_scorer="interference"),
+        "forgetting at random.": build(forgetting, forget_strategy="random"),
+        "forgetting by given scores.": build(forgetting.add_column("forgetting_confidence", [0.5] * 16)),
+        "l2 sp.": build(None, baseline="l2_sp", unlearn_every=0),
+        "SFT.": build(None),
+    }
+    for name, trainer in cards.items():
+        card = card_of(trainer, model_name="colors")
+        assert f"This model was trained with {name}" in card
+        is_papers = name.startswith("LWF")
+        assert ("2505.19715" in card, "Learning With Forgetting" in card) == (is_papers, is_papers)
+        assert ("learning-with-forgetting" in ModelCard(card).data.tags) == is_papers
+
+
 def test_a_resumed_run_and_a_stopped_one_say_so(tmp_path: Path, build: Any, forgetting: Dataset) -> None:
     scored = forgetting.add_column("forgetting_confidence", [float(i) for i in range(16)])
     build(scored, save_strategy="steps").train()

@@ -169,7 +169,7 @@ def test_where_nothing_helps_nothing_is_unlearned_and_training_is_plain(build, l
     assert trainer.preparation.audit["trials"]["chosen"] == "nothing"
     assert "No trial run that unlearns has a lower held-out loss" in caplog.text
     assert trainer.unlearning_summary()["updates"] == 0
-    plain = load_file(next(Path(trainer.args.output_dir, "reference").glob("*model.safetensors")))
+    plain = load_file(next(Path(trainer.args.output_dir, "preparation", "plain").glob("*model.safetensors")))
     state = trainer.model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in plain.items())
 
@@ -276,7 +276,7 @@ def test_a_run_reports_its_trials_and_reuses_them(two_tasks, tmp_path, capsys):
     assert set(trials["held_out_losses"]) == {"nothing", "by score", "task myths", "task tales"}
     assert trials["chosen"] == min(trials["held_out_losses"], key=trials["held_out_losses"].get)
     assert f"Unlearned is: {trials['chosen']}" in printed
-    assert "trials" in printed.partition("cost over plain fine-tuning")[2]
+    assert "trials" in printed.partition("over plain fine-tuning")[2]
     assert "Trial runs" in (folder / "report.html").read_text()
     stages = [stage["name"] for stage in result["stages"] if stage["name"].startswith("trials/")]
     assert len(stages) == 4

@@ -31,7 +31,8 @@ def test_cost_is_of_the_methods_own_stages():
 
 
 def test_text_names_stages_and_both_sums():
-    text = cost_text(stages_of(SECONDS))
+    text = cost_text(stages_of(SECONDS), "LWF")
+    assert text.startswith("cost of LWF over plain fine-tuning")
     for part in ("10 s a run", "self-knowledge", "0.10 x", "1.20 x", "1.80 x where", "2.80 x where", "1.50 x a seed"):
         assert part in text
     assert "never" not in text
@@ -39,8 +40,8 @@ def test_text_names_stages_and_both_sums():
 
 def test_one_seed_shares_nothing():
     single = {name: value for name, value in SECONDS.items() if not name.endswith("seed-1")}
-    assert "a seed where" not in cost_text(stages_of(single))
+    assert "a seed where" not in cost_text(stages_of(single), "LWF")
 
 
 def test_without_both_arms_nothing_is_said():
-    assert cost_text(stages_of({"plain/seed-0": 3.0})) == ""
+    assert cost_text(stages_of({"plain/seed-0": 3.0}), "LWF") == ""

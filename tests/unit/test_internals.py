@@ -78,9 +78,10 @@ def test_trainers_are_silent_and_have_a_name(build, monkeypatch):
     paper = {"title": "Forgetting", "id": "1", "citation": "@book{}"}
 
     @internals.without_telemetry
-    @internals.presented_as("Quiet", paper, ["tag"])
     class Quiet(SFTTrainer):
-        pass
+        def __init__(self, *positional, **keywords):
+            internals.present_as(self, "Quiet", paper, ["tag"])
+            super().__init__(*positional, **keywords)
 
     trainer = build(Quiet)
     assert sent == []

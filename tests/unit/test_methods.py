@@ -1,12 +1,13 @@
-"""The defaults, which depend on each other where they are unset, and the method as published by name."""
+"""The defaults, which depend on each other where they are unset, and the methods by name."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from graceful_forgetting import LWFConfig
-from graceful_forgetting.config import PUBLISHED
+from graceful_forgetting.config import DEFAULT_METHOD, METHODS, MethodName, as_arm, changed
 from graceful_forgetting.runs.recipe import parse_recipe, recipe_from_fields
 
 RUN = {"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "model_name_or_path": "any", "bf16": False}
@@ -65,7 +66,7 @@ def test_published_in_python_a_recipe_a_flag_and_a_grid(tmp_path: Path):
         (recipe_from_fields({**RUN, "output_dir": "unused", "method": "published"}, "grid")[1], {}),
     ]
     for args, changes in found:
-        for name, value in {**PUBLISHED, **changes}.items():
+        for name, value in {**METHODS["published"], **changes}.items():
             assert getattr(args, name) == value, name
         assert chosen(args) == ("highest", 0.25, None)
     plain = parse_recipe(str(recipe), [])[1]
@@ -73,5 +74,68 @@ def test_published_in_python_a_recipe_a_flag_and_a_grid(tmp_path: Path):
 
 
 def test_a_method_that_is_not_known_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="method='publish' is not valid: it must be one of published"):
+    with pytest.raises(ValueError, match="method='publish' is not valid: it must be one of lwf, interference"):
         recipe_from_fields({**RUN, "output_dir": "unused", "method": "publish"}, "grid")
+
+
+def test_every_method_sets_the_same_settings():
+    assert set(METHODS) == set(get_args(MethodName))
+    assert len({frozenset(settings) for settings in METHODS.values()}) == 1
+
+
+def resolved(args: LWFConfig) -> dict:
+    """What the method comes to: the settings of `METHODS`, with those that are unset as they are understood."""
+    names = set(METHODS["published"])
+    selection = {name for name in names if name.startswith("forget_") and name != "forget_trials"}
+    found = {name: getattr(args, name) for name in names - selection - {"reference_fraction"}}
+    return {**found, "share": args.reference_share, "selection": args.selection_config()}
+
+
+def test_the_defaults_are_the_default_method():
+    assert resolved(config()) == resolved(config(method=DEFAULT_METHOD))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "selection"),
+    [
+        ("interference", {}, ("threshold", None, 0.2)),
+        ("interference", {"forget_threshold": 1.0}, ("threshold", None, 1.0)),
+        ("interference", {"forget_fraction": 0.5}, ("highest", 0.5, None)),
+        ("interference", {"forget_count": 7}, ("highest", None, None)),
+        ("interference", {"forget_quotas": {"old": 3}}, ("highest", None, None)),
+        ("interference", {"forget_strategy": "random"}, ("random", 0.25, None)),
+        ("interference", {"forget_strategy": "gap"}, ("gap", None, None)),
+        ("interference", {"confidence_scorer": "lwf"}, ("highest", 0.25, None)),
+        ("interference", {"confidence_scorer": "pairwise_conflict"}, ("threshold", None, 0.1)),
+        ("lwf", {}, ("highest", 0.25, None)),
+        ("lwf", {"forget_threshold": 1.0}, ("threshold", None, 1.0)),
+        ("lwf", {"forget_count": 7}, ("highest", None, None)),
+        ("lwf", {"forget_strategy": "weighted"}, ("weighted", None, None)),
+        ("lwf", {"confidence_scorer": "interference"}, ("highest", 0.25, None)),
+        ("published", {"forget_fraction": 0.1}, ("highest", 0.1, None)),
+    ],
+    ids=str,
+)
+def test_how_many_a_user_says_takes_the_place_of_what_the_method_says(tmp_path: Path, method, changes, selection):
+    in_file = tmp_path / "recipe.yaml"
+    fields = {**RUN, "output_dir": "unused", "method": method, "activation_checkpointing": False, **changes}
+    in_file.write_text(yaml.safe_dump(fields))
+    flags = [part for name, value in changes.items() for part in (f"--{name}", str(value).replace("'", '"'))]
+    bare = tmp_path / "bare.yaml"
+    bare.write_text(yaml.safe_dump({name: value for name, value in fields.items() if name not in changes}))
+    found = [config(method=method, **changes), parse_recipe(str(in_file), [])[1], parse_recipe(str(bare), flags)[1]]
+    found.append(recipe_from_fields(fields, "grid")[1])
+    for args in found:
+        assert chosen(args) == selection
+        for name, value in changes.items():
+            assert getattr(args, name) == value or name == "forget_quotas"
+        if "confidence_scorer" in changes:
+            assert args.confidence_step_size_rule == "fixed"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("changes", [{"forget_count": 7}, {"forget_quotas": {"old": 3}}, {"baseline": "ewc"}], ids=str)
+def test_settings_of_any_run_become_those_of_a_method(method, changes):
+    arm = changed(config(unlearn_learning_rate=2e-5, **changes), **as_arm(method))
+    assert resolved(arm) == resolved(config(method=method))
+    assert (arm.unlearn_learning_rate, arm.method) == (2e-5, method)

@@ -264,7 +264,7 @@ def statement(plain, lwf, reference=()):
     runs = []
     for arm, values in (("plain", plain), ("lwf", lwf), ("never_knew", reference)):
         runs += [training_run(arm, seed, value) for seed, value in enumerate(values)]
-    found = headline("new rule", summarise(runs).tasks["new rule"])
+    found = headline("new rule", summarise(runs).tasks["new rule"], "LWF")
     return found.verdict, found.sentence.replace("\u00a0", " "), " ".join(found.notes).replace("\u00a0", " ")
 
 
@@ -294,6 +294,27 @@ def test_headline_above_and_below_zero():
     assert sentence.startswith("LWF is worse than plain fine-tuning: LWF − plain = −0.100")
 
 
+def test_another_score_is_not_called_lwf(tmp_path):
+    result = three_seed_result(config={"confidence_scorer": "interference"})
+    page = page_of(result, samples_of(60), tmp_path)
+    for words in (
+        "Forgetting by interference is better than plain fine-tuning: forgetting by interference − plain = +0.100",
+        "that forgetting by interference recovers",
+        "Forgetting by interference, seed 2: the guard stopped",
+    ):
+        assert words in page.words
+    assert "LWF" not in page.words
+
+
+def test_further_methods_have_a_place_in_every_table_and_chart(tmp_path):
+    runs = three_seed_result().runs
+    runs += [training_run("interference", seed, value + 0.02) for seed, value in enumerate(PLAIN)]
+    page = page_of(result_of(runs), None, tmp_path)
+    assert "LWF is better than plain fine-tuning" in page.words
+    assert "interference − plain = +0.020, 95 % interval +0.020 to +0.020." in page.words
+    assert page.words.count("Interference") >= 4
+
+
 def test_headline_of_ten_seeds_has_no_warning_about_their_number():
     plain = [0.6 + 0.01 * (seed % 3) for seed in range(10)]
     lwf = [0.7 + 0.01 * (seed % 4) for seed in range(10)]
@@ -313,7 +334,7 @@ def test_headline_of_a_metric_where_less_is_better():
         for seed, value in enumerate(values):
             metrics = {"new": TaskMetrics("learning", None, None, 9, bits_per_byte=value)}
             runs.append(TrainingRunResult(arm, seed, [], metrics, 0, GuardResult(False, None, None)))
-    found = headline("new", summarise(runs).tasks["new"])
+    found = headline("new", summarise(runs).tasks["new"], "LWF")
     assert found.verdict == "better"
     assert "−0.197" in found.sentence
 

@@ -7,7 +7,7 @@ from graceful_forgetting.results.summary import summarise
 from graceful_forgetting.results.table import summary_table
 
 
-def result_of(scores: dict[str, list[int]], stopped: bool = False) -> RunResult:
+def result_of(scores: dict[str, list[int]], stopped: bool = False, **config: str) -> RunResult:
     """Arms -> right answers of 100 per seed on the learning task; the forgetting task has half of them right."""
     runs = []
     for arm, rights in scores.items():
@@ -24,7 +24,7 @@ def result_of(scores: dict[str, list[int]], stopped: bool = False) -> RunResult:
     )
     tasks = {"myths": TaskSelection(total=40, chosen=10, kind="conflicting")}
     selection = SelectionResult("highest", 40, 10, 0.5, 1.0, {}, tasks)
-    return RunResult("name", "2026-01-01T00:00:00+00:00", {}, provenance, [], runs, selection, summarise(runs))
+    return RunResult("name", "2026-01-01T00:00:00+00:00", config, provenance, [], runs, selection, summarise(runs))
 
 
 def test_arms_differences_and_counts():
@@ -37,6 +37,23 @@ def test_arms_differences_and_counts():
     assert myths.startswith("myths (forgetting, conflicting)")
     assert "over 2 seeds" in table
     assert "40 self-generated samples scored, 10 selected and unlearned in 29 unlearning updates" in table
+
+
+def test_further_methods_have_a_column_and_a_difference_of_their_own():
+    scores = {"plain": [70, 72], "lwf": [80, 78], "interference": [71, 75], "never_knew": [90, 90]}
+    table = summary_table(result_of(scores))
+    assert table.splitlines()[0].split()[1:] == ["plain", "LWF", "interference", "never", "knew", "LWF", "−", "plain"]
+    assert "73.0 ± 2.8" in table.splitlines()[2]
+    assert "sums: interference − plain +2.0 [−10.7, 14.7]" in table
+    assert "myths: interference" not in table
+    assert "LWF: 40 self-generated samples scored" in table
+
+
+def test_another_score_is_not_called_lwf():
+    table = summary_table(result_of({"plain": [70], "lwf": [60]}, stopped=True, confidence_scorer="interference"))
+    assert "forgetting by interference − plain" in table.splitlines()[0]
+    assert "forgetting by interference, seed 0: the guard stopped" in table
+    assert "LWF" not in table
 
 
 def test_one_seed_has_no_spread_and_no_interval():

@@ -33,6 +33,8 @@ STAGES = {
     "evaluate": "test every arm on every task",
     "report": "result.json and report.html",
 }
+# Stages that every arm goes through.
+COMPARING = {"run", "train", "evaluate", "report"}
 # Commands that take every field of a recipe as a flag.
 WITH_RECIPE = {*STAGES, "demo", "advise", "base"}
 # Commands that an interruption costs nothing but the stage, the cell or the steps since the last checkpoint.
@@ -118,10 +120,15 @@ def _parser() -> argparse.ArgumentParser:
 
     redoing = argparse.ArgumentParser(add_help=False)
     redoing.add_argument("--force", action="store_true", help="redo every stage, whatever the run directory holds")
-    add("demo", commands.demo, "the whole method on the embedded world, in minutes", [redoing])
+    demo = add("demo", commands.demo, "the whole method on the embedded world, in minutes", [redoing])
+    _add_compare_with(demo, ["interference"])
     for name, text in STAGES.items():
         stage = add(name, commands.stage, text, [launch_parser(), redoing])
         stage.add_argument("--config", help="recipe (YAML); flags beat its fields")
+        if name in COMPARING:
+            _add_compare_with(stage, [])
+        else:
+            stage.set_defaults(compare_with=[])
         if name == "report":
             stage.add_argument("--sweep", help="folder of a sweep, or an archive of one, to report in place of a run")
             stage.add_argument("--archive", help="with --sweep: write all cells into this file (JSON lines)")
@@ -173,6 +180,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--seed", type=int, default=42)
     add("env", commands.env, "versions and devices, for a bug report")
     return parser
+
+
+def _add_compare_with(parser: argparse.ArgumentParser, default: list[str]) -> None:
+    # No choices: the modules that know the methods take seconds to import.
+    said = f"; {' '.join(default)} if not given" if default else ""
+    parser.add_argument(
+        "--compare_with",
+        nargs="*",
+        default=default,
+        metavar="METHOD",
+        help=f"named methods to train as further arms{said}",
+    )
 
 
 def _configure_output(verbose: bool, quiet: bool) -> None:

@@ -61,7 +61,7 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
     run, lwf, model = parse_recipe(options.config, rest)
 
-    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force)
+    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force, others=options.compare_with)
     last = "report" if options.command == "run" else options.command
     steps: dict[str, Callable[[], object]] = {
         "elicit": pipeline.method.self_knowledge,
@@ -80,6 +80,7 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _report(pipeline: Any) -> None:
     from graceful_forgetting.report import render_report
+    from graceful_forgetting.results.arms import method_title
     from graceful_forgetting.results.cost import cost_text
     from graceful_forgetting.results.table import summary_table
     from graceful_forgetting.runs.assemble import assemble_result
@@ -93,7 +94,7 @@ def _report(pipeline: Any) -> None:
     print()
     print(summary_table(result))
     print()
-    cost = cost_text(result.stages)
+    cost = cost_text(result.stages, method_title(result.config))
     if cost:
         print(f"{cost}\n")
     print(f"result: {folder / 'result.json'}")

@@ -5,7 +5,7 @@ is `ElicitationConfig.batch_size`) with the same type, default and help text, de
 YAML file or command line can set everything. Settings of unlearning and of the baselines, which nothing but the trainer
 reads, are fields of `LWFConfig` alone.
 
-Imports no other room.
+Imports `runtime` alone.
 """
 
 from graceful_forgetting.config.baseline import BaselineName, BaselineSettings
@@ -17,7 +17,7 @@ from graceful_forgetting.config.confidence import (
 )
 from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.lwf import ForgetAnswers, ForgetTrials, LWFConfig, Settings, changed
-from graceful_forgetting.config.methods import METHODS, PUBLISHED, MethodName
+from graceful_forgetting.config.methods import DEFAULT_METHOD, METHODS, MethodName, as_arm, method_settings
 from graceful_forgetting.config.posterior import (
     Covered,
     FisherAt,
@@ -35,8 +35,8 @@ from graceful_forgetting.config.unlearning import (
 
 __all__ = [
     "DEFAULT_FORGET_FRACTION",
+    "DEFAULT_METHOD",
     "METHODS",
-    "PUBLISHED",
     "BaselineName",
     "BaselineSettings",
     "ConfidenceConfig",
@@ -60,5 +60,7 @@ __all__ = [
     "UnlearnObjective",
     "UnlearnSchedule",
     "UnlearningSettings",
+    "as_arm",
     "changed",
+    "method_settings",
 ]

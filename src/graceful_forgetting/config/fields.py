@@ -28,12 +28,25 @@ def mapping_of(name: str, value: object) -> dict[str, Any]:
         ValueError: names the field.
     """
     if isinstance(value, str):
+        text = value
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}={value!r} is not valid JSON: {error}") from error
+            value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_finite)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name}={text[:60]!r} is not valid JSON: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ValueError(f"{name}={value!r} is not valid: it must be a mapping of names to values")
     return {str(key): item for key, item in value.items()}
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return content
+
+
+def _finite(constant: str) -> float:
+    raise ValueError(f"{constant} is no finite number")

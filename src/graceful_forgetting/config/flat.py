@@ -1,7 +1,7 @@
 """The flat settings, derived from the stage classes, and the stage classes made from them again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import field, fields, make_dataclass
 from functools import wraps
 from typing import Any, TypeVar
@@ -42,15 +42,15 @@ def stage_config(settings: Any, stage: type[T], prefix: str, **changes: Any) -> 
 
 def _under_flat_names(message: str, names: list[str], prefix: str) -> str:
     # A name that is an English word as well (fraction) is one only where a value follows.
-    alternatives = "|".join(name if "_" in name else f"{name}(?==)" for name in names)
+    alternatives = "|".join(name if "_" in name else rf"{name}(?=[=\[])" for name in names)
     return re.sub(rf"(?<![\w'.])(?:{alternatives})(?!\w)", lambda found: prefix + found[0], message)
 
 
-def starting_from_method(methods: Mapping[str, Mapping[str, Any]]) -> Any:
+def starting_from(method_settings: Callable[[str | None, Collection[str]], Mapping[str, Any]]) -> Any:
     """A class decorator: the settings of `method` take the place of the defaults; everything that is given beats them.
 
     Args:
-        methods: method -> its settings by name.
+        method_settings: of a method's name and the names of what is given, the settings to start from.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -58,7 +58,7 @@ def starting_from_method(methods: Mapping[str, Mapping[str, Any]]) -> Any:
 
         @wraps(generated)
         def __init__(self: T, *positional: Any, **given: Any) -> None:
-            settings = methods.get(given.get("method"), {})  # type: ignore[arg-type]
+            settings = method_settings(given.get("method"), given)
             generated(self, *positional, **{**settings, **given})
 
         cls.__init__ = __init__  # type: ignore[assignment, method-assign]

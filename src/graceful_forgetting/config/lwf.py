@@ -11,8 +11,8 @@ from graceful_forgetting.config.baseline import BaselineSettings
 from graceful_forgetting.config.confidence import ConfidenceConfig
 from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.fields import require, require_choice, setting
-from graceful_forgetting.config.flat import flat_settings, stage_config, starting_from_method
-from graceful_forgetting.config.methods import METHODS, MethodName
+from graceful_forgetting.config.flat import flat_settings, stage_config, starting_from
+from graceful_forgetting.config.methods import MethodName, method_settings
 from graceful_forgetting.config.posterior import PosteriorConfig
 from graceful_forgetting.config.selection import DEFAULT_THRESHOLDS, SelectionConfig
 from graceful_forgetting.config.unlearning import UnlearningSettings
@@ -41,7 +41,7 @@ else:
     StageSettings = flat_settings(STAGES)
 
 
-@starting_from_method(METHODS)
+@starting_from(method_settings)
 @dataclass
 class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
     """Settings of `LWFTrainer`: those of TRL's `SFTConfig` and, by prefix, those of each stage of the method.
@@ -63,7 +63,8 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
     method: MethodName | None = setting(
         None,
         "A named method, whose settings take the place of the defaults; every setting that is given beats them. "
-        "'published' is Learning With Forgetting as its paper has it; unset: the defaults.",
+        "'lwf' is Learning With Forgetting, with what its paper leaves open chosen by measurement; 'published' is the "
+        "same as its paper has it; 'interference' unlearns what learning raises the loss of. Unset: the defaults.",
     )
     reference_fraction: float | None = setting(
         None,

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from graceful_forgetting.config.confidence import ScorerName
 from graceful_forgetting.config.fields import mapping_of, require, require_choice, setting
+from graceful_forgetting.config.values import check_share_or_count
 
 SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "gap", "weighted"]
 
@@ -50,6 +51,8 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         if self.quotas is not None:
             self.quotas = mapping_of("quotas", self.quotas)
+            for task, amount in self.quotas.items():
+                check_share_or_count(f"quotas[{task!r}]", amount)
         numbers = {"fraction": self.fraction, "count": self.count, "threshold": self.threshold, "quotas": self.quotas}
         given = [f"{name}={value!r}" for name, value in numbers.items() if value is not None]
         if self.strategy is None:

@@ -13,6 +13,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.runtime.rng import preserved_rng
 
 
@@ -21,9 +22,22 @@ def check_lm_eval_tasks(tasks: Sequence[str]) -> None:
 
     Raises:
         ImportError: lm-evaluation-harness is not installed.
-        FileNotFoundError, ValueError: a path or name that it does not know.
+        FileNotFoundError, ValueError: a path or name that it does not know, or a task that cannot be built.
+        ConnectionError: a task whose data are not in the cache, and the hub cannot be reached.
     """
-    _load_tasks(tasks)
+    manager, names = _load_tasks(tasks)
+    work_offline_if_unreachable()
+    for name in names:
+        try:
+            manager.load([name])
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"lm_eval_tasks: the data of {name!r} are not at hand ({error}): load them once with a connection to "
+                "the hub, name a task whose YAML file reads local data, or leave it out"
+            ) from error
+        # A task's file runs code of its own.
+        except Exception as error:
+            raise ValueError(f"lm_eval_tasks: {name!r} cannot be built: {error}") from error
 
 
 def evaluate_with_lm_eval(

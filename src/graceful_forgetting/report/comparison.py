@@ -1,7 +1,7 @@
 """The comparison of finished runs: one self-contained HTML file that sets them side by side."""
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import numpy as np
 
 from graceful_forgetting.report import differences, plots
 from graceful_forgetting.report.headline import Verdict, verdict_of
-from graceful_forgetting.report.html import write_page
+from graceful_forgetting.report.html import long_titles, without_base, write_page
 from graceful_forgetting.report.measures import Measure, general_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples
 from graceful_forgetting.report.svg import Figure
 from graceful_forgetting.report.table import MAX_ROWS, Head, SampleTable, fit_table, rounded
+from graceful_forgetting.results.arms import OWN, arm_titles, method_title
 from graceful_forgetting.results.result import TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval
 from graceful_forgetting.runs.finished_runs import FinishedRun
@@ -22,8 +23,8 @@ from graceful_forgetting.runs.finished_runs import FinishedRun
 # More runs side by side cannot be read; a sweep has tables for them.
 MAX_RUNS = 12
 VERDICTS: dict[Verdict, str] = {
-    "better": "LWF better",
-    "worse": "LWF worse",
+    "better": "better",
+    "worse": "worse",
     "no_difference": "no difference shown",
     "one_seed": "one seed",
     "no_comparison": "no comparison",
@@ -32,7 +33,7 @@ VERDICTS: dict[Verdict, str] = {
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """One task over the runs: its summary in each (None where it has none), LWF against that of the first run."""
+    """One task over the runs: its summary in each (None where it has none), its method against the first's."""
 
     task: str
     entries: list[TaskSummary | None]
@@ -67,6 +68,8 @@ def _context(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     samples = [None if run.samples is None else read_samples(run.samples) for run in runs]
     times = differences.stage_times(runs)
     table, columns = _sample_table(samples, letters)
+    configs = [run.result.config for run in runs]
+    arm_names = long_titles(*configs)
     return {
         "runs": runs,
         "letters": letters,
@@ -92,9 +95,11 @@ def _context(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         "without_samples": [name for name, found in zip(names, samples, strict=True) if found is None],
         "table": table,
         "sample_columns": columns,
-        "arm_names": plots.ARM_NAMES,
+        "arm_names": arm_names,
+        "method": arm_titles(*configs)[OWN],
+        "methods": [method_title(config) for config in configs],
         "metric_names": plots.METRIC_NAMES,
-        "arms": [arm for arm in plots.ARM_NAMES if any(found.arm == arm for run in runs for found in run.result.runs)],
+        "arms": [arm for arm in arm_names if any(found.arm == arm for run in runs for found in run.result.runs)],
         "verdicts": VERDICTS,
         "verdict_of": verdict_of,
     }
@@ -108,6 +113,7 @@ def _tasks(runs: Sequence[FinishedRun], names: Sequence[str], role: str) -> list
     found = dict.fromkeys(
         task for run in runs for task, summary in run.result.summary.tasks.items() if summary.role == role
     )
+    arm_names = long_titles(*(run.result.config for run in runs))
     tasks = []
     for task in found:
         entries = [run.result.summary.tasks.get(task) for run in runs]
@@ -117,20 +123,24 @@ def _tasks(runs: Sequence[FinishedRun], names: Sequence[str], role: str) -> list
                 entries,
                 differences.against_first(runs, task),
                 differences.evaluated_on_other_rows(runs, task),
-                _figures(task, names, entries) if role == "learning" else [],
+                _figures(task, names, entries, arm_names) if role == "learning" else [],
             )
         )
     return tasks
 
 
-def _figures(task: str, names: Sequence[str], entries: Sequence[TaskSummary | None]) -> list[Figure]:
+def _figures(
+    task: str, names: Sequence[str], entries: Sequence[TaskSummary | None], arm_names: Mapping[str, str]
+) -> list[Figure]:
     """Of the runs that share the first one's metric."""
     measured = {name: entry for name, entry in zip(names, entries, strict=True) if entry is not None}
     metric = next(iter(measured.values())).metric
     shared = {name: entry for name, entry in measured.items() if entry.metric == metric}
     drawn = [
-        plots.paired_differences(f"{task}: LWF − plain", {name: entry.difference for name, entry in shared.items()}),
-        plots.arm_dots(f"{task}: every seed", shared, arms=("plain", "lwf", "never_knew")),
+        plots.paired_differences(
+            f"{task}: {arm_names[OWN]} − plain", {name: entry.difference for name, entry in shared.items()}
+        ),
+        plots.arm_dots(f"{task}: every seed", shared, without_base(arm_names)),
     ]
     return [figure for figure in drawn if figure]
 

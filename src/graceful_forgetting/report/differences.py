@@ -80,12 +80,12 @@ def _differing(columns: Sequence[Mapping[str, str]], missing: str) -> list[Row]:
 
 
 def against_first(runs: Sequence[FinishedRun], task: str) -> list[PairedInterval | None]:
-    """LWF of every run − LWF of the first, paired by seed; None for the first, and without a shared seed or metric."""
+    """The method of every run − that of the first, by seed; None for the first, and without a shared seed or metric."""
     summaries = [run.result.summary.tasks.get(task) for run in runs]
-    return [None, *(_lwf_difference(summary, summaries[0]) for summary in summaries[1:])]
+    return [None, *(_own_difference(summary, summaries[0]) for summary in summaries[1:])]
 
 
-def _lwf_difference(summary: TaskSummary | None, first: TaskSummary | None) -> PairedInterval | None:
+def _own_difference(summary: TaskSummary | None, first: TaskSummary | None) -> PairedInterval | None:
     if summary is None or first is None or summary.metric != first.metric:
         return None
     own, other = (

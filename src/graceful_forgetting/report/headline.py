@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from graceful_forgetting.results.arms import OTHERS, capitalised
 from graceful_forgetting.results.result import TaskSummary
 from graceful_forgetting.results.statistics import GapRecovered, PairedInterval
+from graceful_forgetting.results.summary import arm_minus_plain
 from graceful_forgetting.results.text import fixed, percent, signed
 
 Verdict = Literal["better", "worse", "no_difference", "one_seed", "no_comparison"]
@@ -23,7 +25,7 @@ class Headline:
 
 
 def verdict_of(summary: TaskSummary) -> Verdict:
-    """Whether LWF differs from plain fine-tuning, judged by the t interval of the paired difference."""
+    """Whether the method differs from plain fine-tuning, judged by the t interval of the paired difference."""
     difference = summary.difference
     if difference is None:
         return "no_comparison"
@@ -41,44 +43,53 @@ def interval_text(difference: PairedInterval) -> str:
     return f"{percent(difference.confidence)} interval {signed(difference.low)} to {signed(difference.high)}"
 
 
-def headline(task: str, summary: TaskSummary) -> Headline:
-    """The statement that the measured seeds allow, and no stronger one."""
+def headline(task: str, summary: TaskSummary, method: str) -> Headline:
+    """The statement on a method, by its title, that the measured seeds allow, and no stronger one."""
     verdict = verdict_of(summary)
     difference = summary.difference
     if difference is None:
         return Headline(
             task,
             verdict,
-            "No comparison: plain fine-tuning and LWF were not both run with the same seed.",
+            f"No comparison: plain fine-tuning and {method} were not both run with the same seed.",
             [],
         )
+    further = [*_gap_notes(summary.gap, method), *_notes_on_others(summary)]
     if verdict == "one_seed":
         sentence = (
-            f"One seed shows nothing: LWF − plain is {signed(difference.difference)}, "
+            f"One seed shows nothing: {method} − plain is {signed(difference.difference)}, "
             "and without a second seed nobody knows how much of that is chance."
         )
-        return Headline(task, verdict, sentence, ["Run more seeds to get an interval.", *_gap_notes(summary.gap)])
-    numbers = (
-        f"LWF − plain = {signed(difference.difference)}, {interval_text(difference)}, over {difference.n} paired seeds."
-    )
+        return Headline(task, verdict, sentence, ["Run more seeds to get an interval.", *further])
+    numbers = f"{method} − plain = {_with_interval(difference)}, over {difference.n} paired seeds."
     if verdict == "no_difference":
         sentence = f"No difference shown: {numbers}"
-        notes = ["The interval includes 0: these seeds do not tell LWF from plain fine-tuning."]
+        notes = [f"The interval includes 0: these seeds do not tell {method} from plain fine-tuning."]
     else:
-        sentence = f"LWF is {verdict} than plain fine-tuning: {numbers}"
+        sentence = f"{capitalised(method)} is {verdict} than plain fine-tuning: {numbers}"
         notes = []
     if difference.n < SEEDS_FOR_A_CLAIM:
         notes.append(f"With fewer than {SEEDS_FOR_A_CLAIM} seeds this is a first indication, not a claim.")
-    return Headline(task, verdict, sentence, [*notes, *_gap_notes(summary.gap)])
+    return Headline(task, verdict, sentence, [*notes, *further])
 
 
-def _gap_notes(gap: GapRecovered | None) -> list[str]:
+def _with_interval(difference: PairedInterval) -> str:
+    interval = interval_text(difference)
+    return signed(difference.difference) + (f", {interval}" if interval else "")
+
+
+def _notes_on_others(summary: TaskSummary) -> list[str]:
+    found = {title: arm_minus_plain(summary, arm) for arm, title in OTHERS.items()}
+    return [f"{title} − plain = {_with_interval(paired)}." for title, paired in found.items() if paired is not None]
+
+
+def _gap_notes(gap: GapRecovered | None, method: str) -> list[str]:
     if gap is None:
         return []
     if gap.fraction is None:
         return ["The never-knew reference is no better than plain fine-tuning here: there is no gap to recover."]
     note = (
-        f"Share of the gap between plain and the never-knew reference ({fixed(gap.gap)}) that LWF recovers: "
+        f"Share of the gap between plain and the never-knew reference ({fixed(gap.gap)}) that {method} recovers: "
         f"{percent(gap.fraction)}"
     )
     if gap.n == 1:

@@ -16,6 +16,7 @@ from graceful_forgetting.report.headline import headline, interval_text, verdict
 from graceful_forgetting.report.measures import general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
 from graceful_forgetting.report.svg import Figure
+from graceful_forgetting.results.arms import arm_titles, capitalised, method_title
 from graceful_forgetting.results.result import RunResult, TaskSummary
 from graceful_forgetting.results.text import duration, fixed, number, percent, setting, signed, size, timestamp
 from graceful_forgetting.runtime.artifacts import atomic_file
@@ -82,27 +83,29 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         role: {task: summary for task, summary in result.summary.tasks.items() if summary.role == role}
         for role in ("learning", "forgetting")
     }
+    names, method = long_titles(result.config), method_title(result.config)
     table, columns = (None, []) if samples is None else sample_table(samples)
     return {
         "result": result,
         "learning": by_role["learning"],
         "forgetting": by_role["forgetting"],
-        "headlines": {task: headline(task, summary) for task, summary in by_role["learning"].items()},
+        "headlines": {task: headline(task, summary, method) for task, summary in by_role["learning"].items()},
         "learning_figures": {
             # Without the base model: it has not learned the task and would stretch the axis.
-            task: plots.arm_dots(f"{task}: every seed", {task: summary}, arms=("plain", "lwf", "never_knew"))
+            task: plots.arm_dots(f"{task}: every seed", {task: summary}, without_base(names))
             for task, summary in by_role["learning"].items()
         },
-        "forgetting_figures": _forgetting_figures(by_role["forgetting"]),
-        "curve_figures": _curve_figures(result),
+        "forgetting_figures": _forgetting_figures(by_role["forgetting"], names),
+        "curve_figures": _curve_figures(result, names),
         "sample_figures": [] if samples is None else _sample_figures(result, samples),
         "table": table,
         "sample_columns": columns,
         "task_measures": task_measures(result.runs),
         "general_measures": general_measures(result.runs),
         "run_measures": run_measures(result.runs),
-        "arm_names": plots.ARM_NAMES,
-        "arms": [arm for arm in plots.ARM_NAMES if any(run.arm == arm for run in result.runs)],
+        "arm_names": names,
+        "method": method,
+        "arms": [arm for arm in names if any(run.arm == arm for run in result.runs)],
         "metric_names": plots.METRIC_NAMES,
         "interval_text": interval_text,
         "verdict_of": verdict_of,
@@ -113,27 +116,39 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
     }
 
 
-def _forgetting_figures(tasks: Mapping[str, TaskSummary]) -> list[Figure]:
+def long_titles(*configs: Mapping[str, Any]) -> dict[str, str]:
+    """`arm_titles` as headings and labels of a report."""
+    titles = arm_titles(*configs) | {"plain": "plain fine-tuning"}
+    return {arm: capitalised(title) for arm, title in titles.items()}
+
+
+def without_base(names: Mapping[str, str]) -> dict[str, str]:
+    """Arms that were trained."""
+    return {arm: name for arm, name in names.items() if arm != "base"}
+
+
+def _forgetting_figures(tasks: Mapping[str, TaskSummary], names: Mapping[str, str]) -> list[Figure]:
     figures = []
-    for metric, name in plots.METRIC_NAMES.items():
+    for metric, metric_name in plots.METRIC_NAMES.items():
         chosen = {task: summary for task, summary in tasks.items() if summary.metric == metric}
-        figure = plots.arm_dots(f"Forgotten tasks: {name}", chosen, arms=tuple(plots.ARM_NAMES))
+        figure = plots.arm_dots(f"Forgotten tasks: {metric_name}", chosen, names)
         figures += [figure] if figure else []
     return figures
 
 
-def _curve_figures(result: RunResult) -> list[Figure]:
+def _curve_figures(result: RunResult, names: Mapping[str, str]) -> list[Figure]:
     runs = result.runs
     drawn = [
-        plots.curves("Learning loss", runs, lambda entry: entry.loss),
+        plots.curves("Learning loss", runs, lambda entry: entry.loss, names),
         plots.curves(
             "Unlearning loss",
             runs,
             lambda entry: entry.unlearn_loss,
+            names,
             caption="Loss on the samples being unlearned: it rises as they are forgotten.",
         ),
-        plots.curves("Gradient norm, learning", runs, lambda entry: entry.grad_norm, wide_range=True),
-        plots.curves("Gradient norm, unlearning", runs, lambda entry: entry.unlearn_grad_norm, wide_range=True),
+        plots.curves("Gradient norm, learning", runs, lambda entry: entry.grad_norm, names, wide_range=True),
+        plots.curves("Gradient norm, unlearning", runs, lambda entry: entry.unlearn_grad_norm, names, wide_range=True),
     ]
     return [figure for figure in drawn if figure]
 

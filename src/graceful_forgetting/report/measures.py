@@ -27,7 +27,7 @@ TASK_MEASURES: dict[str, Callable[[TaskMetrics], float | None]] = {
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of the models: of what (a task, a text), which, by arm over seeds, and LWF − plain by seed."""
+    """One number of the models: of what (a task, a text), which, by arm over seeds, and the method − plain by seed."""
 
     subject: str
     metric: str

@@ -14,12 +14,6 @@ from graceful_forgetting.results.result import Arm, LogEntry, TaskSummary, Train
 from graceful_forgetting.results.statistics import PairedInterval
 from graceful_forgetting.results.text import fixed, number, signed
 
-ARM_NAMES: dict[str, str] = {
-    "base": "Base model",
-    "plain": "Plain fine-tuning",
-    "lwf": "LWF",
-    "never_knew": "Never knew",
-}
 METRIC_NAMES: dict[str, str] = {
     "f1": "F1",
     "chrf": "chrF",
@@ -44,13 +38,14 @@ def curves(
     title: str,
     runs: Sequence[TrainingRunResult],
     value: Callable[[LogEntry], float | None],
+    names: Mapping[str, str],
     *,
     wide_range: bool = False,
     caption: str = "",
 ) -> svg.Figure | None:
     """One quantity by learning step: a thin line per seed and a thick mean line per arm.
 
-    `value` reads the quantity from a log entry. `wide_range` allows a logarithmic axis.
+    `value` reads the quantity from a log entry; `names` is by arm. `wide_range` allows a logarithmic axis.
     """
     by_arm: dict[str, list[Series]] = {}
     for arm in get_args(Arm):
@@ -76,7 +71,7 @@ def curves(
             parts += [_curve(series, x, y, f"curve seed arm-{arm}") for series in found]
     parts += [_curve(means[arm], x, y, f"curve arm-{arm}") for arm in means]
     ends = "; ".join(
-        f"{ARM_NAMES[arm]} from {number(next(iter(mean.values())))} to {number(list(mean.values())[-1])}"
+        f"{names[arm]} from {number(next(iter(mean.values())))} to {number(list(mean.values())[-1])}"
         for arm, mean in means.items()
         if mean
     )
@@ -86,7 +81,7 @@ def curves(
         "x": steps,
         "position": [round(x(step), 1) for step in steps],
         "series": [
-            {"name": ARM_NAMES[arm], "class": f"arm-{arm}", "y": [_rounded(mean.get(step)) for step in steps]}
+            {"name": names[arm], "class": f"arm-{arm}", "y": [_rounded(mean.get(step)) for step in steps]}
             for arm, mean in means.items()
         ],
     }
@@ -97,7 +92,7 @@ def curves(
         title=title,
         drawing=svg.drawing(height, f"{title} by learning step. {ends}.", parts),
         caption=" ".join(notes),
-        legend=[(f"line arm-{arm}", ARM_NAMES[arm]) for arm in by_arm],
+        legend=[(f"line arm-{arm}", names[arm]) for arm in by_arm],
         readout=readout,
     )
 
@@ -125,16 +120,19 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-def arm_dots(title: str, tasks: Mapping[str, TaskSummary], *, arms: Sequence[str]) -> svg.Figure | None:
-    """One row an arm of `arms`, grouped by task: a dot per seed, a bar at the mean.
+def arm_dots(title: str, tasks: Mapping[str, TaskSummary], names: Mapping[str, str]) -> svg.Figure | None:
+    """One row an arm of `names`, grouped by task: a dot per seed, a bar at the mean.
 
     All tasks must share one metric.
     """
-    shown = {task: [(arm, summary.arms[arm]) for arm in arms if arm in summary.arms] for task, summary in tasks.items()}
+    shown = {
+        task: [(arm, summary.arms[arm]) for arm in names if arm in summary.arms] for task, summary in tasks.items()
+    }
     values = [value for rows in shown.values() for _, arm in rows for value in arm.values]
     if not values:
         return None
-    left, right, row_height, heading_height = 150.0, 52.0, 26.0, 24.0
+    longest = max(len(names[arm]) for rows in shown.values() for arm, _ in rows)
+    left, right, row_height, heading_height = max(150.0, 12 + 6.6 * longest), 52.0, 26.0, 24.0
     headings = len(tasks) > 1
     body = sum(map(len, shown.values())) * row_height + (len(tasks) * heading_height if headings else 0) + 6
     height = svg.TOP + body + svg.BOTTOM
@@ -150,11 +148,11 @@ def arm_dots(title: str, tasks: Mapping[str, TaskSummary], *, arms: Sequence[str
         for arm, seeds in rows:
             middle = y + row_height / 2
             bar = x(seeds.mean)
-            parts.append(svg.text(left - 10, middle + 4, ARM_NAMES[arm], "row-label", "end"))
+            parts.append(svg.text(left - 10, middle + 4, names[arm], "row-label", "end"))
             parts.append(svg.dots(((x(value), middle) for value in seeds.values), f"dots seed-dot arm-{arm}"))
             parts.append(svg.line(bar, middle - 9, bar, middle + 9, f"mean-bar arm-{arm}"))
             parts.append(svg.text(svg.WIDTH - 4, middle + 4, fixed(seeds.mean), "value", "end"))
-            spoken.append(f"{task}, {ARM_NAMES[arm]}: mean {fixed(seeds.mean)} over {seeds.n}")
+            spoken.append(f"{task}, {names[arm]}: mean {fixed(seeds.mean)} over {seeds.n}")
             y += row_height
     label = f"{title}. {'; '.join(spoken)}."
     return svg.Figure(title, svg.drawing(height, label, parts), "Dots: seeds. Bar: their mean.")

@@ -54,15 +54,15 @@ def method_cost(stages: Sequence[StageResult]) -> MethodCost | None:
     return MethodCost(median(plain), preparation, median(unlearning), len(unlearning))
 
 
-def cost_text(stages: Sequence[StageResult]) -> str:
-    """The cost in plain text, a line a stage; empty where it is not known."""
+def cost_text(stages: Sequence[StageResult], method: str) -> str:
+    """The cost of the run's own method, by its title, in plain text, a line a stage; empty where it is not known."""
     cost = method_cost(stages)
     if cost is None:
         return ""
     rows = [(name.replace("_", "-"), seconds) for name, seconds in cost.preparation.items()]
     rows.append(("fine-tuning with unlearning", cost.unlearning))
     width = max(len(name) for name, _ in rows)
-    lines = [f"cost over plain fine-tuning ({duration(cost.plain)} a run):"]
+    lines = [f"cost of {method} over plain fine-tuning ({duration(cost.plain)} a run):"]
     lines += [f"  {name.ljust(width)}  {seconds / cost.plain:5.2f} x  {duration(seconds):>9}" for name, seconds in rows]
     whole = cost.with_reference_at_hand
     lines.append(f"  together {whole:.2f} x where the reference run is at hand, {whole + 1:.2f} x where it is not")

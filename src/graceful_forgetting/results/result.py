@@ -14,7 +14,8 @@ from graceful_forgetting.runtime.artifacts import read_json, write_json
 
 SCHEMA_VERSION = 2
 
-Arm = Literal["base", "plain", "lwf", "never_knew"]
+Arm = Literal["base", "plain", "lwf", "interference", "published", "never_knew"]
+"""`lwf` is the run's own method, whatever that is (`results.arms.method_title`); others are named methods beside it."""
 Role = Literal["learning", "forgetting"]
 Metric = Literal["f1", "chrf", "accuracy", "choice_accuracy", "bits_per_byte", "nll_per_token"]
 
@@ -215,7 +216,7 @@ class ArmSummary:
 
 @dataclass
 class TaskSummary:
-    """One task: every arm, the paired difference LWF − plain, and the gap recovered towards never-knew."""
+    """One task: every arm; the paired difference of `lwf` to plain, and the gap that it recovers towards never-knew."""
 
     role: Role
     metric: Metric

@@ -106,6 +106,15 @@ def lwf_minus_plain(
     return paired_by_seed(by_arm.get("lwf", {}), by_arm.get("plain", {}), confidence)
 
 
+def arm_minus_plain(summary: TaskSummary, arm: str) -> PairedInterval | None:
+    """The difference of another arm than the run's own to plain; None without a shared seed."""
+    by_seed = [
+        dict(zip(found.seeds, found.values, strict=True)) if (found := summary.arms.get(name)) else {}
+        for name in (arm, "plain")
+    ]
+    return paired_by_seed(by_seed[0], by_seed[1])
+
+
 def paired_by_seed(
     first: Mapping[int | None, float], second: Mapping[int | None, float], confidence: float = 0.95
 ) -> PairedInterval | None:

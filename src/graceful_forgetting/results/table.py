@@ -3,24 +3,26 @@
 from functools import partial
 from statistics import fmean
 
+from graceful_forgetting.results.arms import OTHERS, OWN, arm_titles
 from graceful_forgetting.results.result import ArmSummary, RunResult, TaskSummary
+from graceful_forgetting.results.statistics import PairedInterval
+from graceful_forgetting.results.summary import arm_minus_plain
 from graceful_forgetting.results.text import MISSING, estimate, fixed, measured, spread
 from graceful_forgetting.results.text_tables import aligned
 
-_TITLES = {"base": "base model", "plain": "plain", "lwf": "LWF", "never_knew": "never knew"}
-
 
 def summary_table(result: RunResult) -> str:
-    """Rows: tasks. Columns: arms that were run, then LWF − plain with its interval. Accuracies are percentages."""
+    """Rows: tasks. Columns: arms that were run, then method − plain with its interval. Accuracies are percentages."""
     tasks = result.summary.tasks
     if not tasks:
         nothing = "nothing was evaluated: no task has test rows with answers (a folder with train.jsonl and test.jsonl)"
         return "\n".join([nothing, *_notes(result)])
-    arms = [arm for arm in _TITLES if any(arm in task.arms for task in tasks.values())]
-    rows = [["task", *(_TITLES[arm] for arm in arms), "LWF − plain"]]
+    titles = arm_titles(result.config)
+    arms = [arm for arm in titles if any(arm in task.arms for task in tasks.values())]
+    rows = [["task", *(titles[arm] for arm in arms), f"{titles[OWN]} − plain"]]
     for name, task in tasks.items():
         label = f"{name} ({_role(name, task, result)})"
-        rows.append([label, *(_cell(task, task.arms.get(arm)) for arm in arms), _difference(task)])
+        rows.append([label, *(_cell(task, task.arms.get(arm)) for arm in arms), _difference(task, task.difference)])
     return "\n".join([aligned(rows, ruled=True), "", *_notes(result)])
 
 
@@ -35,24 +37,29 @@ def _cell(task: TaskSummary, arm: ArmSummary | None) -> str:
     return MISSING if arm is None else spread(arm.mean, arm.sd, partial(measured, metric=task.metric))
 
 
-def _difference(task: TaskSummary) -> str:
-    found = task.difference
+def _difference(task: TaskSummary, found: PairedInterval | None) -> str:
     if found is None:
         return MISSING
     return estimate(found.difference, found.low, found.high, partial(measured, metric=task.metric))
 
 
 def _notes(result: RunResult) -> list[str]:
+    titles = arm_titles(result.config)
     notes = [_units(result)] if result.summary.tasks else []
+    for name, task in result.summary.tasks.items():
+        if task.role == "learning":
+            found = {arm: arm_minus_plain(task, arm) for arm in OTHERS if arm in task.arms}
+            notes += [f"{name}: {titles[arm]} − plain {_difference(task, found[arm])}" for arm in found]
     notes += [_bits(name, result) for name, task in result.summary.tasks.items() if _nothing_right(task)]
     if result.selection is not None:
-        updates = sorted({run.unlearn_updates for run in result.runs if run.arm == "lwf"})
+        whose = f"{titles[OWN]}: " if any(run.arm in OTHERS for run in result.runs) else ""
+        updates = sorted({run.unlearn_updates for run in result.runs if run.arm == OWN})
         notes.append(
-            f"{result.selection.scored} self-generated samples scored, {result.selection.chosen} selected and "
+            f"{whose}{result.selection.scored} self-generated samples scored, {result.selection.chosen} selected and "
             f"unlearned in {' / '.join(map(str, updates))} unlearning updates a run"
         )
     for run in result.runs:
-        notes += [f"{run.arm}, seed {run.seed}: {event}" for event in run.guard.events()]
+        notes += [f"{titles[run.arm]}, seed {run.seed}: {event}" for event in run.guard.events()]
     return notes
 
 
@@ -63,7 +70,7 @@ def _nothing_right(task: TaskSummary) -> bool:
 def _bits(name: str, result: RunResult) -> str:
     """Bits per byte of every arm, where accuracy shows nothing."""
     cells = []
-    for arm, title in _TITLES.items():
+    for arm, title in arm_titles(result.config).items():
         values = [run.metrics[name].bits_per_byte for run in result.runs if run.arm == arm and name in run.metrics]
         known = [value for value in values if value is not None]
         if known:

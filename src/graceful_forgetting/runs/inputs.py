@@ -2,6 +2,7 @@
 
 import logging
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -14,6 +15,7 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
 from graceful_forgetting.runs.sources import Sources, load_sources
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.hub import check_model_at_hand
 from graceful_forgetting.training.preparation import SCORE_COLUMN, combine_forget_datasets
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ class RunInputs:
         run, lwf, model: the recipe.
 
     Raises:
-        ValueError, FileNotFoundError: an unknown or unreadable source.
+        ValueError, FileNotFoundError, ConnectionError: an unknown or unreadable source, or one that is not at hand.
     """
 
     def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
@@ -35,6 +37,8 @@ class RunInputs:
         self.prompts_count = lwf.completion_only_loss is False
         self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
         self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device, lwf.model_init_kwargs)
+        if not Path(self.sources.model).is_dir():
+            check_model_at_hand("model_name_or_path", self.sources.model, self.loader.revision)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -51,13 +55,20 @@ class RunInputs:
         """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
         rows = self._learned(self.sources.learning_train, **self.what_counts)
         limit = self.max_length
-        longest = max(len(ids) for ids in rows["input_ids"])
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        place = max(range(len(lengths)), key=lengths.__getitem__)
+        longest, source = lengths[place], self.sources.learning_train
+        row = source["row"][place] if "row" in source.column_names else place
+        what = f"{self.sources.learning_name!r}, row {row}: a learning example"
         if limit is not None and longest > limit:
             raise ValueError(
-                f"a learning example has {longest} tokens and max_length={limit} would cut it: raise max_length, or "
-                "shorten the data"
+                f"{what} has {longest} tokens and max_length={limit} would cut it: raise max_length, or shorten it"
             )
-        self._check_context(longest)
+        context = context_length(self.base_config)
+        if context is not None and longest > context:
+            raise ValueError(
+                f"{what} has {longest} tokens, and the model's context holds {context}: shorten it or remove it"
+            )
         return rows
 
     @cached_property
@@ -76,11 +87,6 @@ class RunInputs:
         if self.prompts_count:
             rows = rows.map(lambda row: {"labels": row["input_ids"]})
         return rows.select_columns(["input_ids", "labels"])
-
-    def _check_context(self, longest: int) -> None:
-        context = context_length(self.base_config)
-        if context is not None and longest > context:
-            raise ValueError(f"a learning example has {longest} tokens, and the model's context holds {context}")
 
     @cached_property
     def base_config(self) -> Any:

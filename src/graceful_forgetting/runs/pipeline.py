@@ -1,7 +1,7 @@
 """A run: the stages of the method in a run directory, the arms beside it, and what is measured of each."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cached_property, partial
@@ -12,12 +12,14 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from graceful_forgetting.config import LWFConfig, changed
+from graceful_forgetting.config import LWFConfig, MethodName, as_arm, changed
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.posterior.reference import stopping_after
+from graceful_forgetting.results.arms import OTHERS, OWN
 from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.examination import examination_settings, examine
+from graceful_forgetting.runs.input_checks import check_answers_fit, check_parts, check_quotas, check_training_parts
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
@@ -75,6 +77,24 @@ class RunRows:
         return self._inputs.forgetting_fingerprint(given=self._given)
 
 
+def other_methods(names: Sequence[str], lwf: LWFConfig) -> list[MethodName]:
+    """The named methods that become arms beside the run's own: each once, and its own not a second time.
+
+    Raises:
+        ValueError: a name that is no method, or one that cannot stand beside the run's own.
+    """
+    found = [name for name in dict.fromkeys(names) if name != lwf.method]
+    for name in found:
+        if name == OWN:
+            raise ValueError(
+                f"compare_with {name!r}: in the result that name is the arm of the recipe's own method. Set "
+                f"method={name!r}, and compare with another one: {', '.join(OTHERS)}"
+            )
+        if name not in OTHERS:
+            raise ValueError(f"compare_with {name!r} is not valid: it must be one of {', '.join(OTHERS)}")
+    return found  # type: ignore[return-value]
+
+
 class Pipeline:
     """One run: the stages by name, made on demand and at most once a process.
 
@@ -86,6 +106,7 @@ class Pipeline:
         directory: where the stages are; none: `lwf.output_dir`.
         inputs: data and models that were read before; none: those of the recipe.
         force: make every stage anew, whatever the run directory holds.
+        others: named methods to train as arms of their own, beside that of `lwf`; they share its other settings.
 
     Raises:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
@@ -100,21 +121,34 @@ class Pipeline:
         directory: RunDirectory | None = None,
         inputs: RunInputs | None = None,
         force: bool = False,
+        others: Sequence[str] = (),
     ):
         self.run = run
         self.lwf = lwf
         self.model = model
         self.announce = announce
         check_topology(lwf, *requested_topology(lwf))
+        settings = {name: changed(lwf, **as_arm(name)) for name in other_methods(others, lwf)}
         self.general_ability = GeneralAbility(
             run.neutral_text, run.lm_eval_tasks, run.eval_limit, run.evaluation_batch_size
         )
         self.inputs = inputs or RunInputs(run, lwf, model)
         self._check_data()
+        if settings and self.inputs.come_scored:
+            raise ValueError(
+                f"compare_with {' '.join(settings)}: the forgetting data comes with scores, by which every method "
+                "would unlearn the same; leave it out, or remove the column forgetting_confidence"
+            )
         self.directory = directory or RunDirectory(lwf.output_dir, force=force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
         self._stages: dict[str, Stage] = {}
-        self.method = Method(lwf, RunRows(self.inputs, lwf), self, self.directory, announce)
+        self._ends: dict[str, float] = {}
+        rows = RunRows(self.inputs, lwf)
+        self.method = Method(lwf, rows, self, self.directory, announce)
+        # Arm -> its method: the run's own under `OWN`, and further ones under their names.
+        self.methods: dict[str, Method] = {OWN: self.method}
+        for name, args in settings.items():
+            self.methods[name] = Method(args, rows, self, self.directory, announce, self.method, f"{name}/")
 
     def _check_data(self) -> None:
         """Refuse, before any work, data that the settings cannot be run on, as `LWFTrainer` does.
@@ -140,9 +174,10 @@ class Pipeline:
             forget_dataset=rows,
             preparation=None,
         )
-
-    def _settings(self, *prefixes: str) -> dict[str, Any]:
-        return settings_of(self.lwf, *prefixes)
+        check_quotas(self.lwf, self.inputs)
+        check_training_parts(self.lwf)
+        check_parts(self.lwf, self.model, self.inputs)
+        check_answers_fit(self.run, self.lwf, self.inputs)
 
     def _learning_settings(self) -> dict[str, Any]:
         return learning_settings(self.lwf, self.model)
@@ -174,7 +209,7 @@ class Pipeline:
         name = f"{arm}/seed-{seed}"
         settings = self._plain_settings(fingerprint, seed)
         return self._once(
-            name, lambda: self._training_stage(name, settings, [], partial(load, model, seed), seed, None)
+            name, lambda: self._training_stage(name, settings, [], partial(load, model, seed), seed, None, self.lwf)
         )
 
     def _plain_settings(self, fingerprint: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -185,11 +220,12 @@ class Pipeline:
             "data": self.inputs.data_fingerprints["learning_train"],
         }
 
-    def lwf_run(self, seed: int) -> Stage:
-        """Fine-tuning with unlearning of the selected samples, or with a baseline."""
-        name, preparation = f"lwf/seed-{seed}", self.method.stages_read()
-        settings = self._unlearning_settings(seed)
-        if self._may_fall_back:
+    def lwf_run(self, seed: int, arm: str = OWN) -> Stage:
+        """Fine-tuning with unlearning of the samples that the method of the arm selects, or with a baseline."""
+        method = self.methods[arm]
+        name, preparation = f"{arm}/seed-{seed}", method.stages_read()
+        settings = self._unlearning_settings(method.args, seed)
+        if self._may_fall_back(method.args):
             preparation["plain"] = self.plain_arm(seed)
             settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
         return self._once(
@@ -201,13 +237,14 @@ class Pipeline:
                 partial(self.inputs.loader.trainable, self.inputs.sources.model, seed),
                 seed,
                 preparation,
+                method.args,
             ),
         )
 
-    def _unlearning_settings(self, seed: int) -> dict[str, Any]:
+    def _unlearning_settings(self, args: LWFConfig, seed: int) -> dict[str, Any]:
         return {
             **self._learning_settings(),
-            **self._settings(*UNLEARNING_PREFIXES),
+            **settings_of(args, *UNLEARNING_PREFIXES),
             "seed": seed,
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],
@@ -218,10 +255,9 @@ class Pipeline:
         """Whether there are held-out learning rows to judge by; never the rows that the run is tested on."""
         return self.run.world_split == "test" and self.inputs.sources.learning_validation is not None
 
-    @property
-    def _may_fall_back(self) -> bool:
+    def _may_fall_back(self, args: LWFConfig) -> bool:
         """Whether the result is compared with plain fine-tuning."""
-        return self.lwf.guard_fallback and self.lwf.unlearn_every > 0 and self._holds_out
+        return args.guard_fallback and args.unlearn_every > 0 and self._holds_out
 
     def _training_stage(
         self,
@@ -231,9 +267,10 @@ class Pipeline:
         load: Callable[[], Any],
         seed: int,
         preparation: Mapping[str, Stage] | None,
+        method: LWFConfig,
     ) -> Stage:
         def build(folder: Path, key: str) -> dict[str, Any]:
-            args = arm_args(self.lwf, self.directory.work_folder(name, key), seed)
+            args = arm_args(method, self.directory.work_folder(name, key), seed)
             return self._train(name, folder, load(), args, preparation)
 
         return self.directory.stage(name, settings, inputs, build)
@@ -246,7 +283,7 @@ class Pipeline:
 
     def _callbacks(self, name: str) -> list[TrainerCallback]:
         """What a training stage needs beside its settings."""
-        return stopping_after(self.lwf.reference_share) if name.startswith("reference/") else []
+        return stopping_after(self._ends[name]) if name in self._ends else []
 
     def _run_training(
         self,
@@ -299,13 +336,16 @@ class Pipeline:
             return self.plain_arm(seed)
         settings = {**self._plain_settings(self.inputs.base_fingerprint, seed), "fraction": share}
         load = partial(self.inputs.loader.trainable, self.inputs.sources.model, seed)
-        name = f"reference/seed-{seed}"
-        return self._once(name, lambda: self._training_stage(name, settings, [], load, seed, None))
+        # Methods with one share have it together, under the name of the first of them.
+        owner = next(method for method in self.methods.values() if method.args.reference_share == share)
+        name = f"{owner.prefix}reference/seed-{seed}"
+        self._ends[name] = share
+        return self._once(name, lambda: self._training_stage(name, settings, [], load, seed, None, self.lwf))
 
     def trial_settings(self) -> dict[str, Any]:
         """Those of a run that unlearns, and the rows that trials are judged by."""
         return {
-            **self._unlearning_settings(self.method.choice_seed),
+            **self._unlearning_settings(self.lwf, self.method.choice_seed),
             "held_out": self.inputs.data_fingerprints["learning_validation"],
         }
 
@@ -347,7 +387,9 @@ class Pipeline:
 
     def arm(self, arm: str, seed: int) -> Stage:
         """The trained model of an arm."""
-        return {"plain": self.plain_arm, "lwf": self.lwf_run, "never_knew": self.never_knew}[arm](seed)
+        if arm in self.methods:
+            return self.lwf_run(seed, arm)
+        return {"plain": self.plain_arm, "never_knew": self.never_knew}[arm](seed)
 
     def train(self) -> None:
         """Every training run of every arm."""
@@ -363,7 +405,7 @@ class Pipeline:
     @cached_property
     def arms(self) -> list[tuple[str, int | None]]:
         """Every model of the run as (arm, seed)."""
-        trained = ["plain", "lwf"] + ([] if self.inputs.sources.never_knew is None else ["never_knew"])
+        trained = ["plain", *self.methods] + ([] if self.inputs.sources.never_knew is None else ["never_knew"])
         return [("base", None), *((arm, seed) for arm in trained for seed in self.seeds)]
 
     def recipe(self) -> dict[str, Any]:

@@ -2,26 +2,47 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, get_type_hints
 
-import yaml
 from trl import TrlParser
 
-from graceful_forgetting.config import METHODS, LWFConfig
+from graceful_forgetting.config import LWFConfig, method_settings
+from graceful_forgetting.config.values import check_value, short
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.runtime.yaml_file import read_mapping
 
 RECIPE_CLASSES = (RunArguments, LWFConfig, ModelArguments)
 Recipe = tuple[RunArguments, LWFConfig, ModelArguments]
 
 
+class _Parser(TrlParser):
+    """`TrlParser` whose errors are exceptions, in place of a page of usage and the end of the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message[:500]}; `graceful fields` lists what a field may be")
+
+
 @cache
 def recipe_fields() -> frozenset[str]:
     """Names of all fields that a recipe may have."""
-    return frozenset(field.name for cls in RECIPE_CLASSES for field in dataclasses.fields(cls) if field.init)
+    return frozenset(_types(RECIPE_CLASSES))
+
+
+@cache
+def _types(classes: tuple[type, ...]) -> dict[str, Any]:
+    """Field -> its type."""
+    return {
+        field.name: hints[field.name]
+        for cls in classes
+        for hints in [get_type_hints(cls)]
+        for field in dataclasses.fields(cls)
+        if field.init
+    }
 
 
 def parse_recipe(config: str | None, flags: Sequence[str]) -> Recipe:
@@ -36,23 +57,16 @@ def parse_fields(classes: tuple[type, ...], config: str | None, flags: Sequence[
         FileNotFoundError: no such file.
         ValueError: a field that does not exist (names the nearest), or a value that is not valid.
     """
-    known = {field.name for cls in classes for field in dataclasses.fields(cls) if field.init}
-    if config is not None:
-        for name in read_yaml(config):
-            check_name(name, known | {"env"}, f"--config {config}", "field", "`graceful fields` lists all.")
+    content = {} if config is None else read_yaml(config)
+    _set_environment(content.pop("env", None), f"--config {config}")
+    known, flagged = _types(classes), []
     for flag in flags:
         if flag.startswith("--"):
             name = flag[2:].split("=", 1)[0].replace("-", "_")
             name = name.removeprefix("no_") if name not in known else name
             check_name(name, known, "the command line", "field", "`graceful fields` lists all.")
-    arguments = [*(["--config", config] if config is not None else []), *flags]
-    parser = TrlParser(classes, allow_abbrev=False)
-    if "method" in known:
-        _start_from(parser, _method(config, flags))
-    try:
-        return parser.parse_args_and_config(arguments)
-    except SystemExit as error:
-        raise ValueError("the fields above are not valid; `graceful fields` lists them") from error
+            flagged.append(name)
+    return _made(classes, content, f"--config {config}", flags, flagged)
 
 
 def recipe_from_fields(fields: Mapping[str, Any], where: str) -> Recipe:
@@ -61,46 +75,63 @@ def recipe_from_fields(fields: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         ValueError: a field that does not exist (names the nearest), or a value that is not valid.
     """
-    for name in fields:
-        check_name(name, recipe_fields(), where, "field", "`graceful fields` lists all.")
-    parser = TrlParser(RECIPE_CLASSES, allow_abbrev=False)
-    _start_from(parser, fields.get("method"))
-    parser.set_defaults_with_config(**fields)
     try:
-        return parser.parse_args_into_dataclasses(args=[])
-    except SystemExit as error:
-        raise ValueError(f"{where}: the fields above are not valid; `graceful fields` lists them") from error
+        return _made(RECIPE_CLASSES, fields, where, [], [])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        message = str(error)
+        raise ValueError(message if where in message else f"{where}: {message}") from error
 
 
-def _method(config: str | None, flags: Sequence[str]) -> str | None:
-    """What the flags, or else the file, say of `method`; the parser itself sees whether that is valid."""
+def _made(
+    classes: tuple[type, ...], fields: Mapping[str, Any], where: str, flags: Sequence[str], flagged: Sequence[str]
+) -> Any:
+    """One object of each class, from `fields` of a file and from flags, whose names are `flagged`."""
+    known = _types(classes)
+    for name in fields:
+        check_name(name, known, where, "field", "`graceful fields` lists all.")
+    for name, value in fields.items():
+        try:
+            check_value(name, value, known[name])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    parser = _Parser(classes, allow_abbrev=False)
+    if "method" in known:
+        method = _method(flags) or fields.get("method")
+        parser.set_defaults(**method_settings(str(method), {*fields, *flagged}))
+    for action in parser._actions:
+        # `check_value` names the nearest choice as well.
+        action.choices = None
+    parser.set_defaults_with_config(**fields)
+    given = vars(parser.parse_args(list(flags)))
+    for name in flagged:
+        check_value(name, given[name], known[name])
+    return tuple(
+        cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.init}) for cls in classes
+    )
+
+
+def _set_environment(variables: object, where: str) -> None:
+    """Set the environment variables that a recipe names under `env`."""
+    if variables is None:
+        return
+    if not isinstance(variables, dict):
+        raise ValueError(f"{where}: env={short(variables)} is not valid: it must be a mapping of names to values")
+    os.environ.update({str(name): str(value) for name, value in variables.items()})
+
+
+def _method(flags: Sequence[str]) -> str | None:
+    """What the flags say of `method`; the parser itself sees whether that is valid."""
     for place, flag in enumerate(flags):
         if flag == "--method" and place + 1 < len(flags):
             return flags[place + 1]
         if flag.startswith("--method="):
             return flag.removeprefix("--method=")
-    return None if config is None else read_yaml(config).get("method")
-
-
-def _start_from(parser: TrlParser, method: str | None) -> None:
-    """Make the settings of a method the parser's defaults, which everything else beats."""
-    parser.set_defaults(**METHODS.get(str(method), {}))
+    return None
 
 
 def read_yaml(config: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `FileNotFoundError`, or `ValueError` where it is something else."""
-    path = Path(config)
-    if not path.is_file():
-        raise FileNotFoundError(f"--config {config}: there is no such file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {config} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"--config {config} must hold fields and values (`learning_rate: 1e-4`)")
-    return {str(name): value for name, value in content.items()}
+    """The mapping in a YAML file of `--config`; raises as `read_mapping` does."""
+    return read_mapping(config, f"--config {config}")
 
 
 def check_name(name: str, known: Collection[str], where: str, what: str, otherwise: str = "") -> None:

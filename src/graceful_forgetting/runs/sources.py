@@ -1,5 +1,7 @@
 """Where a run's models and data come from: a world, known tasks, or the user's own files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import get_args
 from datasets import Dataset
 
 from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
 from graceful_forgetting.training.preparation import SCORE_COLUMN
 from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
@@ -67,6 +70,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     Raises:
         ValueError: an unknown world or task, no model, wrong columns.
         FileNotFoundError: a path that is not there.
+        ConnectionError: data on the hub that cannot be had.
     """
     if arguments.world is not None:
         return _world_sources(arguments, arguments.world, model_name_or_path, seed)
@@ -78,25 +82,44 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     base, never_knew = _base_and_twin(resolve_model_name(model_name_or_path))
     assert arguments.learning_task is not None
     assert arguments.forgetting_tasks is not None
-    learning = resolve_task(arguments.learning_task)
-    source = task_source(learning, arguments.data_source)
-    train, validation = _training_and_validation_rows(learning, source, arguments, seed)
+    with _at_hand("learning_task", arguments.learning_task):
+        learning = resolve_task(arguments.learning_task)
+        source = _task_source(learning, arguments)
+        train, validation = _training_and_validation_rows(learning, source, arguments, seed)
+        test = _test_rows(learning, arguments, seed)
     forgetting: dict[str, ForgettingSource] = {}
     for name in arguments.forgetting_tasks:
-        task = resolve_task(name)
-        if task.name in forgetting:
-            raise ValueError(f"forgetting_tasks names {task.name!r} twice")
-        forgetting[task.name] = _forgetting_source(task, arguments, seed)
+        with _at_hand("forgetting_tasks", name):
+            task = resolve_task(name)
+            if task.name in forgetting:
+                raise ValueError(f"forgetting_tasks names {task.name!r} twice")
+            forgetting[task.name] = _forgetting_source(task, arguments, seed)
     return Sources(
         model=base,
         never_knew=never_knew,
         learning_name=learning.name,
         learning_train=train,
-        learning_test=_test_rows(learning, arguments, seed),
+        learning_test=test,
         learning_task=learning,
         forgetting=forgetting,
         learning_validation=validation,
     )
+
+
+@contextmanager
+def _at_hand(argument: str, name: str) -> Iterator[None]:
+    """Name the field of the recipe, and its own remedies, where data on the hub cannot be had."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise ConnectionError(f"{argument}={name!r}: {str(error).replace(' source=', ' data_source=')}") from error
+
+
+def _task_source(task: Task, arguments: RunArguments) -> str | Path:
+    source = task_source(task, arguments.data_source)
+    if task.path is None and source == "hub":
+        work_offline_if_unreachable()
+    return source
 
 
 def _base_and_twin(model_name_or_path: str) -> tuple[str, str | None]:
@@ -137,7 +160,7 @@ def check_model_path(argument: str, value: str) -> None:
 
 
 def _test_rows(task: Task, arguments: RunArguments, seed: int) -> Dataset | None:
-    source = task_source(task, arguments.data_source)
+    source = _task_source(task, arguments)
     if "test" not in available_splits(task, source):
         return None
     rows = load_task(task, "test", source=source, limit=arguments.eval_limit, seed=seed, require_completion=False)
@@ -145,7 +168,7 @@ def _test_rows(task: Task, arguments: RunArguments, seed: int) -> Dataset | None
 
 
 def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> ForgettingSource:
-    source = task_source(task, arguments.data_source)
+    source = _task_source(task, arguments)
     rows = load_task(
         task, "train", source=source, limit=arguments.forgetting_limit, seed=seed, require_completion=False
     )

@@ -5,7 +5,7 @@ breaks something is mended here. The lowest rooms need some of them, so this fil
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -42,17 +42,12 @@ def without_telemetry(trainer_class: type[T]) -> type[T]:
     return trainer_class
 
 
-def presented_as(name: str, paper: Mapping[str, str], tags: Sequence[str]) -> Callable[[type[T]], type[T]]:
-    """Class decorator: how TRL names the trainer, its paper (`title`, `id` on arXiv, `citation`) and its tags.
+def present_as(trainer: Any, name: str, paper: Mapping[str, str], tags: Sequence[str]) -> None:
+    """How TRL names this trainer, its paper (`title`, `id` on arXiv, `citation`; or nothing) and its tags.
 
     For TRL 1.16, whose trainers say so in private class attributes. Can go when `create_model_card` takes them.
     """
-
-    def decorate(trainer_class: type[T]) -> type[T]:
-        trainer_class._name, trainer_class._paper, trainer_class._tag_names = name, dict(paper), list(tags)
-        return trainer_class
-
-    return decorate
+    trainer._name, trainer._paper, trainer._tag_names = name, dict(paper), list(tags)
 
 
 class HoldsState(Protocol):

@@ -105,6 +105,8 @@ class Method:
         args: settings; `args.seed` is that of random choices and of the trial runs.
         rows, models, directory: see above.
         announce: receives what a user should hear of.
+        beside: another method of the same run, whose self-knowledge serves this one too.
+        prefix: of the names of its stages, where the run has several methods.
     """
 
     def __init__(
@@ -114,12 +116,16 @@ class Method:
         models: MethodModels,
         directory: RunDirectory,
         announce: Callable[[str], None],
+        beside: "Method | None" = None,
+        prefix: str = "",
     ):
         self.args = args
         self.rows = rows
         self.models = models
         self.directory = directory
         self.announce = announce
+        self.beside = beside
+        self.prefix = prefix
         self.choice_seed = args.seed
         self._stages: dict[str, Stage] = {}
 
@@ -127,6 +133,12 @@ class Method:
         if name not in self._stages:
             self._stages[name] = make()
         return self._stages[name]
+
+    def _made(
+        self, name: str, settings: dict[str, Any], inputs: list[Stage], build: Callable[[Path, str], dict[str, Any]]
+    ) -> Stage:
+        """The stage under the method's prefix, once."""
+        return self._once(name, lambda: self.directory.stage(self.prefix + name, settings, inputs, build))
 
     # What the settings need ------------------------------------------------------------------------------------------
 
@@ -153,6 +165,8 @@ class Method:
 
     def self_knowledge(self) -> Stage:
         """The base model's own answers to the forgetting prompts, or the given ones; tokenised."""
+        if self.beside is not None:
+            return self.beside.self_knowledge()
         pool = self.rows.forgetting
         assert pool is not None
         elicits = needs_elicitation(pool, self.args.forget_answers)
@@ -214,7 +228,7 @@ class Method:
                     self.rows.learning,
                     config,
                     self.rows.tokenizer,
-                    resume_dir=self.directory.work_folder("posterior", key),
+                    resume_dir=self.directory.work_folder(f"{self.prefix}posterior", key),
                     with_fisher=with_fisher,
                 )
 
@@ -237,7 +251,7 @@ class Method:
             return {"estimator": config.estimator, "samples": posterior.metadata["num_samples"]}
 
         settings = {**asdict(config), "with_fisher": with_fisher}
-        return self._once("posterior", lambda: self.directory.stage("posterior", settings, [reference], build))
+        return self._made("posterior", settings, [reference], build)
 
     def scores(self) -> Stage:
         """The self-knowledge with a score a row, by default its forgetting confidence."""
@@ -251,14 +265,14 @@ class Method:
             scored.save_to_disk(str(folder / ROWS_FOLDER))
             return {"scored": len(scored)}
 
-        return self.directory.stage("scores", {"data": self.rows.key("forgetting")}, [], build)
+        return self.directory.stage(f"{self.prefix}scores", {"data": self.rows.key("forgetting")}, [], build)
 
     def interference(self) -> Stage | None:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""
         if self.args.posterior_parameters not in ("trainable", "merged"):
             return None
         config = ConfidenceConfig(scorer="interference", batch_size=self.args.confidence_batch_size)
-        return self._scored("interference", config, True)
+        return self._scored("effect_of_learning", config, True)
 
     def _scored(self, name: str, config: ConfidenceConfig, with_posterior: bool) -> Stage:
         knowledge = self.self_knowledge()
@@ -274,7 +288,7 @@ class Method:
                     config,
                     self.rows.tokenizer,
                     learning=self.rows.learning if with_learning else None,
-                    resume_dir=self.directory.work_folder(name, key),
+                    resume_dir=self.directory.work_folder(self.prefix + name, key),
                     announce=self.announce,
                 )
             scored = _without_source(scored)
@@ -283,7 +297,7 @@ class Method:
 
         settings = asdict(config) | ({"learning": self.rows.key("learning")} if with_learning else {})
         inputs = [knowledge] if posterior is None else [knowledge, posterior]
-        return self._once(name, lambda: self.directory.stage(name, settings, inputs, build))
+        return self._made(name, settings, inputs, build)
 
     def selection(self) -> Stage:
         """The samples to unlearn, by their scores or by trial runs."""
@@ -300,7 +314,7 @@ class Method:
                 self.announce(nothing_selected(audit))
             return {"scored": len(scored), "chosen": len(selected)}
 
-        return self._once("selection", lambda: self.directory.stage("selection", settings, [scores], build))
+        return self._made("selection", settings, [scores], build)
 
     def _by_trial(self, scores: Stage, settings: Mapping[str, Any]) -> Stage:
         tried = candidates_stage(self.directory, scores, settings, self.args.forget_trials == "both")

@@ -7,16 +7,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from jinja2 import Environment, StrictUndefined
 from trl import SFTConfig
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.results.arms import capitalised, method_title
 from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.runtime.version import __version__
-from graceful_forgetting.training.preparation import TASK_COLUMN, Preparation
+from graceful_forgetting.training.checks import unlearns
+from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN, Preparation
 
 NAME = "LWF (Learning With Forgetting)"
-TAGS = ("trl", "sft", "graceful-forgetting", "learning-with-forgetting")
+TAGS = ("trl", "sft", "graceful-forgetting")
 PAPER = {
     "title": "Graceful Forgetting in Generative Language Models",
     "id": "2505.19715",
@@ -57,6 +60,24 @@ _LOGGED = {
 }
 
 
+def presentation(
+    args: LWFConfig, forget_dataset: Dataset | None, preparation: Preparation | None
+) -> tuple[str, Mapping[str, str], Sequence[str]]:
+    """Name, paper and tags of what a run does: those of the paper's method where it is that.
+
+    A forget_dataset that comes scored may be by any score, so that the settings do not name the method.
+    """
+    if not unlearns(args, forget_dataset, preparation) and args.baseline is None:
+        return "SFT", {}, TAGS
+    given = (
+        {}
+        if forget_dataset is None or SCORE_COLUMN not in forget_dataset.column_names
+        else {"confidence_scorer": "given scores"}
+    )
+    title = method_title(vars(args) | given)
+    return (NAME, PAPER, (*TAGS, "learning-with-forgetting")) if title == "LWF" else (title, {}, TAGS)
+
+
 def add_section(card: Path, section: str) -> None:
     """Put a section into the card that TRL has written, before the versions of the packages."""
     before, heading, after = card.read_text(encoding="utf-8").partition("### Framework versions")
@@ -65,6 +86,7 @@ def add_section(card: Path, section: str) -> None:
 
 
 def card_section(
+    name: str,
     args: LWFConfig,
     samples: int,
     preparation: Preparation | None,
@@ -74,6 +96,7 @@ def card_section(
     """Markdown on what was forgotten, with what settings and to what effect.
 
     Args:
+        name: of the method, as `presentation` has it.
         args: settings of the run.
         samples: how many are unlearned; 0 where nothing is.
         preparation: what they were selected from; none where that is not at hand, as in a resumed run.
@@ -84,6 +107,7 @@ def card_section(
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         unlearned=samples > 0,
+        method="Learning *with* forgetting" if name == NAME else _cell(capitalised(name)),
         samples=samples,
         baseline=args.baseline,
         scored=0 if preparation is None else len(preparation.scored),

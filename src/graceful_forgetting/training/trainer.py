@@ -27,7 +27,7 @@ from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
-from graceful_forgetting.training.model_card import NAME, PAPER, TAGS, add_section, card_section
+from graceful_forgetting.training.model_card import add_section, card_section, presentation
 from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
     Preparation,
@@ -52,7 +52,6 @@ CHECKPOINT_FOLDER = "unlearning"
 
 
 @internals.with_state_in_checkpoints
-@internals.presented_as(NAME, PAPER, TAGS)
 class LWFTrainer(PlainTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
@@ -127,6 +126,8 @@ class LWFTrainer(PlainTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
+        self._presentation = presentation(args, self._forget_dataset, preparation)
+        internals.present_as(self, *self._presentation)
         super().__init__(model, args, *positional, **keywords)
         if self.unlearning_enabled or args.baseline is not None:
             self._check()
@@ -180,7 +181,10 @@ class LWFTrainer(PlainTrainer):
             self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
             if "selection" in stages:
                 self._say_what_is_unlearned(self.preparation)
-            if self._compares_with_plain and len(self.preparation.selected) > 0:
+            # Trial runs have been held against it: where it is not at hand, it is not made for this alone.
+            at_hand = "reference" in stages and self.args.reference_share == 1
+            untried = self.args.forget_trials == "none"
+            if self._compares_with_plain and len(self.preparation.selected) > 0 and (untried or at_hand):
                 with method.models.trained(method.models.plain(1.0)) as model:
                     self.preparation.plain = trained_weights(model)
         return self.preparation
@@ -264,10 +268,8 @@ class LWFTrainer(PlainTrainer):
 
     @property
     def _compares_with_plain(self) -> bool:
-        """Whether plain fine-tuning is made to compare with; trial runs have been held against it."""
-        tried = self.args.forget_trials != "none"
-        comes_scored = checks.is_scored(self._forget_dataset)
-        return self._may_fall_back and not comes_scored and self.optimizer is None and not tried
+        """Whether the stages before training may give plain fine-tuning to compare with."""
+        return self._may_fall_back and not checks.is_scored(self._forget_dataset) and self.optimizer is None
 
     def _keep_better(self) -> None:
         """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
@@ -414,5 +416,6 @@ class LWFTrainer(PlainTrainer):
         samples = 0 if self._updates is None else len(self._updates.samples)
         preparation = self.preparation if self.unlearning_enabled else None
         summary = self.unlearning_summary()
-        section = card_section(self.args, samples, preparation, self.state.log_history, summary)
+        name = self._presentation[0]
+        section = card_section(name, self.args, samples, preparation, self.state.log_history, summary)
         add_section(Path(self.args.output_dir) / "README.md", section)

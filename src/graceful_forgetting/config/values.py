@@ -1,0 +1,225 @@
+"""Values of fields as a recipe or command line gives them, checked against type and range before they are used.
+
+TRL and transformers declare types and check few of them; the ranges of their fields that a run depends on are here.
+"""
+
+import math
+import reprlib
+import types
+from datetime import date
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_SHORT.maxlevel = 3
+
+_COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "dataset_num_proc",
+    "max_length",
+    "save_total_limit",
+    "eval_accumulation_steps",
+    "dataloader_prefetch_factor",
+    "torch_empty_cache_steps",
+    "lora_r",
+)
+_NOT_NEGATIVE = (
+    "dataloader_num_workers",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "eval_delay",
+    "neftune_noise_alpha",
+    "router_aux_loss_coef",
+)
+_ABOVE_0 = ("num_train_epochs", "adam_epsilon", "logging_steps", "save_steps", "eval_steps")
+# Name of a field -> lowest and highest value, whether each of them is allowed, and both in words.
+Range = tuple[float, float, bool, bool, str]
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(_COUNTS, (1, math.inf, True, True, "a whole number of at least 1")),
+    **dict.fromkeys(_NOT_NEGATIVE, (0, math.inf, True, True, "0 or more")),
+    **dict.fromkeys(_ABOVE_0, (0, math.inf, False, True, "above 0")),
+    **dict.fromkeys(("seed", "data_seed", "world_seed"), (0, 2**32 - 1, True, True, "from 0 to 2**32 - 1")),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1, True, False, "from 0 to below 1")),
+    "label_smoothing_factor": (0, 1, True, False, "from 0 (off) to below 1"),
+    "max_steps": (-1, math.inf, True, True, "at least 1, or -1 to train for num_train_epochs"),
+    # Its square is a factor in 32 bit.
+    "confidence_step_size": (0, 1e18, False, True, "above 0 and at most 1e18"),
+}
+# The largest number of 32 bit, which all that is computed with has to fit into.
+_LARGEST = 3.4e38
+
+
+def short(value: object) -> str:
+    """The value as Python writes it, cut to a line."""
+    return _SHORT.repr(value)
+
+
+def check_value(name: str, value: object, annotation: Any) -> None:
+    """Refuse a value that its field cannot have. Text counts as what it reads as (`1e-4` is text in YAML).
+
+    Args:
+        name: of the field, as the user typed it.
+        value: from YAML, or from the command line.
+        annotation: the field's type.
+
+    Raises:
+        ValueError: names the field, the value (cut) and what is valid.
+    """
+    value = _as_typed(value, annotation)
+    _check_finite(name, value)
+    if not _fits(value, annotation):
+        valid = _in_words(annotation) + _hint(value, annotation)
+        raise ValueError(f"{name}={short(value)} is not valid: it must be {valid}")
+    number = _number(value)
+    bounds = RANGES.get(name)
+    if number is not None and bounds is not None:
+        lowest, highest, with_lowest, with_highest, text = bounds
+        above = number >= lowest if with_lowest else number > lowest
+        below = number <= highest if with_highest else number < highest
+        if not (above and below) or (name == "max_steps" and number == 0):
+            raise ValueError(f"{name}={short(value)} is not valid: it must be {text}")
+
+
+def check_share_or_count(name: str, value: object) -> None:
+    """Refuse what is neither a share in (0, 1] nor a whole number of at least 1. Raises `ValueError`."""
+    if isinstance(value, float):
+        valid, expected = 0 < value <= 1, "a share must be in (0, 1]"
+    else:
+        valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        expected = "it must be a share in (0, 1] or a whole number of samples of at least 1"
+    if not valid:
+        raise ValueError(f"{name}={short(value)} is not valid: {expected}")
+
+
+def _check_finite(name: str, value: object) -> None:
+    for part in _parts(value):
+        # Infinity turns the guard off on a command line, which has no null.
+        off = name == "guard_margin" and part == math.inf
+        number = _number(part)
+        if number is not None and not abs(number) <= _LARGEST and not off:
+            raise ValueError(f"{name}={short(value)} is not valid: it must be a finite number of at most {_LARGEST}")
+
+
+def _parts(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [part for item in value.values() for part in _parts(item)]
+    if isinstance(value, list | tuple):
+        return [part for item in value for part in _parts(item)]
+    return [value]
+
+
+def _number(value: object) -> float | None:
+    """The value as a float where it is a number, else none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _as_typed(value: object, annotation: Any) -> object:
+    """Text that reads as a number, or as true or false, where its field takes those and no text; else the value."""
+    kinds = _alternatives(annotation)
+    if not isinstance(value, str) or str in kinds:
+        return value
+    if bool in kinds and value.lower() in ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"):
+        return True
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    kinds = _alternatives(annotation)
+    names = _choices(annotation)
+    if names is not None and isinstance(value, str):
+        return value in names
+    return any(_fits_one(value, kind) for kind in kinds)
+
+
+def _fits_one(value: object, kind: Any) -> bool:
+    if kind is Any:
+        return True
+    if kind is type(None):
+        return value is None
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    origin = get_origin(kind)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(kind))
+    if origin is list or kind is list:
+        (item,) = get_args(kind) or (Any,)
+        return isinstance(value, list) and all(_fits_one(each, item) for each in value)
+    if origin is dict or kind is dict:
+        _, item = get_args(kind) or (Any, Any)
+        return isinstance(value, dict) and all(_fits_one(each, item) for each in value.values())
+    return isinstance(value, kind)
+
+
+def _choices(annotation: Any) -> list[str] | None:
+    """The names that a text may be one of; none where any text will do."""
+    found: list[str] = []
+    for kind in _alternatives(annotation):
+        if get_origin(kind) is Literal:
+            found += [choice for choice in get_args(kind) if isinstance(choice, str)]
+        elif isinstance(kind, type) and issubclass(kind, Enum):
+            found += [str(each.value) for each in kind]
+    return found or None
+
+
+def _in_words(annotation: Any) -> str:
+    names = _choices(annotation)
+    if names is not None:
+        return "one of " + ", ".join(names)
+    words = [_word(kind) for kind in _alternatives(annotation) if kind is not type(None)]
+    return " or ".join(dict.fromkeys(words))
+
+
+def _word(kind: Any) -> str:
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if kind in plain:
+        return plain[kind]
+    origin = get_origin(kind) or kind
+    if origin is list:
+        items = {str: "text", int: "whole numbers"}.get((get_args(kind) or (Any,))[0], "values")
+        return f"a list of {items}"
+    if origin is dict:
+        _, item = get_args(kind) or (Any, Any)
+        return "a mapping of names to " + {float: "numbers", bool: "true or false"}.get(item, "values")
+    return str(getattr(kind, "__name__", kind))
+
+
+def _hint(value: object, annotation: Any) -> str:
+    kinds = _alternatives(annotation)
+    names = _choices(annotation)
+    if names is not None:
+        if value is False and "no" in names:
+            return '; write "no" in quotation marks, since YAML reads it as false without'
+        near = get_close_matches(str(value), names, n=1)
+        return f"; did you mean {near[0]!r}?" if near else ""
+    if isinstance(value, str) and list[str] in kinds:
+        return f": write [{value[:60]}]"
+    if value is None:
+        return "; leave the field out for its default"
+    if str in kinds and isinstance(value, int | float) and not isinstance(value, bool):
+        return f': write "{short(value)}" in quotation marks'
+    if str in kinds and isinstance(value, bool | date):
+        return ": write it in quotation marks, which YAML needs for a word that means true or false, or a date"
+    return ""

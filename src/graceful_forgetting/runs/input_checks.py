@@ -1,0 +1,147 @@
+"""What the inputs of a run already show, said before a model is loaded: lengths, and names of parts of the model."""
+
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, SchedulerType, Trainer, get_scheduler
+from transformers.integrations import get_available_reporting_integrations
+from transformers.pytorch_utils import Conv1D
+
+from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config.fields import mapping_of
+from graceful_forgetting.data import context_length, tokenize_prompt
+from graceful_forgetting.gradients.parameters import matching_names, unrestricted_names
+from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.training.preparation import needs_elicitation
+
+
+def check_answers_fit(run: RunArguments, lwf: LWFConfig, inputs: RunInputs) -> None:
+    """Refuse prompts after which the context has no room for the answers that are generated.
+
+    Raises:
+        ValueError: names the task, the row, the field and what fits; a learning example as `RunInputs` does.
+    """
+    _ = inputs.learning_rows
+    context = context_length(inputs.base_config)
+    if context is None:
+        return
+    if run.generates:
+        for name, (rows, _, _) in inputs.test_sets.items():
+            _check_fit(
+                "eval_max_new_tokens", run.eval_max_new_tokens, f"test prompt of {name!r}", rows, inputs, context
+            )
+    given = lwf.forget_answers == "given" or inputs.come_scored
+    for name, source in inputs.sources.forgetting.items():
+        elicited = not given and needs_elicitation(source.prompts, lwf.forget_answers)
+        if elicited and lwf.elicitation_server_url is None:
+            tokens = lwf.elicitation_max_new_tokens
+            _check_fit("elicitation_max_new_tokens", tokens, f"prompt of {name!r}", source.prompts, inputs, context)
+
+
+def _check_fit(field: str, new: int, what: str, rows: Dataset, inputs: RunInputs, context: int) -> None:
+    lengths = []
+    with progress_bar(f"checking each {what}", "rows", len(rows), delay=2) as bar:
+        for row in rows:
+            lengths.append(len(tokenize_prompt(row, inputs.tokenizer)))
+            bar.update()
+    longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
+    if longest is None or lengths[longest] + new <= context:
+        return
+    row = rows["row"][longest] if "row" in rows.column_names else longest
+    room = context - lengths[longest]
+    fix = f"set {field} to at most {room}" if room > 0 else "shorten it or remove it"
+    raise ValueError(
+        f"{field}={new} does not fit: the longest {what} (row {row}) has {lengths[longest]} tokens of the model's "
+        f"context of {context}; {fix}"
+    )
+
+
+def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> None:
+    """Refuse names of modules and parameters that the model does not have, told by its configuration alone.
+
+    Raises:
+        ValueError: names the field, its value and what the model's names are like.
+    """
+    covered = lwf.posterior_config().covered
+    lora = model.lora_config()
+    if lora is None and (covered.pattern, covered.last_blocks) == (None, None):
+        return
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(
+            inputs.base_config, trust_remote_code=inputs.loader.trust_remote_code
+        )
+        if lora is not None:
+            _check_targets(model.lora_target_modules or [], network)
+            network = get_peft_model(network, lora)
+    try:
+        matching_names(unrestricted_names(network, covered.space), covered.pattern, covered.last_blocks)
+    except ValueError as error:
+        raise ValueError(str(error).replace("parameters=", "posterior_parameters=", 1)) from error
+
+
+def _check_targets(targets: list[str], network: nn.Module) -> None:
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name, _ in network.named_modules()):
+            raise ValueError(
+                f"lora_target_modules has {target!r}, and no module of the model has that name: its linear layers are "
+                f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear}))}"
+            )
+
+
+def check_quotas(lwf: LWFConfig, inputs: RunInputs) -> None:
+    """Refuse numbers of samples that the forgetting tasks cannot have, before any is scored.
+
+    Raises:
+        ValueError: names the field, the value and what there is.
+    """
+    draws = lwf.elicitation_num_samples_per_prompt
+    most = {name: draws * len(source.prompts) for name, source in inputs.sources.forgetting.items()}
+    if lwf.forget_count is not None and lwf.forget_count > sum(most.values()):
+        raise ValueError(
+            f"forget_count={lwf.forget_count} is more than there is: the forgetting tasks have {sum(most.values())} "
+            "samples; set fewer"
+        )
+    for name, amount in mapping_of("forget_quotas", lwf.forget_quotas).items():
+        if name not in most:
+            near = get_close_matches(name, most, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"forget_quotas names {name!r}: {hint}The forgetting tasks are {', '.join(most)}")
+        if isinstance(amount, int) and amount > most[name]:
+            raise ValueError(f"forget_quotas[{name!r}]={amount} is more than its {most[name]} samples; set fewer")
+
+
+def check_training_parts(lwf: LWFConfig) -> None:
+    """Refuse an optimizer, a schedule or a tracker that cannot be made here, as training would after other stages.
+
+    Raises:
+        ValueError: names the field, its value and what is missing.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(lwf)
+    except ImportError as error:
+        raise ValueError(f"optim={lwf.optim.value!r}: {error}") from error
+    except ValueError:
+        # Of an optimizer that has to see the model.
+        pass
+    schedule = SchedulerType(lwf.lr_scheduler_type).value
+    kwargs: Any = lwf.lr_scheduler_kwargs or {}
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    try:
+        get_scheduler(schedule, optimizer, num_warmup_steps=1, num_training_steps=10, scheduler_specific_kwargs=kwargs)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"lr_scheduler_type={schedule!r} with lr_scheduler_kwargs={kwargs}: {error}") from error
+    known = set(get_available_reporting_integrations())
+    for name in [lwf.report_to] if isinstance(lwf.report_to, str) else lwf.report_to or []:
+        if name not in known | {"none", "all"}:
+            raise ValueError(
+                f"report_to={name!r} is not installed, or no tracker that transformers knows: use "
+                f"{', '.join(sorted(known | {'none'}))}, or install it"
+            )
