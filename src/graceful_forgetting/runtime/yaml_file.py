@@ -12,12 +12,20 @@ _DEEPEST = 50
 
 
 def read_mapping(path: str | Path, where: str) -> dict[str, Any]:
-    """The mapping in a YAML file; `where` names the file in errors, as the user typed it.
+    """The mapping in a YAML file; raises as `read_yaml`, and `ValueError` where it holds something else."""
+    _, content = read_yaml(path, where)
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must hold keys and values (`key: value`)")
+    return {str(name): value for name, value in content.items()}
+
+
+def read_yaml(path: str | Path, where: str) -> tuple[str, Any]:
+    """The text of a YAML file and what it holds; `where` names the file in errors, as the user typed it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not UTF-8, not YAML, no mapping, the same key twice, aliases that contain themselves or grow without
-            measure, lists in lists without end.
+        ValueError: not UTF-8, not YAML, the same key twice, aliases that contain themselves or grow without measure,
+            lists in lists without end.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -40,12 +48,11 @@ def read_mapping(path: str | Path, where: str) -> dict[str, Any]:
     except (ValueError, OverflowError) as error:
         # A date or a number that YAML's grammar accepts and Python does not.
         message = str(error)
-        raise ValueError(message if message.startswith(where) else f"{where}: {message[:200]}") from error
+        unread = f"{where} has a value that cannot be read ({message.partition(';')[0][:120]}): write it in quotes"
+        raise ValueError(message if message.startswith(where) else unread) from error
     finally:
         loader.dispose()
-    if not isinstance(content, dict):
-        raise ValueError(f"{where} must hold keys and values (`key: value`)")
-    return {str(name): value for name, value in content.items()}
+    return text, content
 
 
 def _check(node: yaml.Node, where: str, sizes: dict[int, float], depth: int) -> float:

@@ -18,12 +18,12 @@ from typing import Any, get_args
 
 import regex
 
+from graceful_forgetting.runtime.yaml_file import read_yaml
 from graceful_forgetting.tasks.answers import PARSERS, Parser, RunawayPatternError, regex_parser
 from graceful_forgetting.tasks.jsonl import split_files
 from graceful_forgetting.tasks.multiple_choice import LETTERS
 from graceful_forgetting.tasks.task import SPLITS, Row, Task, TaskMetric, shown
 from graceful_forgetting.tasks.templates import expression, expression_variables, template, variables
-from graceful_forgetting.tasks.yaml_file import read_yaml
 
 _KEYS = (
     *("name", "description", "licence", "language"),
@@ -41,7 +41,7 @@ class _File:
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"no task file at {path.absolute()}")
-        text, content = read_yaml(path)
+        text, content = read_yaml(path, str(path))
         if not isinstance(content, dict):
             raise ValueError(f"{path} must hold keys and values (`prompt: ...`); keys: {', '.join(_KEYS)}")
         self.content = content
