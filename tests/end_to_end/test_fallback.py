@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
@@ -160,8 +161,8 @@ def test_no_plain_run_is_made_for_nothing(tmp_path, make_model, tokenizer, learn
 
 
 def test_a_run_falls_back_on_rows_that_the_learning_limit_leaves_over(recipe, tmp_path, learning):
-    text = recipe.read_text() + "learning_limit: 12\nguard_margin: null\nunlearn_learning_rate: 0.5\n"
-    recipe.write_text(text + "unlearn_objective: gradient_ascent\n")
+    changes = HARMFUL | {"learning_limit": 12, "unlearn_learning_rate": 0.5}
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | changes))
     folder = tmp_path / "run"
     assert main(["train", "--config", str(recipe), "--output_dir", str(folder)]) == 0
     guard = json.loads((folder / "lwf" / "seed-3" / "unlearning.json").read_text())["guard"]
