@@ -1,5 +1,6 @@
 """Runs that must be the same run: unlearning off, resumed, split into other micro-batches."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from trl import SFTConfig, SFTTrainer
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 
+# transformers 5.19, the oldest that is admitted, has the old name alone; newer ones warn of it.
+NEW_NAME = "activation_checkpointing" in {field.name for field in fields(SFTConfig)}
+CHECKPOINTING = "activation_checkpointing" if NEW_NAME else "gradient_checkpointing"
+
 COMMON: dict[str, Any] = {
     "max_steps": 9,
     "per_device_train_batch_size": 4,
@@ -19,7 +24,7 @@ COMMON: dict[str, Any] = {
     "logging_steps": 1,
     "save_strategy": "no",
     "bf16": False,
-    "activation_checkpointing": False,
+    CHECKPOINTING: False,
     "disable_tqdm": True,
     "seed": 7,
 }
