@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig
 
@@ -21,6 +20,7 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.examination import examination_settings, examine
 from graceful_forgetting.runs.input_checks import check_answers_fit, check_parts, check_quotas, check_training_parts
 from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
 from graceful_forgetting.runs.training import arm_args, run_training
@@ -34,47 +34,6 @@ from graceful_forgetting.training.topology import check_topology, requested_topo
 from graceful_forgetting.training.trials import trial_args
 
 logger = logging.getLogger(__name__)
-
-
-class RunRows:
-    """`MethodRows` of a run.
-
-    Args:
-        inputs: what the run reads.
-        lwf: its settings.
-    """
-
-    def __init__(self, inputs: RunInputs, lwf: LWFConfig):
-        self._inputs = inputs
-        self._given = lwf.forget_answers == "given" or inputs.come_scored
-
-    @property
-    def learning(self) -> Dataset:
-        """Tokenised learning examples."""
-        return self._inputs.learning_rows
-
-    @cached_property
-    def forgetting(self) -> Dataset:
-        """The forgetting prompts; with `forget_answers` 'given', or where they come scored, with their answers."""
-        return self._inputs.forgetting_answers if self._given else self._inputs.forgetting_prompts
-
-    @property
-    def tokenizer(self) -> Any:
-        """Of the base model."""
-        return self._inputs.tokenizer
-
-    @property
-    def what_counts(self) -> Mapping[str, Any]:
-        """As in the learning rows."""
-        return self._inputs.what_counts
-
-    def key(self, of: Literal["model", "learning", "forgetting"]) -> Any:
-        """Content hashes."""
-        if of == "model":
-            return self._inputs.base_fingerprint
-        if of == "learning":
-            return self._inputs.data_fingerprints["learning_train"]
-        return self._inputs.forgetting_fingerprint(given=self._given)
 
 
 def other_methods(names: Sequence[str], lwf: LWFConfig) -> list[MethodName]:
