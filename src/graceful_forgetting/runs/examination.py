@@ -21,6 +21,7 @@ def examination_settings(run: RunArguments, inputs: RunInputs, general_ability: 
     """All that decides the outcome but the model."""
     return {
         "max_new_tokens": run.eval_max_new_tokens,
+        "tokenizer": inputs.tokenizer_fingerprint,
         "general_ability": general_ability.settings(),
         "tasks": {
             name: None if task is None else [task.metric, task.definition]

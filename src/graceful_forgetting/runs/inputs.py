@@ -9,7 +9,13 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import assistant_template, context_length, tokenize_dataset
+from graceful_forgetting.data import (
+    assistant_template,
+    context_length,
+    fingerprint_tokenizer,
+    settled_tokenizer,
+    tokenize_dataset,
+)
 from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
@@ -32,6 +38,7 @@ class RunInputs:
     """
 
     def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
+        self._lwf = lwf
         self.max_length = lwf.max_length
         self.assistant_only = lwf.assistant_only_loss
         self.prompts_count = lwf.completion_only_loss is False
@@ -42,7 +49,12 @@ class RunInputs:
 
     @cached_property
     def tokenizer(self) -> Any:
-        return self.loader.tokenizer(self.sources.model)
+        """The one that every stage uses, and that is saved beside every model."""
+        return settled_tokenizer(self.loader.tokenizer(self.sources.model), self._lwf)
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        return fingerprint_tokenizer(self.tokenizer)
 
     @property
     def what_counts(self) -> dict[str, Any]:

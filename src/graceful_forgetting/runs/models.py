@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from graceful_forgetting.config.fields import setting
-from graceful_forgetting.data import require_pad_token
 
 # Parameters below which one CPU thread is used; `docs/log.md` has the measurement.
 SMALL_MODEL = 2_000_000
@@ -90,12 +89,10 @@ class ModelLoader:
         self.device = device
 
     def tokenizer(self, path: str | Path) -> PreTrainedTokenizerBase:
-        """The tokenizer of a model, with a pad token (its EOS token where it has none of its own)."""
-        tokenizer = AutoTokenizer.from_pretrained(
+        """The tokenizer of a model as it is there; see `settled_tokenizer`."""
+        return AutoTokenizer.from_pretrained(
             str(path), revision=self._revision(path), trust_remote_code=self.trust_remote_code
         )
-        require_pad_token(tokenizer)
-        return tokenizer
 
     def base(self, path: str | Path) -> PreTrainedModel:
         """The model at `path` as it is there."""

@@ -139,7 +139,7 @@ class Pipeline:
         check_answers_fit(self.run, self.lwf, self.inputs)
 
     def _learning_settings(self) -> dict[str, Any]:
-        return learning_settings(self.lwf, self.model)
+        return {**learning_settings(self.lwf, self.model), "tokenizer": self.inputs.tokenizer_fingerprint}
 
     def _once(self, name: str, make: Callable[[], Stage]) -> Stage:
         if name not in self._stages:

@@ -72,8 +72,8 @@ class MethodRows(Protocol):
     def what_counts(self) -> Mapping[str, Any]:
         """Keywords of `tokenize_dataset` by which answers count as learning rows do."""
 
-    def key(self, of: Literal["model", "learning", "forgetting"]) -> Any:
-        """What tells this base model, or these rows, from others; None where stages are not reused."""
+    def key(self, of: Literal["model", "tokenizer", "learning", "forgetting"]) -> Any:
+        """What tells this base model, tokenizer or these rows from others; None where nothing does."""
 
 
 class MethodModels(Protocol):
@@ -198,6 +198,7 @@ class Method:
             # Greedy answers do not depend on it.
             "seed": config.seed if config.temperature > 0 else None,
             "fingerprint": self.rows.key("model"),
+            "tokenizer": self.rows.key("tokenizer"),
             "data": self.rows.key("forgetting"),
         }
         return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
@@ -265,7 +266,8 @@ class Method:
             scored.save_to_disk(str(folder / ROWS_FOLDER))
             return {"scored": len(scored)}
 
-        return self.directory.stage(f"{self.prefix}scores", {"data": self.rows.key("forgetting")}, [], build)
+        settings = {"tokenizer": self.rows.key("tokenizer"), "data": self.rows.key("forgetting")}
+        return self.directory.stage(f"{self.prefix}scores", settings, [], build)
 
     def interference(self) -> Stage | None:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""

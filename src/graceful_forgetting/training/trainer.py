@@ -10,12 +10,14 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
+from graceful_forgetting.data import settled_tokenizer
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import PlainTrainer
@@ -128,7 +130,12 @@ class LWFTrainer(PlainTrainer):
         checks.check_forgetting(args, self._forget_dataset, preparation)
         self._presentation = presentation(args, self._forget_dataset, preparation)
         internals.present_as(self, *self._presentation)
-        super().__init__(model, args, *positional, **keywords)
+
+        def own(value: Any) -> Any:
+            return settled_tokenizer(value, args, may_grow=True) if isinstance(value, Tokenizer) else value
+
+        # The caller's tokenizer stays as it is: one copy serves every stage.
+        super().__init__(model, args, *map(own, positional), **{name: own(value) for name, value in keywords.items()})
         if self.unlearning_enabled or args.baseline is not None:
             self._check()
 
