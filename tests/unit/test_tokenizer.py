@@ -48,15 +48,11 @@ def source(tokenizer, tmp_path):
         {"eos_token": "<|end|>"},
         {"pad_token": "<|pad|>"},
         {"eos_token": "<|end|>", "pad_token": "<|pad|>", "chat_template_path": "template"},
-        {"eos_token": "<|end|>", "chat_template_path": "source"},
     ],
 )
-def test_it_is_what_trl_makes_of_the_same_settings(
-    changes, tokenizer, make_model, learning, template, source, tmp_path
-):
-    places = {"template": template, "source": source}
+def test_it_is_what_trl_makes_of_the_same_settings(changes, tokenizer, make_model, learning, template, tmp_path):
     if "chat_template_path" in changes:
-        changes = {**changes, "chat_template_path": places[changes["chat_template_path"]]}
+        changes = {**changes, "chat_template_path": template}
     args, before = settings(tmp_path, **changes), fingerprint_tokenizer(tokenizer)
     settled = settled_tokenizer(tokenizer, args)
     assert fingerprint_tokenizer(tokenizer) == before
@@ -87,9 +83,16 @@ def test_the_fingerprint_sees_what_text_becomes_and_nothing_else(tokenizer):
     assert len({known, with_template, fingerprint_tokenizer(tokenizer)}) == 3
 
 
-@pytest.mark.parametrize("setting", ["eos_token", "pad_token"])
-@pytest.mark.parametrize("token", ["<|im_end|>", "w59"])
-def test_a_token_that_no_text_can_end_with_is_refused_with_those_that_it_can(setting, token, tokenizer, tmp_path):
+def test_of_a_folder_it_has_the_template_and_the_eos_token(tokenizer, source, tmp_path):
+    settled = settled_tokenizer(tokenizer, settings(tmp_path, eos_token="<|end|>", chat_template_path=source))
+    assert (settled.chat_template, settled.eos_token) == (TEMPLATE, "<|pad|>")
+    assert (tokenizer.chat_template, tokenizer.eos_token) == (None, "<eos>")
+
+
+@pytest.mark.parametrize(
+    ("setting", "token"), [("eos_token", "<|im_end|>"), ("eos_token", "w59"), ("pad_token", "<|im_end|>")]
+)
+def test_a_token_that_no_text_can_have_is_refused_with_those_that_it_can(setting, token, tokenizer, tmp_path):
     with pytest.raises(ValueError, match=f"{setting}='.*' is no token that .*<eos>.*<.end.>"):
         settled_tokenizer(tokenizer, settings(tmp_path, **{setting: token}))
 

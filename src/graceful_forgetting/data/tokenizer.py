@@ -58,13 +58,14 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _known(token: str, setting: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """`token`, which the vocabulary has, and which stays itself at the end of a text, where the EOS token is put."""
+    """`token`, which the vocabulary has; one that is put at the end of texts must stay itself there."""
     number = tokenizer.get_vocab().get(token)
-    if number is None or list(tokenizer(text="a" + token, add_special_tokens=False)["input_ids"])[-1:] != [number]:
+    last = tokenizer(text="a" + token, add_special_tokens=False)["input_ids"][-1:]
+    if number is None or (setting == "eos_token" and list(last) != [number]):
         there = ", ".join(dict.fromkeys([*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()])) or "none"
         raise ValueError(
-            f"{setting}={token!r} is no token that the model's tokenizer finds at the end of a text: name one that it "
-            f"does. Its special tokens: {there}"
+            f"{setting}={token!r} is no token that the model's tokenizer finds in a text: name one that it does. Its "
+            f"special tokens: {there}"
         )
     return token
 

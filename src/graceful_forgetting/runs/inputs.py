@@ -16,10 +16,11 @@ from graceful_forgetting.data import (
     settled_tokenizer,
     tokenize_dataset,
 )
+from graceful_forgetting.data.turns import speaks_in_turns
 from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
-from graceful_forgetting.runs.sources import Sources, load_sources
+from graceful_forgetting.runs.sources import Sources, load_sources, sources_in_turns
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
 from graceful_forgetting.runtime.hub import check_model_at_hand
 from graceful_forgetting.training.preparation import SCORE_COLUMN, combine_forget_datasets
@@ -46,6 +47,10 @@ class RunInputs:
         self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device, lwf.model_init_kwargs)
         if not Path(self.sources.model).is_dir():
             check_model_at_hand("model_name_or_path", self.sources.model, self.loader.revision)
+        self.system_prompt = run.system_prompt
+        self.in_turns = speaks_in_turns(run.prompt_style, run.system_prompt, self.tokenizer)
+        if self.in_turns:
+            self.sources = sources_in_turns(self.sources, run.system_prompt)
 
     @cached_property
     def tokenizer(self) -> Any:

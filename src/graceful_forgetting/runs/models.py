@@ -36,11 +36,10 @@ class ModelArguments:
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = setting(
         "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."
     )
-    use_lora: bool = setting(False, "Train a LoRA adapter in place of all weights.")
-    lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
-    lora_target_modules: list[str] | None = setting(
-        None, "Names of the linear layers with an adapter; unset: all but the output layer."
+    use_lora: bool = setting(
+        False, "Train a LoRA adapter, on all linear layers but the output layer, in place of all weights."
     )
+    lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
 
     def lora_config(self) -> LoraConfig | None:
         """The adapter's configuration; none for full fine-tuning."""
@@ -50,7 +49,7 @@ class ModelArguments:
             r=self.lora_r,
             lora_alpha=2 * self.lora_r,
             lora_dropout=0.0,
-            target_modules=self.lora_target_modules or "all-linear",
+            target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
 

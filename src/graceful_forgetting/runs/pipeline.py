@@ -351,7 +351,9 @@ class Pipeline:
         return {"plain": self.plain_arm, "never_knew": self.never_knew}[arm](seed)
 
     def train(self) -> None:
-        """Every training run of every arm."""
+        """Every training run of every arm; what would stop those that unlearn stops the first one."""
+        if self.lwf.unlearn_every > 0 and not self.inputs.come_scored:
+            self.method.self_knowledge()
         for arm, seed in self.arms:
             if seed is not None:
                 self.arm(arm, seed)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 from datasets import Dataset
 
+from graceful_forgetting.data.turns import asked, in_turns
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
@@ -26,7 +27,7 @@ class ForgettingSource:
         test: rows with answers for its evaluation; none if it has none.
         kind: what all of it is to the learning task, where that is known.
         task: how answers are read; none: exact match of the stripped text.
-        row_kinds: prompt -> what it is, where single rows are known.
+        row_kinds: text of a prompt (`asked`) -> what it is, where single rows are known.
         answers: `prompts` with the `completion`, and the score, that the data carry; none where they carry none.
     """
 
@@ -103,6 +104,29 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         learning_task=learning,
         forgetting=forgetting,
         learning_validation=validation,
+    )
+
+
+def sources_in_turns(sources: Sources, system_prompt: str | None) -> Sources:
+    """The same with all rows as conversations, see `in_turns`."""
+
+    def turned(rows: Dataset | None) -> Dataset | None:
+        return None if rows is None else in_turns(rows, system_prompt)
+
+    return replace(
+        sources,
+        learning_train=in_turns(sources.learning_train, system_prompt),
+        learning_test=turned(sources.learning_test),
+        learning_validation=turned(sources.learning_validation),
+        forgetting={
+            name: replace(
+                source,
+                prompts=in_turns(source.prompts, system_prompt),
+                test=turned(source.test),
+                answers=turned(source.answers),
+            )
+            for name, source in sources.forgetting.items()
+        },
     )
 
 
@@ -240,7 +264,7 @@ def _chosen_tasks(world: World, names: list[str] | None) -> dict[str, Dataset]:
 
 
 def _row_kinds(rows: Dataset) -> dict[str, str]:
-    return dict(zip(rows["prompt"], rows["kind"], strict=True)) if "kind" in rows.column_names else {}
+    return dict(zip(map(asked, rows["prompt"]), rows["kind"], strict=True)) if "kind" in rows.column_names else {}
 
 
 def _limited(rows: Dataset, limit: int | None, seed: int) -> Dataset:

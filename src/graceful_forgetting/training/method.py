@@ -164,7 +164,11 @@ class Method:
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def self_knowledge(self) -> Stage:
-        """The base model's own answers to the forgetting prompts, or the given ones; tokenised."""
+        """The base model's own answers to the forgetting prompts, or the given ones; tokenised.
+
+        Raises:
+            ValueError: it answered, and fewer answers are left than a pass of an unlearning update takes.
+        """
         if self.beside is not None:
             return self.beside.self_knowledge()
         pool = self.rows.forgetting
@@ -201,7 +205,18 @@ class Method:
             "tokenizer": self.rows.key("tokenizer"),
             "data": self.rows.key("forgetting"),
         }
-        return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
+        stage = self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
+        if elicits and self.args.unlearn_every > 0:
+            self._check_pool(stage.detail["kept"], stage.detail["prompts"] * config.num_samples_per_prompt)
+        return stage
+
+    def _check_pool(self, kept: int, asked: int) -> None:
+        batch = self.args.per_device_unlearn_batch_size
+        if kept < batch:
+            raise ValueError(
+                f"per_device_unlearn_batch_size={batch} is more than the self-knowledge has: {kept} of {asked} answers "
+                f"are left. Give more forgetting prompts, or set it to at most {kept}"
+            )
 
     def _tokenised(self, max_length: int | None) -> Dataset:
         return tokenize_dataset(

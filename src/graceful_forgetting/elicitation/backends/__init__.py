@@ -41,6 +41,7 @@ class TransformersBackend:
             self._config,
             pad_token_id=self._pad_token_id,
             eos_token_ids=self._eos_token_ids,
+            may_be_empty=False,
         )
 
 

@@ -1,0 +1,80 @@
+"""Plain text as conversations: how a chat model is asked, and what it is to answer."""
+
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+
+def speaks_in_turns(prompt_style: str, system_prompt: str | None, processing_class: PreTrainedTokenizerBase) -> bool:
+    """Whether plain text goes through the chat template of the tokenizer.
+
+    Args:
+        prompt_style: 'auto' (where it has a template), 'chat' or 'plain'.
+        system_prompt: what stands before every conversation, which the template must put there.
+        processing_class: settled.
+
+    Raises:
+        ValueError: 'chat' without a template, or a system prompt that reaches no model.
+    """
+    template = processing_class.chat_template
+    if prompt_style == "chat" and template is None:
+        raise ValueError(
+            "prompt_style='chat', and the model's tokenizer has no chat template: name one with chat_template_path, or "
+            "set prompt_style='plain'"
+        )
+    if system_prompt is None:
+        return prompt_style != "plain" and template is not None
+    if prompt_style == "plain" or template is None:
+        why = "prompt_style='plain'" if prompt_style == "plain" else "a tokenizer that has no chat template"
+        raise ValueError(
+            f"system_prompt={system_prompt!r} with {why}: plain text has no system turn; remove it, or write it into "
+            "the prompts"
+        )
+    turns = [{"role": "system", "content": system_prompt}, {"role": "user", "content": "a"}]
+    try:
+        shown = processing_class.apply_chat_template(turns, tokenize=False)
+    except TemplateError as error:
+        problem = f"the chat template refuses it ({error})"
+        raise ValueError(f"system_prompt={system_prompt!r}: {problem}; remove it") from error
+    if system_prompt.strip() not in shown:
+        raise ValueError(f"system_prompt={system_prompt!r}: the chat template leaves it out; remove it")
+    return True
+
+
+def in_turns(rows: Dataset, system_prompt: str | None = None) -> Dataset:
+    """The rows with `prompt`, `completion` and `choices` as lists of turns; those that are so already stay.
+
+    White space around plain text, which joins prompt and completion there, is left out.
+
+    Args:
+        rows: with `prompt`, and perhaps the others.
+        system_prompt: the system turn of a conversation that has none of its own.
+    """
+    columns = [name for name in ("prompt", "completion", "choices") if name in rows.column_names]
+    turned = Dataset.from_list([_turns(row, system_prompt) for row in rows.select_columns(columns)])
+    others = rows.remove_columns(columns)
+    return concatenate_datasets([turned, others], axis=1) if others.column_names else turned
+
+
+def as_turns(text: str | list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
+    """`text` as one turn of `role`; a conversation as it is."""
+    return [{"role": role, "content": text.strip()}] if isinstance(text, str) else text
+
+
+def asked(prompt: str | list[dict[str, Any]]) -> str:
+    """The text of a prompt, of a conversation that of its last turn, without white space around it."""
+    return (prompt if isinstance(prompt, str) else prompt[-1]["content"]).strip()
+
+
+def _turns(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:
+    turns = as_turns(row["prompt"], "user")
+    if system_prompt is not None and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": system_prompt}, *turns]
+    found: dict[str, Any] = {"prompt": turns}
+    if "completion" in row:
+        found["completion"] = as_turns(row["completion"], "assistant")
+    if "choices" in row:
+        found["choices"] = [as_turns(text, "assistant") for text in row["choices"]]
+    return found
