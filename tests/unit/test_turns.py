@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, Features, Value
 
-from graceful_forgetting.data.turns import asked, in_turns, speaks_in_turns
+from graceful_forgetting.data.turns import asked, check_carried, check_said, in_turns, speaks_in_turns
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE
@@ -73,6 +73,56 @@ def test_what_would_not_reach_the_model_is_refused(style, system, template, mess
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=message):
         speaks_in_turns(style, system, tokenizer)
+
+
+CALLING = TEMPLATE + "{% for m in messages %}{{ m.tool_calls }}{% endfor %}{{ tools }}"
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
+TOOLS = '[{"type": "function", "function": {"name": "f"}}]'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [user("a"), CALL]},
+        {"prompt": [user("a")], "completion": [CALL]},
+        {"messages": [user("a"), assistant("b")], "tools": TOOLS},
+    ],
+    ids=["messages", "completion", "tools"],
+)
+def test_calls_of_tools_reach_the_model_or_are_refused(row, tokenizer):
+    rows = Dataset.from_list(
+        [
+            {"messages": [user("a"), assistant("b")]} if "messages" in row else {**row, "completion": [assistant("b")]},
+            row,
+        ]
+    )
+    tokenizer.chat_template = CALLING
+    check_carried(rows, tokenizer, "forget_dataset")
+    tokenizer.chat_template = TEMPLATE
+    with pytest.raises(ValueError, match=r"forget_dataset: row 1 has tool.*, and the chat template leaves them out"):
+        check_carried(rows, tokenizer, "forget_dataset")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": ""},
+        {"prompt": "a", "completion": " \n"},
+        {"prompt": [user("a")], "completion": [assistant(" ")]},
+        {"messages": [user("a"), assistant("")]},
+    ],
+    ids=str,
+)
+def test_an_answer_that_says_nothing_is_refused(row):
+    with pytest.raises(ValueError, match=r"forget_dataset: row 0 has .* an answer that is empty or white space"):
+        check_said(Dataset.from_list([row]), "forget_dataset")
+
+
+def test_answers_that_say_something_and_prompts_alone_are_taken(tokenizer):
+    tokenizer.chat_template = CALLING
+    for row in ({"prompt": "a"}, {"prompt": "a", "completion": " b"}, {"messages": [user("a"), CALL]}):
+        check_said(Dataset.from_list([row]), "forget_dataset")
+        check_carried(Dataset.from_list([row]), tokenizer, "forget_dataset")
 
 
 def test_a_system_prompt_that_the_template_shows_is_taken(tokenizer):

@@ -1,5 +1,6 @@
-"""Plain text as conversations: how a chat model is asked, and what it is to answer."""
+"""Plain text as conversations: how a chat model is asked, and what it is to answer; and conversations checked."""
 
+import json
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
@@ -66,6 +67,66 @@ def as_turns(text: str | list[dict[str, Any]], role: str) -> list[dict[str, Any]
 def asked(prompt: str | list[dict[str, Any]]) -> str:
     """The text of a prompt, of a conversation that of its last turn, without white space around it."""
     return (prompt if isinstance(prompt, str) else prompt[-1]["content"]).strip()
+
+
+def check_said(rows: Dataset, argument: str) -> None:
+    """Refuse answers that say nothing: to unlearn one is to learn to say something, whatever it is.
+
+    Args:
+        rows: with `completion`, `messages` or neither.
+        argument: name of the data set in error messages.
+
+    Raises:
+        ValueError: names the row and its column.
+    """
+    for column in ("completion", "messages"):
+        for index, value in enumerate(rows[column] if column in rows.column_names else ()):
+            last = value if isinstance(value, str) else (value or [{}])[-1]
+            calls = not isinstance(last, str) and last.get("tool_calls")
+            text = last if isinstance(last, str) else last.get("content")
+            if not calls and (text is None or (isinstance(text, str) and not text.strip())):
+                raise ValueError(
+                    f"{argument}: row {index} has {column}={value!r}, an answer that is empty or white space: write "
+                    "text, or remove the row"
+                )
+
+
+def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argument: str) -> None:
+    """Refuse conversations whose tools, or calls of them, the chat template leaves out.
+
+    The model would learn to say nothing where the row has a call.
+
+    Args:
+        rows: conversations or other rows.
+        processing_class: settled.
+        argument: name of the data set in error messages.
+
+    Raises:
+        ValueError: names the row and what is left out.
+    """
+    columns = {"messages", "prompt", "completion", "tools"}.intersection(rows.column_names)
+    for index, row in enumerate(rows.select_columns(sorted(columns))):
+        parts = [row.get(name) or [] for name in ("prompt", "completion", "messages")]
+        if any(isinstance(part, str) for part in parts):
+            continue
+        turns = [turn for part in parts for turn in part]
+        tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
+        without = [{key: value for key, value in turn.items() if key != "tool_calls"} for turn in turns]
+        left_out = []
+        if tools and _shown(turns, tools, processing_class) == _shown(turns, None, processing_class):
+            left_out.append("tools")
+        calls = any(turn.get("tool_calls") for turn in turns)
+        if calls and _shown(turns, tools, processing_class) == _shown(without, tools, processing_class):
+            left_out.append("tool_calls")
+        if left_out:
+            raise ValueError(
+                f"{argument}: row {index} has {' and '.join(left_out)}, and the chat template leaves them out: take a "
+                "template that shows them (chat_template_path), or write them into the content of the turns"
+            )
+
+
+def _shown(turns: list[dict[str, Any]], tools: Any, processing_class: PreTrainedTokenizerBase) -> str:
+    return str(processing_class.apply_chat_template(turns, tools=tools, tokenize=False))
 
 
 def _turns(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.confidence.scoring import with_unmeasured
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
+from graceful_forgetting.data.turns import check_carried, check_said
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.posterior.learning_posterior import reference_mean
@@ -219,6 +220,9 @@ class Method:
             )
 
     def _tokenised(self, max_length: int | None) -> Dataset:
+        assert self.rows.forgetting is not None
+        check_said(self.rows.forgetting, "forget_dataset")
+        check_carried(self.rows.forgetting, self.rows.tokenizer, "forget_dataset")
         return tokenize_dataset(
             self.rows.forgetting,
             self.rows.tokenizer,
