@@ -67,7 +67,7 @@ def test_every_stage_speaks_through_the_template(fields):
     tokenizer = run.inputs.tokenizer
     # Learning.
     learned = run.inputs.learning_rows[0]
-    said = "<bos> user w0 <|im_end|> <bos> assistant w20 w21 <|im_end|>".split()
+    said = ["<bos>", "user", "w0", "<|im_end|>", "<bos>", "assistant", "w20", "w21", "<|im_end|>"]
     assert tokenizer.convert_ids_to_tokens(learned["input_ids"]) == said
     counted = [token for token, label in zip(learned["input_ids"], learned["labels"], strict=True) if label != -100]
     assert tokenizer.convert_ids_to_tokens(counted) == ["w20", "w21", "<|im_end|>"]
