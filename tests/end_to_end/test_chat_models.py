@@ -11,6 +11,7 @@ from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import recipe_from_fields
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.store import read_rows
+from graceful_forgetting.sweeps.scores import kinds_of
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<bos> ' + m['role'] + ' ' + m['content'] + '<|im_end|>' }}{% endfor %}"
@@ -94,6 +95,16 @@ def test_plain_means_plain_and_a_system_prompt_stands_first(fields):
     assert briefed.tokenizer.convert_ids_to_tokens(ids)[:4] == ["<bos>", "system", "w59", "<|im_end|>"]
     fingerprints = [inputs.data_fingerprints["learning_train"] for inputs in (plain, briefed, pipeline(fields).inputs)]
     assert len(set(fingerprints)) == 3
+
+
+def test_kinds_of_single_rows_and_further_tasks_are_found_in_turns_too(fields, tmp_path):
+    rows = [{"prompt": f"w{i} w{i + 1}", "kind": "conflicting" if i < 35 else "neutral"} for i in range(30, 40)]
+    forget = write_rows(tmp_path / "kinds" / "train.jsonl", rows)
+    further = write_rows(tmp_path / "further" / "test.jsonl", [{"prompt": "w1", "completion": " w2"}])
+    run = pipeline({**fields, "forgetting_tasks": [forget], "evaluation_tasks": [further], "system_prompt": "w59"})
+    knowledge = read_rows(run.method.self_knowledge().path / "rows").add_column("forgetting_confidence", [0.0] * 10)
+    assert kinds_of(knowledge, run.inputs.sources.forgetting) == ["conflicting"] * 5 + ["neutral"] * 5
+    assert run.inputs.test_sets["further"][0][0]["completion"] == [{"role": "assistant", "content": "w2"}]
 
 
 def test_without_a_template_rows_stay_as_they_are(fields):

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, Features, Value
 
-from graceful_forgetting.data.turns import asked, check_carried, check_said, in_turns, speaks_in_turns
+from graceful_forgetting.data.turns import check_carried, check_said, in_turns, speaks_in_turns
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE
@@ -47,7 +47,6 @@ def test_a_system_prompt_comes_before_conversations_that_have_none():
     rows = Dataset.from_list([{"prompt": [user("a")]}, {"prompt": [own, user("b")]}])
     assert in_turns(rows, "Be brief.")["prompt"][:] == [[system, user("a")], [own, user("b")]]
     assert in_turns(Dataset.from_list([{"prompt": "a"}]), "Be brief.")["prompt"][:] == [[system, user("a")]]
-    assert asked([system, user("a ")]) == asked("a") == "a"
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,6 @@ def as_turns(text: str | list[dict[str, Any]], role: str) -> list[dict[str, Any]
     return [{"role": role, "content": text.strip()}] if isinstance(text, str) else text
 
 
-def asked(prompt: str | list[dict[str, Any]]) -> str:
-    """The text of a prompt, of a conversation that of its last turn, without white space around it."""
-    return (prompt if isinstance(prompt, str) else prompt[-1]["content"]).strip()
-
-
 def check_said(rows: Dataset, argument: str) -> None:
     """Refuse answers that say nothing: to unlearn one is to learn to say something, whatever it is.
 
