@@ -100,6 +100,8 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
         ValueError: names the row and what is left out.
     """
     columns = {"messages", "prompt", "completion", "tools"}.intersection(rows.column_names)
+    if not columns - {"tools"}:
+        return
     for index, row in enumerate(rows.select_columns(sorted(columns))):
         parts = [row.get(name) or [] for name in ("prompt", "completion", "messages")]
         if any(isinstance(part, str) for part in parts):

@@ -157,8 +157,9 @@ def _advance(
         ahead = torch.stack(
             [quantiles[i, done : done + steps] for i, done in zip(rows.numbers, rows.generated, strict=True)]
         )
-    first = [] if may_be_empty else [row for row, done in enumerate(rows.generated) if done == 0]
-    choice = TokenChoice(ahead, config.temperature, (first, list(eos_token_ids)) if first else None)
+    fresh = [row for row, done in enumerate(rows.generated) if done == 0]
+    barred = None if may_be_empty or not (fresh and eos_token_ids) else (fresh, list(eos_token_ids))
+    choice = TokenChoice(ahead, config.temperature, barred)
     stop = _EnoughHaveEnded(torch.tensor(eos_token_ids, dtype=torch.long, device=model.device), len(rows), enough)
     output = model.generate(
         input_ids=rows.sequences,
