@@ -89,12 +89,8 @@ TOOLS = '[{"type": "function", "function": {"name": "f"}}]'
     ids=["messages", "completion", "tools"],
 )
 def test_calls_of_tools_reach_the_model_or_are_refused(row, tokenizer):
-    rows = Dataset.from_list(
-        [
-            {"messages": [user("a"), assistant("b")]} if "messages" in row else {**row, "completion": [assistant("b")]},
-            row,
-        ]
-    )
+    said = {"completion": [assistant("b")]} if "completion" in row else {"messages": [user("a"), assistant("b")]}
+    rows = Dataset.from_list([{**row, "tools": None, **said}, {"tools": None, **row}])
     tokenizer.chat_template = CALLING
     check_carried(rows, tokenizer, "forget_dataset")
     tokenizer.chat_template = TEMPLATE
