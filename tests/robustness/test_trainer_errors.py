@@ -207,7 +207,7 @@ def test_tokenizer_without_pad_token_falls_back_to_eos(build, tokenizer):
     tokenizer.pad_token = None
     trainer = build()
     trainer.train()
-    assert tokenizer.pad_token == "<eos>"
+    assert (trainer.processing_class.pad_token, tokenizer.pad_token) == ("<eos>", None)
     assert trainer.state.global_step == 4
 
 

@@ -125,6 +125,10 @@ def test_server_equals_the_model_in_memory_however_it_wants_to_be_asked(
     with caplog.at_level(logging.INFO, logger="graceful_forgetting"):
         result, counts = elicit_with_counts(model, tokenizer, rows(), on_server())
     assert f"takes requests as {way!r}" in caplog.text
+    if way in ("ids", "text"):
+        # Nothing bars the end as the first token there: such answers are empty.
+        assert counts.empty == len(expected) - len(result) == 2
+        expected = expected.filter(lambda row: row["task"] in result["task"][:])
     if way == "vllm":
         assert_same_answers(result, expected)
     else:

@@ -67,5 +67,5 @@ def open_backend(
         yield TransformersBackend(model, config, pad_token_id, eos_token_ids)
     else:
         with ServerEngine(tokenizer, requests, config, eos_token_ids) as server:
-            require_same_model(server, model, requests, config)
+            require_same_model(server, model, requests, config, eos_token_ids)
             yield JudgedEngine(server, model, config, pad_token_id)
