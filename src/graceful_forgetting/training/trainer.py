@@ -1,14 +1,12 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -18,13 +16,11 @@ from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.posterior.reference import PlainTrainer
 from graceful_forgetting.runtime import internals
-from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
-from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
+from graceful_forgetting.training.baseline import check_base_weights, make_baseline
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import add_section, card_section, presentation
@@ -41,18 +37,15 @@ from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
 from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs
-from graceful_forgetting.unlearning.fallback import HeldOutComparison, held_out_loss, keep_better
+from graceful_forgetting.training.unlearning_trainer import CHECKPOINT_FOLDER, UnlearningTrainer
+from graceful_forgetting.unlearning.fallback import keep_better
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
-from graceful_forgetting.unlearning.step import unlearn_if_due
-from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows, unlearning_summary
+from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FOLDER = "unlearning"
 
-
-@internals.with_state_in_checkpoints
-class LWFTrainer(PlainTrainer):
+class LWFTrainer(UnlearningTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
 
@@ -93,11 +86,6 @@ class LWFTrainer(PlainTrainer):
         ValueError: names the argument, its value and the remedy.
         NonFiniteLossError: during training; names the step.
     """
-
-    args: LWFConfig
-    held_out: HeldOutComparison | None = None
-    _updates: UnlearningUpdates | None = None
-    _added_loss: AddedLoss | None = None
 
     def __init__(
         self,
@@ -325,86 +313,6 @@ class LWFTrainer(PlainTrainer):
             return Path(resume_from_checkpoint)
         last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
         return None if last is None else Path(last)
-
-    # During training -------------------------------------------------------------------------------------------------
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """Fetch the micro-batches of the next learning update; the unlearning updates that precede it happen here.
-
-        At this point of the Trainer's loop gradients are empty and no `no_sync` context is open (there is one around
-        `training_step` when gradients are accumulated), so that clipping and DDP work as for any update.
-        """
-        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self._updates is not None and batches[0]:
-            self._updates.observe_learning_loss(self.accelerator, self.state.global_step)
-            if not self._updates.guard.stopped:
-                unlearn_if_due(self, self._updates)
-        return batches
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """As `SFTTrainer.compute_loss`, in training with the terms of the baseline."""
-        if self._added_loss is None or not self.model.training or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with internals.watched_pass(self.model) as seen:
-            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        progress = self.state.global_step / self.state.max_steps
-        term = self._added_loss.of_pass(seen, inputs, progress, internals.loss_scale(self, num_items_in_batch))
-        return loss if term is None else loss + term
-
-    def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
-        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`."""
-        loss = super().training_step(*positional, **keywords)
-        if self._added_loss is not None:
-            loss = self._added_loss.without(loss, self.state.global_step)
-        if self._updates is not None:
-            self._updates.note_learning_loss(loss)
-        return loss
-
-    def evaluate(self, *positional: Any, **keywords: Any) -> dict[str, float]:
-        """As `SFTTrainer.evaluate`; during training, the guard sees the loss."""
-        metrics = super().evaluate(*positional, **keywords)
-        if self._updates is not None and self.is_in_train:
-            self._updates.observe_held_out_losses(metrics, self.state.global_step)
-        return metrics
-
-    def held_out_loss(self) -> float:
-        """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
-        return held_out_loss(self)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `SFTTrainer.log`, with the measurements of unlearning and of the baseline beside those of learning."""
-        if self._updates is not None and "loss" in logs:
-            logs |= self._updates.log.drain() | {"unlearn_updates": self._updates.count}
-        if self._added_loss is not None and "loss" in logs:
-            logs |= self._added_loss.drain(self.state.global_step, self.accelerator)
-        super().log(logs, start_time)
-
-    def unlearning_summary(self) -> dict[str, Any]:
-        """Number of unlearning updates so far, and what the guard did; JSON types.
-
-        Of the guard: whether, when and why it ended unlearning; the held-out losses of the trained model and of plain
-        fine-tuning (null where they were not compared); and whether the model `fell_back` to the latter.
-        """
-        return unlearning_summary(self._updates, self.held_out)
-
-    def save_beside_optimizer(self, checkpoint: Path) -> None:
-        """Write what a resumed run needs beside the Trainer's own state; every process must call."""
-        if self._updates is not None:
-            self._updates.observe_learning_loss(self.accelerator, self.state.global_step)
-            self._updates.save(checkpoint / CHECKPOINT_FOLDER, write=self.args.should_save)
-        if self._added_loss is not None and self.args.should_save:
-            write_json(checkpoint / BASELINE_FILE, {BASE_WEIGHTS: self._base_weights})
-
-    def load_beside_optimizer(self, checkpoint: Path) -> None:
-        """Read what `save_beside_optimizer` wrote."""
-        if self._updates is not None:
-            self._updates.load(checkpoint / CHECKPOINT_FOLDER)
 
     # Model card ------------------------------------------------------------------------------------------------------
 
