@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from graceful_forgetting.config.confidence import ScorerName
 from graceful_forgetting.config.fields import mapping_of, require, require_choice, setting
-from graceful_forgetting.config.values import check_share_or_count, checked_when_made
+from graceful_forgetting.config.values import check_share_or_count
 
 SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "gap", "weighted"]
 
@@ -18,7 +18,6 @@ WITHOUT_NUMBER = ("gap", "weighted")
 GAP_BOUNDS = (0.05, 0.5)
 
 
-@checked_when_made
 @dataclass
 class SelectionConfig:
     """Which scored samples are unlearned (stage 4).

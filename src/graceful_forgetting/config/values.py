@@ -58,6 +58,8 @@ RANGES: dict[str, Range] = {
     # Its square is a factor in 32 bit.
     "confidence_step_size": (0, 1e18, False, True, "above 0 and at most 1e18"),
 }
+# Of these transformers takes none for unset, whatever their types say.
+_NONE_TOO = ("debug",)
 # The largest number of 32 bit, which all that is computed with has to fit into.
 _LARGEST = 3.4e38
 
@@ -124,7 +126,7 @@ def checked_when_made(cls: type[T]) -> type[T]:
 
 def check_typed(name: str, value: object, annotation: Any) -> None:
     """As `check_value`, for a value from Python, where text is no number. Raises `ValueError`."""
-    if value is None or isinstance(value, bool | int | float | str | list | dict):
+    if (value is None and name not in _NONE_TOO) or isinstance(value, bool | int | float | str | list | dict):
         check_value(name, value, annotation, text_is_read=False)
 
 
