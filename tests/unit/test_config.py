@@ -75,7 +75,7 @@ def test_what_python_has_beside_text_and_numbers_is_taken(tmp_path):
     assert (args.output_dir, args.learning_rate, args.max_steps) == (str(tmp_path), 0.5, 3)
     assert type(args.max_steps) is int
     assert LWFConfig("a folder", 4, **QUIET).per_device_train_batch_size == 4
-    with pytest.raises(ValueError, match="^per_device_train_batch_size=0 "):
+    with pytest.raises(ValueError, match=r"^per_device_train_batch_size=0 "):
         LWFConfig("a folder", 0, **QUIET)
 
 
@@ -109,7 +109,7 @@ def test_changes_are_made_to_a_copy_and_checked_again():
     assert args.unlearn_every == 2
     with pytest.raises(ValueError, match="forget_fraction=2"):
         changed(args, forget_fraction=2)
-    with pytest.raises(ValueError, match="^unlearn_every=1.5 "):
+    with pytest.raises(ValueError, match=r"^unlearn_every=1.5 "):
         changed(args, unlearn_every=1.5)
     with pytest.raises(AttributeError, match="no setting 'unlearn_evry'"):
         changed(args, unlearn_evry=7)

@@ -1,14 +1,25 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from peft import PeftModel
-from transformers import PreTrainedModel
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+)
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
@@ -16,15 +27,22 @@ from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.posterior.reference import name_stage
+from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime import internals
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runtime.distributed import on_main_process
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.runtime.progress import without_bars_of_libraries
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import check_base_weights, make_baseline
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
-from graceful_forgetting.training.model_card import add_section, card_section, presentation
+from graceful_forgetting.training.model_card import presentation
+from graceful_forgetting.training.notices import cost_ahead, self_defeating
 from graceful_forgetting.training.preparation import (
+    LOG_FILE,
     POSTERIOR_FOLDER,
     Preparation,
     combine_forget_datasets,
@@ -32,13 +50,13 @@ from graceful_forgetting.training.preparation import (
     read_preparation,
     trained_weights,
 )
+from graceful_forgetting.training.rejected import is_rejected, resume_rejected
 from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
 from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs
 from graceful_forgetting.training.unlearning_trainer import CHECKPOINT_FOLDER, UnlearningTrainer
-from graceful_forgetting.unlearning.fallback import keep_better
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
 
@@ -52,7 +70,7 @@ class LWFTrainer(UnlearningTrainer):
     Learning **With** Forgetting (Jiang et al., *Graceful Forgetting in Generative Language Models*, EMNLP 2025, arXiv
     2505.19715); not Learning *without* Forgetting (Li & Hoiem, 2016), which has the opposite goal.
 
-    All arguments of `SFTTrainer` keep their meaning. Two are added:
+    All arguments of `SFTTrainer` keep their meaning, order and defaults. Two are added:
 
     Args:
         model: name, path or model; "graceful/base-text" is the small model in the package.
@@ -91,10 +109,22 @@ class LWFTrainer(UnlearningTrainer):
         self,
         model: str | PreTrainedModel | PeftModel,
         args: LWFConfig | None = None,
-        *positional: Any,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        quantization_config: QuantizationConfigMixin | None = None,
+        peft_config: PeftConfig | None = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+        *,
         forget_dataset: Dataset | Mapping[str, Dataset] | None = None,
         preparation: Preparation | None = None,
-        **keywords: Any,
     ):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
@@ -114,31 +144,44 @@ class LWFTrainer(UnlearningTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
+        special = checks.unlearns(args, self._forget_dataset, preparation) or args.baseline is not None
+        if special:
+            checks.check_data(
+                args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                forget_dataset=self._forget_dataset,
+                preparation=preparation,
+                formatted=formatting_func is not None,
+            )
         self._presentation = presentation(args, self._forget_dataset, preparation)
         internals.present_as(self, *self._presentation)
-        super().__init__(model, args, *positional, **keywords)
-        if self.unlearning_enabled or args.baseline is not None:
-            self._check()
-
-    @property
-    def unlearning_enabled(self) -> bool:
-        """Whether this run unlearns at all."""
-        return checks.unlearns(self.args, self._forget_dataset, self.preparation)
-
-    def _check(self) -> None:
-        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        check_topology(self.args, self.accelerator.distributed_type, plugin)
-        checks.check_model(self.args, self.model, self.processing_class)
-        checks.check_data(
-            self.args,
-            train_dataset=self.train_dataset,
-            eval_dataset=self.eval_dataset,
-            forget_dataset=self._forget_dataset,
-            preparation=self.preparation,
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            formatting_func=formatting_func,
         )
-        checks.check_own_parts(
-            self.args, self.compute_loss_func, self.optimizer, self._forget_dataset, self.preparation
-        )
+        if special:
+            plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+            check_topology(args, self.accelerator.distributed_type, plugin)
+            checks.check_model(args, self.model, self.processing_class)
+            checks.check_own_parts(args, self.compute_loss_func, self.optimizer, self._forget_dataset, preparation)
+        if self.unlearning_enabled and self._forget_dataset is not None:
+            learning = None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
+            for text in self_defeating(args, learning, len(self._forget_dataset)):
+                logger.warning(text)
 
     # Before training -------------------------------------------------------------------------------------------------
 
@@ -160,8 +203,10 @@ class LWFTrainer(UnlearningTrainer):
     def _prepare(self, resumes: bool) -> Preparation:
         """Make the stages that training reads; a run that `resumes` takes those that are finished."""
         self._place_whole_model()
-        with preserved_rng():
+        with preserved_rng(), without_bars_of_libraries():
             method = self._method(resumes)
+            if self.unlearning_enabled:
+                self._say(cost_ahead(self.args, self._title, method.scorer_needs_posterior, self._compares_with_plain))
             stages = method.stages_read()
             if "posterior" in stages:
                 stages["reference"] = method.reference()
@@ -173,13 +218,16 @@ class LWFTrainer(UnlearningTrainer):
             at_hand = "reference" in stages and self.args.reference_share == 1
             untried = self.args.forget_trials == "none"
             if self._compares_with_plain and len(self.preparation.selected) > 0 and (untried or at_hand):
-                with method.models.trained(method.models.plain(1.0)) as model:
+                plain = method.models.plain(1.0)
+                self.preparation.plain_log = read_json(plain.path / LOG_FILE)
+                with method.models.trained(plain) as model:
                     self.preparation.plain = trained_weights(model)
         return self.preparation
 
     def _method(self, reuse: bool) -> Method:
         args = self.args
-        directory = RunDirectory(Path(args.output_dir) / "preparation", announce=logger.info, reuse=reuse)
+        folder = Path(args.output_dir) / "preparation"
+        directory = RunDirectory(folder, announce=self._say, reuse=reuse, starts=False)
         what_counts = {"assistant_only": args.assistant_only_loss, "chat_template": self.chat_template}
         rows = TrainerRows(
             self.train_dataset, self._forget_dataset, self.processing_class, what_counts, args.posterior_num_samples
@@ -188,7 +236,7 @@ class LWFTrainer(UnlearningTrainer):
         return Method(args, rows, models, directory, logger.info)
 
     def _say_what_is_unlearned(self, preparation: Preparation) -> None:
-        logger.info(f"{len(preparation.selected)} of {len(preparation.scored)} samples are unlearned")
+        self._say(f"{len(preparation.selected)} of {len(preparation.scored)} samples are unlearned")
         if len(preparation.selected) == 0:
             logger.warning(nothing_selected(preparation.audit))
 
@@ -203,6 +251,7 @@ class LWFTrainer(UnlearningTrainer):
             preparation=preparation,
             **self._reference_arguments,
         )
+        name_stage(trial, f"trial {folder.parent.name}")
         trial.train()
         return trial.held_out_loss()
 
@@ -223,6 +272,11 @@ class LWFTrainer(UnlearningTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`; runs `prepare_unlearning` first unless that was done or a checkpoint is resumed."""
         checkpoint = self._checkpoint(resume_from_checkpoint)
+        if checkpoint is not None and is_rejected(checkpoint):
+            compares = self._compares_with_plain or (
+                self.preparation is not None and self.preparation.plain is not None
+            )
+            on_main_process(partial(resume_rejected, checkpoint, compares))
         baseline = None
         with preserved_rng():
             if self.args.baseline is not None:
@@ -238,7 +292,13 @@ class LWFTrainer(UnlearningTrainer):
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
                 baseline.before_training(self.model)
+        name_stage(self, self._title, with_lines=True)
         output = super().train(resume_from_checkpoint, *positional, **keywords)
+        if self.unlearning_enabled:
+            updates = (
+                f"learning updates {self.state.global_step}, unlearning updates {self.unlearning_summary()['updates']}"
+            )
+            self._say(f"{self._title}: done in {duration(output.metrics['train_runtime'])} ({updates})")
         self._keep_better()
         return output
 
@@ -249,21 +309,6 @@ class LWFTrainer(UnlearningTrainer):
         chosen = self._prepared(checkpoint).audit.get(SETTINGS, {})
         if chosen:
             self.args = changed(self.args, forget_trials="none", **chosen)
-
-    @property
-    def _may_fall_back(self) -> bool:
-        return self.args.guard_fallback and self.unlearning_enabled and self.eval_dataset is not None
-
-    @property
-    def _compares_with_plain(self) -> bool:
-        """Whether the stages before training may give plain fine-tuning to compare with."""
-        return self._may_fall_back and not checks.is_scored(self._forget_dataset) and self.optimizer is None
-
-    def _keep_better(self) -> None:
-        """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
-        plain = None if self.preparation is None else self.preparation.plain
-        if self._may_fall_back and plain is not None:
-            self.held_out = keep_better(self.model, plain, self.held_out_loss)
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
         needs = objective_needs(self.args)
@@ -313,17 +358,3 @@ class LWFTrainer(UnlearningTrainer):
             return Path(resume_from_checkpoint)
         last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
         return None if last is None else Path(last)
-
-    # Model card ------------------------------------------------------------------------------------------------------
-
-    def create_model_card(self, *positional: Any, **keywords: Any) -> None:
-        """As `SFTTrainer.create_model_card`, with what was forgotten, the settings of the method and its numbers."""
-        super().create_model_card(*positional, **keywords)
-        if not self.is_world_process_zero():
-            return
-        samples = 0 if self._updates is None else len(self._updates.samples)
-        preparation = self.preparation if self.unlearning_enabled else None
-        summary = self.unlearning_summary()
-        name = self._presentation[0]
-        section = card_section(name, self.args, samples, preparation, self.state.log_history, summary)
-        add_section(Path(self.args.output_dir) / "README.md", section)
