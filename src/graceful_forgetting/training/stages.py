@@ -1,6 +1,7 @@
 """The run directory: one folder a stage, reused while what it was made from is unchanged."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -174,6 +175,11 @@ class SharedStages(RunDirectory):
     """
 
     shared = True
+
+
+def copy_stage(stage: Stage, folder: Path) -> None:
+    """Copy what a stage has made into `folder`, without the record of it."""
+    shutil.copytree(stage.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STAGE_FILE))
 
 
 def _counts(detail: dict[str, Any]) -> str:

@@ -68,8 +68,8 @@ class UnlearningTrainer(PlainTrainer):
         return "SFT" if self._presentation[0] == "SFT" else method_title(vars(self.args))
 
     def _say(self, text: str) -> None:
-        """A line for the user on a terminal, unless progress is not wanted; else for the log alone."""
-        (logger.info if self.args.disable_tqdm else say)(text)
+        """A line for the user on a terminal; for the log alone where it is not wanted, or in a run within another."""
+        (logger.info if self.args.disable_tqdm or self._forget_dataset is None else say)(text)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Fetch the micro-batches of the next learning update; the unlearning updates that precede it happen here.
