@@ -17,6 +17,7 @@ from graceful_forgetting.runtime.distributed import from_main_process
 from graceful_forgetting.runtime.progress import progress_allowed
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.trainer import LWFTrainer
+from graceful_forgetting.unlearning.updates import unlearning_summary
 
 LOG_FILE = "training_log.json"
 UNLEARNING_FILE = "unlearning.json"
@@ -79,9 +80,7 @@ def run_training(
     if keep_model:
         trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
-    unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
-    if isinstance(trainer, LWFTrainer):
-        unlearning = trainer.unlearning_summary()
+    unlearning = trainer.unlearning_summary() if isinstance(trainer, LWFTrainer) else unlearning_summary(None, None)
     write_json(folder / UNLEARNING_FILE, unlearning)
     detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
     if measure_held_out:
