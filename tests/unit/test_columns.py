@@ -61,6 +61,8 @@ def test_what_is_right_is_taken(given):
         ),
         ({"train": {"instruction": "w1", "output": "w2"}}, "{'instruction': 'prompt', 'output': 'completion'}"),
         ({"train": {"prompt": "w1", "response": "w2"}}, r"rename_columns\({'response': 'completion'}\)"),
+        ({"train": {"question": "w1", "completion": "w2"}}, r"rename_columns\({'question': 'prompt'}\)"),
+        ({"train": {**PROMPT, **TEXT}}, "train_dataset has no answers to learn"),
         ({"train": PROMPT}, "train_dataset has no answers to learn: it needs .*dataset_text_field='text', and has"),
         ({"train": PAIRS, "held_out": PROMPT}, "eval_dataset has no answers to learn"),
         ({"train": PAIRS, "held_out": ASKED}, r"pass eval_dataset\.rename_columns"),

@@ -101,7 +101,10 @@ def _has_answers(columns: Collection[str]) -> bool:
 
 
 def _check_learned(argument: str, columns: Collection[str], text_field: str, swapped: bool) -> None:
-    if {"completion", "messages", "conversations", "input_ids", text_field}.intersection(columns):
+    if "input_ids" in columns or {"prompt", "completion"} <= {*columns}:
+        return
+    # Beside a prompt nothing else counts for TRL.
+    if "prompt" not in columns and {"messages", "conversations", text_field}.intersection(columns):
         return
     listed = ", ".join(columns)
     if swapped and not _has_answers(columns):

@@ -205,8 +205,12 @@ class LWFTrainer(UnlearningTrainer):
         self._place_whole_model()
         with preserved_rng(), without_bars_of_libraries():
             method = self._method(resumes)
+            untried = self.args.forget_trials == "none"
+            reference = method.scorer_needs_posterior or BaselineNeed.POSTERIOR in checks.baseline_needs(self.args)
+            # Trial runs are held against it: where it is not at hand, it is not made for this alone.
+            compares = self._compares_with_plain and (untried or (reference and self.args.reference_share == 1))
             if self.unlearning_enabled:
-                self._say(cost_ahead(self.args, self._title, method.scorer_needs_posterior, self._compares_with_plain))
+                self._say(cost_ahead(self.args, self._title, reference, compares))
             stages = method.stages_read()
             if "posterior" in stages:
                 stages["reference"] = method.reference()
@@ -214,10 +218,7 @@ class LWFTrainer(UnlearningTrainer):
             self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
             if "selection" in stages:
                 self._say_what_is_unlearned(self.preparation)
-            # Trial runs have been held against it: where it is not at hand, it is not made for this alone.
-            at_hand = "reference" in stages and self.args.reference_share == 1
-            untried = self.args.forget_trials == "none"
-            if self._compares_with_plain and len(self.preparation.selected) > 0 and (untried or at_hand):
+            if compares and len(self.preparation.selected) > 0:
                 plain = method.models.plain(1.0)
                 self.preparation.plain_log = read_json(plain.path / LOG_FILE)
                 with method.models.trained(plain) as model:
