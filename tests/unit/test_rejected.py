@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from graceful_forgetting.training.rejected import MARK, is_rejected, mark_rejected, resume_rejected
+from graceful_forgetting.training.rejected import MARK, mark_rejected, resume_rejected
 from graceful_forgetting.unlearning.fallback import HeldOutComparison
 
 WEIGHTS = [
@@ -35,21 +35,20 @@ def files(folder) -> set[str]:
 
 def test_weights_are_put_out_of_reach_and_come_back(checkpoint, caplog):
     before = files(checkpoint.parent)
-    assert not is_rejected(checkpoint)
+    resume_rejected(checkpoint.parent, compares=False)
     mark_rejected(checkpoint.parent, HeldOutComparison(2.0, 1.5))
-    assert is_rejected(checkpoint)
     assert files(checkpoint) == {*(f"{name}.rejected" for name in WEIGHTS), *OTHERS, MARK}
     assert (checkpoint.parent / "model.safetensors").is_file()
     said = (checkpoint / MARK).read_text()
     assert "was 2.0000 nats per token, that of plain fine-tuning 1.5000" in said
     with caplog.at_level(logging.WARNING):
-        resume_rejected(checkpoint, compares=True)
+        resume_rejected(checkpoint.parent, compares=True)
     assert "lost to plain fine-tuning" in caplog.text
     assert files(checkpoint.parent) == before
 
 
 def test_a_run_that_does_not_compare_again_is_refused(checkpoint):
     mark_rejected(checkpoint.parent, HeldOutComparison(2.0, 1.5))
-    with pytest.raises(ValueError, match=r"resume_from_checkpoint=.*pass the eval_dataset and guard_fallback=True"):
-        resume_rejected(checkpoint, compares=False)
-    assert is_rejected(checkpoint)
+    with pytest.raises(ValueError, match=r"^resume_from_checkpoint: .*pass the eval_dataset and guard_fallback=True"):
+        resume_rejected(checkpoint.parent, compares=False)
+    assert (checkpoint / MARK).is_file()

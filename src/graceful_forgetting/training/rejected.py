@@ -35,32 +35,30 @@ def mark_rejected(output_dir: Path, held_out: HeldOutComparison) -> None:
             file.rename(file.with_name(file.name + SUFFIX))
 
 
-def is_rejected(checkpoint: Path) -> bool:
-    """Whether the checkpoint is marked."""
-    return (checkpoint / MARK).is_file()
-
-
-def resume_rejected(checkpoint: Path, compares: bool) -> None:
-    """Take the marks off again, of this checkpoint and of those beside it; one process alone may call this.
+def resume_rejected(output_dir: Path, compares: bool) -> None:
+    """Take the marks in the folder off again, for a run that resumes; one process alone may call this.
 
     Args:
-        checkpoint: that is resumed, marked.
+        output_dir: with the checkpoint that is resumed.
         compares: whether the run compares its result with plain fine-tuning again.
 
     Raises:
         ValueError: it does not, and would keep what was rejected.
     """
+    rejected = [checkpoint for checkpoint in _checkpoints(output_dir) if (checkpoint / MARK).is_file()]
+    if not rejected:
+        return
     if not compares:
         raise ValueError(
-            f"resume_from_checkpoint={str(checkpoint)!r} is of a run that lost to plain fine-tuning, and this one "
-            "would keep its weights: pass the eval_dataset and guard_fallback=True, which compare again, or train from "
-            f"the start. {checkpoint / MARK} says more"
+            f"resume_from_checkpoint: the checkpoints in {output_dir} are of a run that lost to plain fine-tuning, and "
+            "this one would keep their weights: pass the eval_dataset and guard_fallback=True, which compare again, or "
+            f"train from the start. {rejected[-1] / MARK} says more"
         )
-    logger.warning(f"{checkpoint} is of a run that lost to plain fine-tuning: at the end the two are compared again")
-    for each in _checkpoints(checkpoint.parent):
-        for file in each.rglob(f"*{SUFFIX}"):
+    logger.warning(f"{output_dir} is of a run that lost to plain fine-tuning: at the end the two are compared again")
+    for checkpoint in rejected:
+        for file in checkpoint.rglob(f"*{SUFFIX}"):
             file.rename(file.with_name(file.name.removesuffix(SUFFIX)))
-        (each / MARK).unlink(missing_ok=True)
+        (checkpoint / MARK).unlink()
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:

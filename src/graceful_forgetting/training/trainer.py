@@ -50,7 +50,7 @@ from graceful_forgetting.training.preparation import (
     read_preparation,
     trained_weights,
 )
-from graceful_forgetting.training.rejected import is_rejected, resume_rejected
+from graceful_forgetting.training.rejected import resume_rejected
 from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
@@ -272,12 +272,13 @@ class LWFTrainer(UnlearningTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`; runs `prepare_unlearning` first unless that was done or a checkpoint is resumed."""
+        if resume_from_checkpoint:
+            folder = Path(self.args.output_dir)
+            if isinstance(resume_from_checkpoint, str):
+                folder = Path(resume_from_checkpoint).parent
+            known = self.preparation is not None and self.preparation.plain is not None
+            on_main_process(partial(resume_rejected, folder, known or self._compares_with_plain))
         checkpoint = self._checkpoint(resume_from_checkpoint)
-        if checkpoint is not None and is_rejected(checkpoint):
-            compares = self._compares_with_plain or (
-                self.preparation is not None and self.preparation.plain is not None
-            )
-            on_main_process(partial(resume_rejected, checkpoint, compares))
         baseline = None
         with preserved_rng():
             if self.args.baseline is not None:
