@@ -17,6 +17,7 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.training.notices import self_defeating
 from graceful_forgetting.training.preparation import needs_elicitation
 
 
@@ -81,6 +82,14 @@ def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> Non
         matching_names(unrestricted_names(network, covered.space), covered.pattern, covered.last_blocks)
     except ValueError as error:
         raise ValueError(str(error).replace("parameters=", "posterior_parameters=", 1)) from error
+
+
+def defeating_settings(lwf: LWFConfig, inputs: RunInputs) -> list[str]:
+    """See `self_defeating`; a run whose rows are packed has fewer updates than is known here."""
+    if lwf.unlearn_every == 0:
+        return []
+    learning = None if lwf.packing else len(inputs.sources.learning_train)
+    return self_defeating(lwf, learning, sum(len(source.prompts) for source in inputs.sources.forgetting.values()))
 
 
 def check_quotas(lwf: LWFConfig, inputs: RunInputs) -> None:
