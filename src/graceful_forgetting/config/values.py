@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
+from graceful_forgetting.runtime.own_code import is_import_path
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _SHORT.maxlevel = 3
@@ -148,7 +150,7 @@ def _fits(value: object, annotation: Any) -> bool:
     kinds = _alternatives(annotation)
     names = _choices(annotation)
     if names is not None and isinstance(value, str):
-        return value in names
+        return value in names or (str in kinds and is_import_path(value))
     return any(_fits_one(value, kind) for kind in kinds)
 
 
@@ -187,7 +189,8 @@ def _choices(annotation: Any) -> list[str] | None:
 def _in_words(annotation: Any) -> str:
     names = _choices(annotation)
     if names is not None:
-        return "one of " + ", ".join(names)
+        own = ", or an import path package.module:Name" if str in _alternatives(annotation) else ""
+        return "one of " + ", ".join(names) + own
     words = [_word(kind) for kind in _alternatives(annotation) if kind is not type(None)]
     return " or ".join(dict.fromkeys(words))
 
