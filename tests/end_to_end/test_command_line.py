@@ -270,7 +270,7 @@ def test_one_file_to_learn_and_one_to_forget_without_test_rows(recipe, tmp_path,
     flags = ["--learning_task", str(learn), "--forgetting_tasks", str(forget)]
     assert main(["run", "--config", str(recipe), *flags]) == 0
     captured = capsys.readouterr()
-    assert "nothing was evaluated" in captured.out
+    assert "Nothing was evaluated on what is learned" in captured.out
     assert "16 self-generated samples scored, 8 selected" in captured.out
     result = RunResult.load(tmp_path / "run" / "result.json")
     assert result.summary.tasks == {}

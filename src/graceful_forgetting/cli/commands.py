@@ -84,13 +84,15 @@ def _report(pipeline: Any) -> None:
     from graceful_forgetting.results.cost import cost_text
     from graceful_forgetting.results.table import summary_table
     from graceful_forgetting.runs.assemble import assemble_result
+    from graceful_forgetting.runs.changed_answers import changed_answers
 
     result, samples = assemble_result(pipeline)
+    answers = changed_answers(pipeline)
     if RANK > 0:
         return
     folder = pipeline.directory.path
     result.save(folder / "result.json")
-    report = render_report(result, samples, folder / "report.html")
+    report = render_report(result, samples, folder / "report.html", answers)
     print()
     print(summary_table(result))
     print()
