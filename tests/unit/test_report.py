@@ -52,8 +52,8 @@ def three_seeds():
 def test_report_holds_every_section(three_seeds, tmp_path):
     page = page_of(three_seeds, samples_of(60), tmp_path)
     for words in (
-        "Both start from the same base model and learn the same rows. One is fine-tuned as usual (plain). The other (LWF) "
-        "also unlearns 20 of the base model's 60 answers to the forgetting prompts, those with the highest forgetting "
+        "Both start from the same base model and learn the same rows. One is fine-tuned as usual (plain). "
+        "The other (LWF) also unlearns 20 of the base model's 60 answers to the forgetting prompts, those with the highest forgetting "
         "confidence. A third (never knew) is a twin",
         "LWF is better than plain fine-tuning: LWF 71.0, plain fine-tuning 61.0 (test questions answered right, in %), "
         "difference +10.0, 95 % interval",
@@ -280,7 +280,8 @@ def test_headline_of_one_seed_claims_nothing():
     verdict, sentence, notes = statement([0.6], [0.9], [0.8])
     assert verdict == "one_seed"
     assert sentence.startswith(
-        "One seed shows nothing: LWF 90.0, plain fine-tuning 60.0 (test questions answered right, in %), difference +30.0"
+        "One seed shows nothing: LWF 90.0, plain fine-tuning 60.0 (test questions answered right, in %), "
+        "difference +30.0"
     )
     assert "better" not in sentence + notes
 
@@ -289,7 +290,8 @@ def test_headline_of_an_interval_with_zero_shows_no_difference():
     verdict, sentence, notes = statement([0.6, 0.7, 0.8], [0.7, 0.6, 0.9])
     assert verdict == "no_difference"
     assert sentence.startswith(
-        "No difference shown: LWF 73.3, plain fine-tuning 70.0 (test questions answered right, in %), difference +3.3, 95 % interval −2"
+        "No difference shown: LWF 73.3, plain fine-tuning 70.0 (test questions answered right, in %), "
+        "difference +3.3, 95 % interval −2"
     )
     assert "includes 0" in notes
 
@@ -404,7 +406,7 @@ def test_the_score_column_has_its_name_and_unit(tmp_path, config, head):
     page = page_of(three_seed_result(config=config), samples_of(60), tmp_path)
     assert f"Task Known to be {head} Linear term" in page.words
     data = json.loads(page.scripts["sample-data"])
-    assert data["labels"]["kind"] == ["not known", "conflicting"]
+    assert data["labels"]["kind"] == ["conflicting", "not known"]
 
 
 def test_the_table_says_what_its_first_rows_are_known_to_be(tmp_path):
@@ -419,7 +421,7 @@ def test_the_table_says_what_its_first_rows_are_known_to_be(tmp_path):
 
 def test_an_axis_ends_where_its_values_can_and_its_ticks_differ():
     scale = scale_for([0.62, 1.0], 0.0, 100.0, limits=(0, 1))
-    assert (scale(1.0), scale.high, scale.ticks()[-1]) == (100.0, 1, (100.0, "1"))
+    assert (scale.high, scale.ticks()[-1]) == (1, (pytest.approx(100.0), "1"))
     close = scale_for([0.99996, 0.99998], 0.0, 100.0).ticks()
     assert len({label for _, label in close}) == len(close) >= 3
 
