@@ -53,8 +53,8 @@ def test_report_holds_every_section(three_seeds, tmp_path):
     page = page_of(three_seeds, samples_of(60), tmp_path)
     for words in (
         "Both start from the same base model and learn the same rows. One is fine-tuned as usual (plain). "
-        "The other (LWF) also unlearns 20 of the base model's 60 answers to the forgetting prompts, those with the highest forgetting "
-        "confidence. A third (never knew) is a twin",
+        "The other (LWF) also unlearns 20 of the base model's 60 answers to the forgetting prompts, those with the "
+        "highest forgetting confidence. A third (never knew) is a twin",
         "LWF is better than plain fine-tuning: LWF 71.0, plain fine-tuning 61.0 (test questions answered right, in %), "
         "difference +10.0, 95 % interval",
         "Learning loss",
