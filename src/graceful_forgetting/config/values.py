@@ -9,8 +9,10 @@ import types
 from datetime import date
 from difflib import get_close_matches
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from graceful_forgetting.config.fields import mapping_of
 from graceful_forgetting.runtime.own_code import is_import_path
 
 _SHORT = reprlib.Repr()
@@ -28,6 +30,7 @@ _COUNTS = (
     "dataloader_prefetch_factor",
     "torch_empty_cache_steps",
     "lora_r",
+    "pad_to_multiple_of",
 )
 _NOT_NEGATIVE = (
     "dataloader_num_workers",
@@ -53,6 +56,17 @@ RANGES: dict[str, Range] = {
     # Its square is a factor in 32 bit.
     "confidence_step_size": (0, 1e18, False, True, "above 0 and at most 1e18"),
 }
+# Text of which TRL and transformers declare no choices, and which they read after other stages, or not at all.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "log_level": ("debug", "info", "warning", "error", "critical", "passive"),
+    "log_level_replica": ("debug", "info", "warning", "error", "critical", "passive"),
+    "loss_type": ("nll", "dft", "chunked_nll"),
+    "packing_strategy": ("bfd", "bfd_split", "bfd-requeue", "wrapped"),
+    "truncation_mode": ("keep_start", "keep_end"),
+    "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
+}
+# Mappings that may stand in a file, by its path.
+_IN_FILES = ("accelerator_config", "deepspeed", "fsdp_config")
 # The largest number of 32 bit, which all that is computed with has to fit into.
 _LARGEST = 3.4e38
 
@@ -78,6 +92,8 @@ def check_value(name: str, value: object, annotation: Any) -> None:
     if not _fits(value, annotation):
         valid = _in_words(annotation) + _hint(value, annotation)
         raise ValueError(f"{name}={short(value)} is not valid: it must be {valid}")
+    if isinstance(value, str):
+        _check_text(name, value, annotation)
     number = _number(value)
     bounds = RANGES.get(name)
     if number is not None and bounds is not None:
@@ -86,6 +102,22 @@ def check_value(name: str, value: object, annotation: Any) -> None:
         below = number <= highest if with_highest else number < highest
         if not (above and below) or (name == "max_steps" and number == 0):
             raise ValueError(f"{name}={short(value)} is not valid: it must be {text}")
+
+
+def _check_text(name: str, value: str, annotation: Any) -> None:
+    choices = CHOICES.get(name)
+    if choices is not None and value not in choices:
+        near = get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}={short(value)} is not valid: it must be one of {', '.join(choices)}{hint}")
+    if "\0" in value:
+        raise ValueError(f"{name}={short(value)} is not valid: it holds the character NUL")
+    kinds = [get_origin(kind) or kind for kind in _alternatives(annotation)]
+    if name in _IN_FILES and value and not value.lstrip().startswith("{"):
+        if name != "fsdp_config" and not Path(value).is_file():
+            raise ValueError(f"{name}={short(value)} is not valid: there is no such file, and it is no JSON")
+    elif dict in kinds and value:
+        mapping_of(name, value)
 
 
 def check_share_or_count(name: str, value: object) -> None:

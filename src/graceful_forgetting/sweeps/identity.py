@@ -37,7 +37,10 @@ class CellKeys:
             FileNotFoundError: a path that is not there.
         """
         recipe = self._recipe(cell)
-        sources, content = self._content(recipe)
+        try:
+            sources, content = self._content(recipe)
+        except ValueError as error:
+            raise ValueError(f"learning {cell.learning}, forgetting {cell.forgetting}: {error}") from error
         if sources.learning_test is None:
             raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
         if not recipe[0].generates:

@@ -104,6 +104,25 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(repr(other) for other in near)}? " if near else ""
 
 
+def task_table() -> str:
+    """Every known task as a Markdown table; `docs/tasks.md` has it."""
+    lines = [
+        "| task | what it asks | metric | licence | data set on the hub | vendored rows |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in TASKS.values():
+        hub = " ".join((f"`{task.hub_id}`", *task.hub_configs))
+        vendored = "yes" if (SAMPLES / task.folder).is_dir() else "no"
+        lines.append(f"| `{task.name}` | {task.description} | {task.metric} | {task.licence} | {hub} | {vendored} |")
+    for name, family in FAMILIES.items():
+        example = family.make(family.subjects[0])
+        lines.append(
+            f"| `{name}:<subject>` | one of {len(family.subjects)} subjects, such as `{example.name}` "
+            f"| {example.metric} | {example.licence} | `{example.hub_id}` | no |"
+        )
+    return "\n".join(lines)
+
+
 def task_list(width: int = 100) -> str:
     """Every known task as text of at most `width` columns: name, metric, what it asks, and where its rows come from."""
     entries = []
