@@ -84,7 +84,9 @@ def test_a_new_measurement_is_scored_and_resumed(example, make_model, monkeypatc
 
 def test_a_recipe_names_both_by_their_import_path(example) -> None:
     (page,) = (block for block in blocks("yaml") if "confidence_scorer" in block)
-    _, args, _ = recipe_from_fields({"output_dir": "unused", **yaml.safe_load(page)}, "recipe.yaml")
+    _, args, _ = recipe_from_fields(
+        {"world": "shortcut", "output_dir": "unused", **yaml.safe_load(page)}, "recipe.yaml"
+    )
     assert isinstance(scorer_named(args.confidence_scorer), example["RelativeInterferenceScorer"])
     assert isinstance(objective_of(args), example["LogAscent"])
 

@@ -142,15 +142,9 @@ WRONG = [
 @pytest.mark.parametrize("value", [NAN, INF, -INF], ids=str)
 def test_no_field_takes_what_is_no_finite_number(fields, value):
     """Infinity turns the guard off, and is valid there alone."""
-    taken = []
-    for name in sorted(recipe_fields()):
-        try:
+    for name in recipe_fields() - ({"guard_margin"} if value == INF else set()):
+        with pytest.raises(ValueError, match=f"^recipe.yaml: {name}="):
             recipe_from_fields({**fields, name: value}, "recipe.yaml")
-        except ValueError as error:
-            assert f"recipe.yaml: {name}=" in str(error)
-        else:
-            taken.append(name)
-    assert taken == (["guard_margin"] if value == INF else [])
 
 
 @pytest.mark.parametrize(("field", "value", "expected"), WRONG, ids=[f"{name}={value}" for name, value, _ in WRONG])

@@ -31,6 +31,8 @@ def half_the_cap(args):
     return BoundedAscent(args.unlearn_loss_cap / 2)
 """
 
+RECIPE = {"world": "shortcut", "output_dir": "unused"}
+
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
@@ -58,7 +60,7 @@ def test_a_class_goes_by_its_path_in_every_kind_of_settings(own):
     assert config(confidence_scorer=mine).confidence_scorer == "own_parts:Mine"
     assert changed(config(), confidence_scorer=mine).confidence_config().scorer == "own_parts:Mine"
     assert ConfidenceConfig(scorer=mine).scorer == "own_parts:Mine"
-    _, args, _ = recipe_from_fields({"output_dir": "x", "confidence_scorer": "own_parts:Mine"}, "a recipe")
+    _, args, _ = recipe_from_fields({**RECIPE, "confidence_scorer": "own_parts:Mine"}, "a recipe")
     assert args.confidence_scorer == "own_parts:Mine"
 
 
@@ -119,7 +121,8 @@ def test_code_without_a_file_is_told_apart_by_what_it_computes(monkeypatch):
 
 def test_the_command_finds_a_module_in_the_folder_where_it_is_called(own):
     code = "import sys; sys.path.pop(0); from graceful_forgetting.cli.command_line import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "advise", "--confidence_scorer", "own_parts:Nobody", "--output_dir", "x"]
+    recipe = [flag for name, value in RECIPE.items() for flag in (f"--{name}", value)]
+    command = [sys.executable, "-c", code, "advise", *recipe, "--confidence_scorer", "own_parts:Nobody"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=own)
     assert done.returncode == 2
     assert "confidence_scorer='own_parts:Nobody' cannot be imported: AttributeError" in done.stderr
