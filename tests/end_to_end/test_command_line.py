@@ -80,7 +80,9 @@ def test_run_makes_every_artefact_and_reuses_it(recipe, tmp_path, capsys, flags)
     assert result.summary.tasks["myths"].arms["lwf"].n == 1
     assert result.selection is not None
     assert (result.selection.scored, result.selection.chosen) == (len(scored), len(selected))
-    assert "<html" in (run / "report.html").read_text()
+    report = (run / "report.html").read_text()
+    assert "<html" in report
+    assert '<section id="answers">' in report
 
     assert main(["run", "--config", str(recipe), *flags]) == 0
     assert stages_of(capsys.readouterr().out) == dict.fromkeys(STAGES, "reused")
