@@ -54,7 +54,8 @@ def test_page_fits_the_window_and_can_be_read(report, open_page, tmp_path, width
     found = contrasts(
         page,
         ["h1", ".meta", "nav a", ".statement", "caption", "figcaption", "svg text.tick", "svg text.row-label",
-         "#sample-table td.flag.set", ".answers td.better", ".pager button:not(:disabled)", "#sample-search", ".tag.reused", "footer p"],
+         "#sample-table td.flag.set",
+         ".answers td.better", ".pager button:not(:disabled)", "#sample-search", ".tag.reused", "footer p"],
     )  # fmt: skip
     assert {selector: ratio for selector, ratio in found.items() if ratio < 4.5} == {}
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
