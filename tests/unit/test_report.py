@@ -362,6 +362,7 @@ def test_a_run_that_unlearned_nothing_says_what_to_do(tmp_path):
     assert next_steps(result) == []
     for run in result.runs:
         run.unlearn_updates = 0
+    assert next_steps(three_seed_result(config={"baseline": "l2_sp", "unlearn_every": 0})) == []
     words = page_of(result, None, tmp_path).words
     assert (
         "Nothing was unlearned: no unlearning update was made. unlearn_every is 50, and training ended at update 3."
@@ -415,7 +416,7 @@ def test_the_table_says_what_its_first_rows_are_known_to_be(tmp_path):
     result = three_seed_result()
     result.selection.tasks["older"] = TaskSelection(30, 0, "helpful")
     words = page_of(result, Dataset.from_dict(rows), tmp_path).words
-    assert "Of the 25 highest scores 25 are of tasks known to be helpful." in words
+    assert "What the 25 highest scores are known to be: 25 helpful." in words
     assert "unlearning them can cost it" in words
 
 

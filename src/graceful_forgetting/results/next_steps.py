@@ -15,9 +15,12 @@ def next_steps(result: RunResult) -> list[str]:
             "with train.jsonl and test.jsonl. The same command then evaluates; what is trained is kept."
         )
     own = [run for run in result.runs if run.arm == OWN]
-    if result.selection is not None and result.selection.chosen == 0:
+    # A baseline may read the selection and unlearn nothing, as it was asked.
+    if result.selection is None or result.config.get("unlearn_every") == 0:
+        return steps
+    if result.selection.chosen == 0:
         steps.append(_nothing_chosen(result))
-    elif result.selection is not None and own and not any(run.unlearn_updates for run in own):
+    elif own and not any(run.unlearn_updates for run in own):
         every, steps_run = result.config.get("unlearn_every"), max((run.training_log[-1:] for run in own), key=len)
         last = f", and training ended at update {steps_run[0].step}" if steps_run else ""
         steps.append(
