@@ -12,7 +12,7 @@ def next_steps(result: RunResult) -> list[str]:
     if not any(task.role == "learning" for task in result.summary.tasks.values()):
         steps.append(
             "Nothing was evaluated on what is learned: learning_task has no test rows with answers. Give it a folder "
-            "with train.jsonl and test.jsonl. The same command then evaluates; what is trained is kept."
+            "with train.jsonl and test.jsonl. What is trained on the same rows is kept."
         )
     own = [run for run in result.runs if run.arm == OWN]
     # A baseline may read the selection and unlearn nothing, as it was asked.
