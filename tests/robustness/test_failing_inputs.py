@@ -131,7 +131,8 @@ WRONG = [
     ("pad_to_multiple_of", -1, "at least 1"),
     ("run_name", "a\0b", "the character NUL"),
     ("confidence_scorer", "nowhere:Scorer", "cannot be imported"),
-    ("unlearn_objective", "json:loads", "it must be a subclass of Objective"),
+    ("unlearn_objective", "json:loads", "fails on the settings"),
+    ("unlearn_objective", "json:JSONDecoder", "it must be a subclass of Objective"),
     # Names of settings that there are no longer are unknown ones, with the nearest.
     ("elicitation_shard_size", 0, "unknown field"),
     ("elicitation_top_p", 2.0, "did you mean 'elicitation_"),

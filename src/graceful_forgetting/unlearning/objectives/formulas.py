@@ -199,7 +199,10 @@ def objective_of(args: LWFConfig) -> Objective:
     if isinstance(found, type) and issubclass(found, Objective):
         found = found()
     elif isfunction(found):
-        found = found(args)
+        try:
+            found = found(args)
+        except Exception as error:  # a function of the user's may raise anything
+            raise ValueError(f"unlearn_objective={name!r} fails on the settings: {error}") from error
     if not isinstance(found, Objective):
         raise ValueError(
             f"unlearn_objective={name!r} gives a {type(found).__name__}: it must be a subclass of Objective, an object "
