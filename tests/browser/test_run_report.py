@@ -170,7 +170,7 @@ def test_pointer_reads_curves(report, open_page):
 
 def test_narrow_page_sorts_without_column_heads(report, open_page):
     page = open_page(report, 420)
-    page.locator("#sample-sort").select_option("Loss")
+    page.locator("#sample-sort").select_option("Loss (nats per token)")
     page.get_by_role("button", name="Descending").click()
     rising = numbers(page, "loss")
     assert rising == sorted(rising)
