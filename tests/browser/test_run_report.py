@@ -175,4 +175,4 @@ def test_narrow_page_sorts_without_column_heads(report, open_page):
     rising = numbers(page, "loss")
     assert rising == sorted(rising)
     label = page.locator("#sample-table tbody td.num").first
-    assert label.evaluate("(cell) => getComputedStyle(cell, '::before').content") == '"Confidence"'
+    assert label.evaluate("(cell) => getComputedStyle(cell, '::before').content") == '"Forgetting confidence (nats)"'
