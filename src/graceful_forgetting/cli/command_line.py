@@ -148,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "--cluster_parameters", nargs="+", default=[], metavar="NAME=VALUE", help="of a job, as submitit names them"
     )
     sweep.add_argument("--dry_run", action="store_true", help="check the grid and list its cells")
-    add("fields", commands.fields, "every field of a recipe, its default and its meaning")
+    fields = add("fields", commands.fields, "every field of a recipe, its default and its meaning")
+    fields.add_argument("words", nargs="*", metavar="WORD", help="only fields with all words in their name or help")
     world = add("world", commands.world, "worlds with known ground truth: list them, or build their models")
     verbs = world.add_subparsers(dest="verb", required=True, metavar="verb")
     verbs.add_parser("list", help="name and description of every world")

@@ -23,25 +23,10 @@ def _silent(text: str) -> None:
 
 
 def fields(options: argparse.Namespace, rest: list[str]) -> None:
-    del options, rest
-    from trl import SFTConfig
+    del rest
+    from graceful_forgetting.cli.fields import fields_text
 
-    from graceful_forgetting.lab.base_model import BaseModelConfig
-    from graceful_forgetting.runs.recipe import RECIPE_CLASSES
-
-    inherited = {field.name for field in dataclasses.fields(SFTConfig)}
-    for cls in RECIPE_CLASSES:
-        _print_fields(cls.__name__, cls, inherited)
-    print("and every field of trl.SFTConfig: https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig")
-    _print_fields("graceful base build", BaseModelConfig, set())
-
-
-def _print_fields(title: str, cls: type, hidden: set[str]) -> None:
-    print(f"{title}:")
-    for field in dataclasses.fields(cls):
-        if field.init and field.name not in hidden:
-            default = "" if field.default is dataclasses.MISSING else f" [{field.default}]"
-            print(f"  {field.name}{default}: {field.metadata.get('help', '')}")
+    print(fields_text(options.words))
 
 
 def demo(options: argparse.Namespace, rest: list[str]) -> None:
@@ -84,13 +69,15 @@ def _report(pipeline: Any) -> None:
     from graceful_forgetting.results.cost import cost_text
     from graceful_forgetting.results.table import summary_table
     from graceful_forgetting.runs.assemble import assemble_result
+    from graceful_forgetting.runs.changed_answers import changed_answers
 
     result, samples = assemble_result(pipeline)
+    answers = changed_answers(pipeline)
     if RANK > 0:
         return
     folder = pipeline.directory.path
     result.save(folder / "result.json")
-    report = render_report(result, samples, folder / "report.html")
+    report = render_report(result, samples, folder / "report.html", answers)
     print()
     print(summary_table(result))
     print()
@@ -225,10 +212,10 @@ def base(options: argparse.Namespace, rest: list[str]) -> None:
 def tasks(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
     from graceful_forgetting.tasks import export_tasks
-    from graceful_forgetting.tasks.catalogue import task_table
+    from graceful_forgetting.tasks.catalogue import task_list
 
     if options.verb == "list":
-        print(task_table())
+        print(task_list())
         return
     for path in export_tasks(
         options.folder, options.tasks, data_source=options.data_source, limit=options.limit, seed=options.seed
@@ -238,6 +225,8 @@ def tasks(options: argparse.Namespace, rest: list[str]) -> None:
 
 def bench(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
+    announce = _announcer(options)
+    announce("loading what is measured ...")
     from graceful_forgetting.lab.bench.confidence import benchmark_confidence, table
     from graceful_forgetting.lab.bench.methods import Setting
     from graceful_forgetting.lab.bench.subsets import subset_correlations, subset_table
@@ -250,7 +239,8 @@ def bench(options: argparse.Namespace, rest: list[str]) -> None:
         raise ValueError(f"--tokens is {min(options.tokens)}; samples need 4 tokens or more")
     settings = [Setting(n, prompt, options.batch_size) for n in options.tokens for prompt in (0, n // 2)]
     settings.append(Setting(min(options.tokens), 0, options.batch_size, tied=True))
-    result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads)
+    result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads, announce=announce)
+    announce("scoring with parts of the parameters ...")
     result["subsets"] = subset_correlations()
     write_json(options.output, result)
     print(f"{table(result)}\n\n{subset_table(result['subsets'])}")

@@ -107,7 +107,8 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
         # Building them checks every stage's fields before any work starts.
         self.elicitation_config()
         self.posterior_config()
-        self.confidence_config()
+        # A class of one's own goes by its import path, so that the settings stay JSON.
+        self.confidence_scorer = self.confidence_config().scorer
         self.selection_config()
 
     def _check_together(self) -> None:

@@ -38,6 +38,7 @@ from graceful_forgetting.training.preparation import Preparation, read_preparati
 from graceful_forgetting.training.stages import RunDirectory, Stage, copy_stage
 from graceful_forgetting.training.topology import check_topology, requested_topology
 from graceful_forgetting.training.trials import trial_args
+from graceful_forgetting.unlearning.objectives import objective_code
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ class Pipeline:
         return {
             **self._learning_settings(),
             **settings_of(args, *UNLEARNING_PREFIXES),
+            **objective_code(args),
             "seed": seed,
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from graceful_forgetting.runs.recipe import check_name, read_yaml, recipe_fields
+from graceful_forgetting.runs.recipe import check_field, check_name, read_yaml
 from graceful_forgetting.sweeps.cell import CellArm, CellRole, CellSplit
 
 MIXED = "mixed"
@@ -215,9 +215,17 @@ def load_grid(config: str) -> Grid:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: names the key, its value and the fix.
+        ValueError: names the file, the key, its value and the fix.
     """
     content = read_yaml(config)
+    try:
+        return _read(content, config)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if config in message else f"--config {config}: {message}") from error
+
+
+def _read(content: Mapping[str, Any], config: str) -> Grid:
     for key in content:
         check_name(key, _KEYS, f"--config {config}", "key")
     name = _valid_name("name", content.get("name", Path(config).stem))
@@ -234,7 +242,7 @@ def load_grid(config: str) -> Grid:
     tune, like = _tuning(_mapping(content, "tune"), names)
     grid = Grid(
         name=name,
-        output_dir=str(content.get("output_dir", f"runs/sweeps/{name}")),
+        output_dir=_text(content, "output_dir", f"runs/sweeps/{name}"),
         base=base,
         worlds=worlds,
         learning=_axis("worlds" if worlds else "learning", content["worlds" if worlds else "learning"]),
@@ -286,10 +294,10 @@ def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _check_fields(fields: Any, where: str) -> None:
     if not isinstance(fields, dict):
         raise ValueError(f"{where}={fields!r} is not valid: it must map recipe fields to values")
-    for name in fields:
+    for name, value in fields.items():
         if name in _OWN_FIELDS:
             raise ValueError(f"{name} in {where} is decided by the grid: use {_OWN_FIELDS[name]}")
-        check_name(str(name), recipe_fields(), where, "field", "`graceful fields` lists all.")
+        check_field(str(name), value, where)
 
 
 def _method(name: str, value: Any) -> Method:
@@ -334,10 +342,19 @@ def _forgetting(value: Any) -> dict[str, list[str] | str]:
 
 
 def _seeds(key: str, value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value):
+    if not isinstance(value, list):
         raise ValueError(f"{key}={value!r} is not valid: it must be a list of whole numbers")
+    for seed in value:
+        check_field("seed", seed, key)
     if len(set(value)) < len(value) or (key == "seeds" and not value):
         raise ValueError(f"{key}={value!r} is not valid: it must name every seed once, and at least one")
+    return value
+
+
+def _text(content: Mapping[str, Any], key: str, default: str) -> str:
+    value = content.get(key, default)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}={value!r} is not valid: it must be text")
     return value
 
 
@@ -367,10 +384,13 @@ def _tuning(content: Mapping[str, Any], methods: list[str]) -> tuple[dict[str, R
         if not rounds:
             raise ValueError(f"tune.{name}=[] is not valid: give at least one round, as `learning_rate: [1e-4, 2e-4]`")
         for values in rounds:
-            _check_fields(values, f"tune.{name}")
+            if not isinstance(values, dict):
+                raise ValueError(f"tune.{name}={values!r} is not valid: it must map recipe fields to values")
             for field_name, tried in values.items():
                 if not isinstance(tried, list) or not tried:
                     raise ValueError(f"tune.{name}.{field_name}={tried!r} is not valid: it must be a list of values")
+                for one in tried:
+                    _check_fields({field_name: one}, f"tune.{name}")
         tune[name] = rounds
     for name, other in like.items():
         if other not in tune:

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from graceful_forgetting.confidence.scorers import scorer_code
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.sources import Sources, load_sources
 from graceful_forgetting.runtime.artifacts import read_json
@@ -14,6 +15,7 @@ from graceful_forgetting.runtime.version import __version__
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings
+from graceful_forgetting.unlearning.objectives import objective_code
 
 
 class CellKeys:
@@ -35,7 +37,10 @@ class CellKeys:
             FileNotFoundError: a path that is not there.
         """
         recipe = self._recipe(cell)
-        sources, content = self._content(recipe)
+        try:
+            sources, content = self._content(recipe)
+        except ValueError as error:
+            raise ValueError(f"learning {cell.learning}, forgetting {cell.forgetting}: {error}") from error
         if sources.learning_test is None:
             raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
         if not recipe[0].generates:
@@ -55,6 +60,8 @@ class CellKeys:
                     self._settings.keep_models,
                 ],
                 "content": content,
+                **scorer_code(recipe[1].confidence_scorer),
+                **objective_code(recipe[1]),
             }
         )
 

@@ -22,7 +22,7 @@ from graceful_forgetting.selection import WEIGHT_COLUMN, save_selected
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.fallback import HeldOutComparison
 from graceful_forgetting.unlearning.guard import Guard
-from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, Objective
+from graceful_forgetting.unlearning.objectives import Need, Objective, objective_of
 from graceful_forgetting.unlearning.order import batch_indices
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class UnlearningUpdates:
         learning: Dataset | None = None,
     ):
         self.args = args
-        self.objective: Objective = OBJECTIVES[args.unlearn_objective](args)
+        self.objective: Objective = objective_of(args)
         self.count = 0
         self.guard = Guard(margin=args.guard_margin)
         self.log = UnlearningLog()
