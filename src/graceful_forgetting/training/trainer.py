@@ -28,6 +28,8 @@ from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, c
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import add_section, card_section, presentation
+from graceful_forgetting.training.model_checks import check_causal
+from graceful_forgetting.training.model_files import outline
 from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
     Preparation,
@@ -126,6 +128,9 @@ class LWFTrainer(PlainTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
+        if isinstance(model, str) and (args.baseline or checks.unlearns(args, self._forget_dataset, preparation)):
+            options = args.model_init_kwargs or {}
+            outline("model", model, revision=options.get("revision"), trust_remote_code=bool(args.trust_remote_code))
         self._presentation = presentation(args, self._forget_dataset, preparation)
         internals.present_as(self, *self._presentation)
         super().__init__(model, args, *positional, **keywords)
@@ -141,6 +146,9 @@ class LWFTrainer(PlainTrainer):
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         check_topology(self.args, self.accelerator.distributed_type, plugin)
         checks.check_model(self.args, self.model, self.processing_class)
+        if not self.is_fsdp_enabled:
+            # Whose first process alone may hold the weights.
+            check_causal("model", self.model)
         checks.check_data(
             self.args,
             train_dataset=self.train_dataset,
