@@ -66,12 +66,13 @@ def outline(
             output_loading_info=True,
             **options,
         )
-    except ModelFilesError:
-        raise
-    except (ConnectionError, MemoryError):
+    except (ModelFilesError, ConnectionError, MemoryError):
         raise
     # What a library raises on files of any content has no common class.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            # Of the system: a full disk is no fault of the files.
+            raise
         raise ModelFilesError(f"{where} cannot be loaded: {_in_short(error)}") from error
     # A quantised checkpoint has entries of its own, which its quantiser checks.
     if getattr(config, "quantization_config", None) is None:
@@ -84,8 +85,7 @@ class ModelFilesError(ValueError):
 
 
 def _in_short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'without a message'}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _check_architecture(where: str, config: Any) -> None:
