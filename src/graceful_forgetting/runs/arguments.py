@@ -35,6 +35,11 @@ class RunArguments:
         "What may be forgotten: task names or paths; several make mixed forgetting. With a world: which of its "
         "forgetting tasks, unset for all.",
     )
+    evaluation_tasks: list[str] | None = setting(
+        None,
+        "Further tasks that every model is evaluated on: what should stay as it is. Task names or paths, with test "
+        "rows.",
+    )
     data_source: str = setting(
         "hub",
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
@@ -42,8 +47,8 @@ class RunArguments:
     learning_limit: int | None = setting(None, "Learning examples used, drawn by seed; unset: all.")
     validation_limit: int = setting(
         200,
-        "Rows held out to watch training and for guard_fallback: training rows of learning_task that learning_limit "
-        "leaves over. 0: none. A world has its own.",
+        "Rows held out to watch training and for guard_fallback: those of validation.jsonl in the folder of "
+        "learning_task, or else training rows that learning_limit leaves over. 0: none. A world has its own.",
     )
     forgetting_limit: int | None = setting(None, "Prompts used of each forgetting task, drawn by seed; unset: all.")
     eval_limit: int | None = setting(
@@ -80,6 +85,11 @@ class RunArguments:
                 )
         elif self.learning_task:
             raise ValueError(f"world={self.world!r} brings its own learning_task: remove learning_task")
+        elif self.evaluation_tasks:
+            raise ValueError(
+                f"evaluation_tasks={self.evaluation_tasks} with world={self.world!r}, which has tasks of its own: "
+                "remove evaluation_tasks"
+            )
         if self.world_split not in ("test", "validation"):
             raise ValueError(f"world_options: split={self.world_split!r} is not valid: it must be test or validation")
         for name in ("learning_limit", "forgetting_limit", "eval_limit"):
