@@ -23,8 +23,8 @@ _NAMES = {
 
 
 def vocabulary() -> list[str]:
-    """Every byte as byte-level tokenizers write it, after the special tokens."""
-    return ["<unk>", "<bos>", "<eos>", *sorted(ByteLevel.alphabet())]
+    """Every byte as byte-level tokenizers write it, between the special tokens and a pair of them."""
+    return ["<unk>", "<bos>", "<eos>", *sorted(ByteLevel.alphabet()), "th"]
 
 
 def quantised(weight: torch.Tensor) -> torch.Tensor:
@@ -49,8 +49,7 @@ def write_gguf(model: LlamaForCausalLM, path: Path) -> dict[str, torch.Tensor]:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(vocabulary())
     writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(vocabulary()) - 3))
-    # One merge, which no text below has: transformers reads the list of merges and takes none for an empty one.
-    writer.add_token_merges([f"{vocabulary()[3]} {vocabulary()[4]}"])
+    writer.add_token_merges(["t h"])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
