@@ -235,6 +235,7 @@ def test_ids_that_stand_for_none(make_model, tokenizer):
     model = make_model()
     model.config.eos_token_id, model.generation_config.pad_token_id = [1, 63], -1
     check_vocabulary("model", model, tokenizer)
+    check_generation_config("model", model)
     model.config.eos_token_id = [1, 64]
     with pytest.raises(ValueError, match="eos_token_id=64 of its config"):
         check_vocabulary("model", model, tokenizer)

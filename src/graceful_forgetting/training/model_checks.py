@@ -1,5 +1,6 @@
 """What a model and a tokenizer show of whether they belong together and can be fine-tuned, before any work."""
 
+import copy
 from typing import Any
 
 import torch
@@ -63,8 +64,11 @@ def check_generation_config(argument: str, model: PreTrainedModel | PeftModel) -
     """
     if not model.can_generate():
         return
+    settings = copy.deepcopy(model.generation_config)
+    # The Trainer puts the tokenizer's in its place.
+    settings.pad_token_id = None
     try:
-        model.generation_config.validate(strict=True)
+        settings.validate(strict=True)
     except ValueError as error:
         reasons = " ".join(line.strip(" -") for line in str(error).splitlines() if line.startswith("- ")) or str(error)
         raise ValueError(
