@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, TrainerCallback
 
+from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
 from graceful_forgetting.runs import gguf as reading
 from graceful_forgetting.runs.gguf import dequantised_folder
@@ -145,6 +146,25 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, recipe, monkeypatch):
             (tmp_path / run / arm / "seed-42" / "model.safetensors").read_bytes() for run in ("whole", "stopped")
         ]
         assert weights[0] == weights[1]
+
+
+def test_a_model_in_memory_is_loaded_dequantised(tmp_path, model, learning, forgetting):
+    write_gguf(model, tmp_path / "tiny.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
+
+    def train(**options) -> None:
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", **options)
+        args = LWFConfig(output_dir=str(tmp_path / "out"), max_steps=2, report_to=[], use_cpu=True, forget_count=4)
+        trainer = LWFTrainer(
+            loaded, args, train_dataset=learning, forget_dataset=forgetting, processing_class=tokenizer
+        )
+        trainer.train()
+        trainer.save_model()
+
+    with pytest.raises(ValueError, match=r"quantization_config=GgufConfig\(dequantize=True\)"):
+        train()
+    train(quantization_config=GgufConfig(dequantize=True))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters() == model.num_parameters()
 
 
 def refused(capsys, *arguments: str) -> str:

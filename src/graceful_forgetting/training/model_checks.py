@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def check_vocabulary(
@@ -75,6 +75,20 @@ def check_generation_config(argument: str, model: PreTrainedModel | PeftModel) -
             f"{argument}: its generation_config is not valid, so that the trained model could not be saved: "
             f"{reasons[:400]} Correct generation_config.json or model.generation_config"
         ) from error
+
+
+def check_dequantised(argument: str, model: object) -> None:
+    """Refuse a model that was read from a GGUF file as a quantised one, which the Trainer takes for untrainable.
+
+    Raises:
+        ValueError: names what to load it with.
+    """
+    quantised = getattr(model.config, "quantization_config", None) if isinstance(model, PreTrainedModel) else None
+    if isinstance(quantised, GgufConfig):
+        raise ValueError(
+            f"{argument} was read from a GGUF file as a quantised model, which is neither trained nor saved: load it "
+            "with from_pretrained(..., quantization_config=GgufConfig(dequantize=True))"
+        )
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, c
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import add_section, card_section, presentation
-from graceful_forgetting.training.model_checks import check_causal
+from graceful_forgetting.training.model_checks import check_causal, check_dequantised
 from graceful_forgetting.training.model_files import outline
 from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
@@ -131,6 +131,7 @@ class LWFTrainer(PlainTrainer):
         if isinstance(model, str) and (args.baseline or checks.unlearns(args, self._forget_dataset, preparation)):
             options = args.model_init_kwargs or {}
             outline("model", model, revision=options.get("revision"), trust_remote_code=bool(args.trust_remote_code))
+        check_dequantised("model", model)
         self._presentation = presentation(args, self._forget_dataset, preparation)
         internals.present_as(self, *self._presentation)
         super().__init__(model, args, *positional, **keywords)
