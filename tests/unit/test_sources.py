@@ -42,6 +42,14 @@ def test_validation_rows_of_the_users_folder_are_held_out(folder: Path) -> None:
     assert _sources(folder, validation_limit=0).learning_validation is None
 
 
+def test_a_quarter_of_the_learning_rows_is_held_out_of_what_is_left_over(folder: Path) -> None:
+    (folder / "learn" / "validation.jsonl").unlink()
+    assert _sources(folder).learning_validation is None
+    for limit, held_out in ((4, 1), (2, 1), (6, 0)):
+        assert len(_sources(folder, learning_limit=limit).learning_validation or []) == held_out
+    assert len(_sources(folder, learning_limit=2, validation_limit=3).learning_validation or []) == 3
+
+
 def test_known_truth_reaches_the_run(folder: Path) -> None:
     found = _sources(folder)
     assert found.forgetting["forget"].row_kinds == {"a": "conflicting", "b": "neutral"}

@@ -18,6 +18,9 @@ from graceful_forgetting.training.preparation import SCORE_COLUMN
 from graceful_forgetting.training.shipped import SHIPPED_NAME
 from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
 
+# Unless `validation_limit` says how many.
+MOST_VALIDATION_ROWS = 200
+
 
 @dataclass(frozen=True)
 class ForgettingSource:
@@ -158,13 +161,15 @@ def _training_and_validation_rows(
     task: Task, source: str | Path, arguments: RunArguments, seed: int
 ) -> tuple[Dataset, Dataset | None]:
     """The first `learning_limit` rows of a draw; and the task's own validation rows, or those that come next in it."""
-    limit, held_out = arguments.learning_limit, arguments.validation_limit
+    limit, most = arguments.learning_limit, arguments.validation_limit
     train = load_task(task, "train", source=source, limit=limit, seed=seed)
-    if held_out and task.path is not None and VALIDATION in available_splits(task, source):
-        return train, load_task(task, VALIDATION, limit=held_out, seed=seed)
-    if limit is None or held_out == 0:
+    if most != 0 and task.path is not None and VALIDATION in available_splits(task, source):
+        return train, load_task(task, VALIDATION, limit=most or MOST_VALIDATION_ROWS, seed=seed)
+    if limit is None or most == 0:
         return train, None
-    more = load_task(task, "train", source=source, limit=limit + arguments.validation_limit, seed=seed)
+    # More would make a short run spend most of its time on them.
+    held_out = most or min(MOST_VALIDATION_ROWS, max(1, limit // 4))
+    more = load_task(task, "train", source=source, limit=limit + held_out, seed=seed)
     shown = set(train["row"])
     left = [index for index, row in enumerate(more["row"]) if row not in shown]
     return train, more.select(left) if left else None
