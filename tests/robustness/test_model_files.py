@@ -88,7 +88,10 @@ def test_tied_weights_and_known_buffers_may_be_missing_or_there(tmp_path, make_m
     GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=64)).save_pretrained(
         tmp_path / "gpt2"
     )
-    change_weights(tmp_path / "gpt2", lambda t: t.update({"transformer.h.0.attn.masked_bias": torch.ones(())}))
+    change_weights(
+        tmp_path / "gpt2",
+        lambda t: t.update({f"transformer.h.0.attn.{name}": torch.ones(1) for name in ("bias", "masked_bias")}),
+    )
     outline("model", str(tmp_path / "gpt2"))
 
 

@@ -26,6 +26,8 @@ _KINDS = (
     (b"PK\x03\x04", "is a pickle or an archive, which is not read: save the weights as safetensors"),
     (b"\x80", "is a pickle, which is not read: save the weights as safetensors"),
 )
+# Masks, frequencies and positions that older versions of transformers saved and every version computes.
+_OLD_BUFFERS = (".masked_bias", ".attn.bias", ".attention.bias", ".rotary_emb.inv_freq", ".position_ids")
 _SHOWN = 5
 
 
@@ -90,12 +92,21 @@ def _in_short(error: Exception) -> str:
 
 def _check_architecture(where: str, config: Any) -> None:
     encoder = [name for name in config.architectures or [] if name.endswith("ForMaskedLM")]
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in (config.auto_map or {})
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in (
+        getattr(config, "auto_map", None) or {}
+    )
     if encoder or not known:
         kind = encoder[0] if encoder else f"of type {config.model_type!r}"
         raise ModelFilesError(
             f"{where} is {kind}, which does not write text from left to right: name a causal language model, such as "
             "one of the Llama, Qwen, Gemma or SmolLM families"
+        )
+    text = config.get_text_config(decoder=True)
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    # Without an embedding of its own the model cannot even be made; `check_vocabulary` has the other tokens.
+    if isinstance(pad, int) and isinstance(rows, int) and pad >= rows:
+        raise ModelFilesError(
+            f"{where}: pad_token_id={pad} of its config is beyond its {rows} embeddings: correct {CONFIG_NAME}"
         )
 
 
@@ -189,8 +200,8 @@ def check_keys(where: str, model: PreTrainedModel, found: dict[str, Any]) -> Non
     Args:
         where: start of the error.
         model: that was loaded.
-        found: what `from_pretrained(output_loading_info=True)` gives beside it, where tied weights and buffers that
-            the class knows do not count as missing or unexpected.
+        found: what `from_pretrained(output_loading_info=True)` gives beside it, where tied weights do not count as
+            missing, nor buffers that the class knows as unexpected.
 
     Raises:
         ValueError: names the weights, with the shapes found and expected.
@@ -198,8 +209,9 @@ def check_keys(where: str, model: PreTrainedModel, found: dict[str, Any]) -> Non
     wrong = []
     if found["missing_keys"]:
         wrong.append(f"missing are {_some(found['missing_keys'])}")
-    if found["unexpected_keys"]:
-        wrong.append(f"not in the model are {_some(found['unexpected_keys'])}")
+    unexpected = [name for name in found["unexpected_keys"] if not name.endswith(_OLD_BUFFERS)]
+    if unexpected:
+        wrong.append(f"not in the model are {_some(unexpected)}")
     if found["mismatched_keys"]:
         shapes = (
             f"{name} ({tuple(there)} in the file, {tuple(expected)} in the model)"
