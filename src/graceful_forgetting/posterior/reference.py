@@ -3,6 +3,7 @@
 It gives θ*_L of the formula and is, at the same time, the plain baseline that graceful forgetting is compared with.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,13 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
+from graceful_forgetting.data.turns import check_carried
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import shards_models, whole
 from graceful_forgetting.runtime.internals import counted_positions, restored_forward, unwrapped_copy, without_telemetry
 from graceful_forgetting.runtime.progress import StageProgress
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -57,6 +61,26 @@ class PlainTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with counted_positions(self.model, inputs) as counted:
             return super().compute_loss(model, counted, return_outputs, num_items_in_batch)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
+        """As `SFTTrainer._prepare_dataset` (TRL 1.16), which drops rows, and calls of tools, without a word.
+
+        Raises:
+            ValueError: `max_length` leaves no row, or the chat template leaves out a call of a tool.
+        """
+        if isinstance(dataset, Dataset) and isinstance(processing_class, PreTrainedTokenizerBase) and not others[0]:
+            check_carried(dataset, processing_class, f"{others[-1]}_dataset")
+        prepared = super()._prepare_dataset(dataset, processing_class, args, packing, *others)
+        if isinstance(dataset, Dataset) and not packing and len(prepared) < len(dataset):
+            dropped = (
+                f"max_length={args.max_length} cuts off all that is learned of {len(dataset) - len(prepared)} of the "
+                f"{len(dataset)} rows of the {others[-1]} data set"
+            )
+            fix = "Raise it (up to the model's context), or shorten the prompts"
+            if len(prepared) == 0:
+                raise ValueError(f"{dropped}: none is left. {fix}")
+            logger.warning("%s; they are dropped. %s.", dropped, fix)
+        return prepared
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
         """As `SFTTrainer.training_step`; a loss that is not finite ends the run before it reaches the weights.

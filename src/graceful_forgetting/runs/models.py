@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from graceful_forgetting.config.fields import setting
-from graceful_forgetting.data import require_pad_token
 from graceful_forgetting.runs.gguf import dequantised_folder
 from graceful_forgetting.training.model_files import outline
 from graceful_forgetting.training.shipped import resolve_model_name
@@ -43,11 +42,10 @@ class ModelArguments:
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = setting(
         "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."
     )
-    use_lora: bool = setting(False, "Train a LoRA adapter in place of all weights.")
-    lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
-    lora_target_modules: list[str] | None = setting(
-        None, "Names of the linear layers with an adapter; unset: all but the output layer."
+    use_lora: bool = setting(
+        False, "Train a LoRA adapter, on all linear layers but the output layer, in place of all weights."
     )
+    lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
 
     def name_or_folder(self, model_init_kwargs: Mapping[str, Any] | None) -> str | None:
         """Where the base model is read from: the folder in the package or in the cache that a name stands for.
@@ -72,7 +70,7 @@ class ModelArguments:
             r=self.lora_r,
             lora_alpha=2 * self.lora_r,
             lora_dropout=0.0,
-            target_modules=self.lora_target_modules or "all-linear",
+            target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
 
@@ -111,12 +109,12 @@ class ModelLoader:
         self.device = device
 
     def tokenizer(self, path: str | Path) -> PreTrainedTokenizerBase:
-        """The tokenizer of a model, with a pad token (its EOS token where it has none of its own).
+        """The tokenizer of a model as it is there; see `settled_tokenizer`.
 
         Raises `ValueError` where its files cannot be read.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
+            return AutoTokenizer.from_pretrained(
                 str(path), revision=self._revision(path), trust_remote_code=self.trust_remote_code
             )
         # Files of any content: what libraries raise has no common class.
@@ -125,8 +123,6 @@ class ModelLoader:
                 f"model_name_or_path={str(path)!r}: its tokenizer cannot be loaded ({type(error).__name__}: "
                 f"{str(error)[:300]}): restore tokenizer.json and tokenizer_config.json"
             ) from error
-        require_pad_token(tokenizer)
-        return tokenizer
 
     def base(self, path: str | Path) -> PreTrainedModel:
         """The model at `path` as it is there."""

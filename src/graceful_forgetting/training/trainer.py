@@ -25,6 +25,7 @@ from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
+from graceful_forgetting.data import settled_tokenizer
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import name_stage
@@ -160,6 +161,9 @@ class LWFTrainer(UnlearningTrainer):
             revision = (args.model_init_kwargs or {}).get("revision")
             outline("model", model, revision=revision, trust_remote_code=bool(args.trust_remote_code))
         check_dequantised("model", model)
+        if isinstance(processing_class, PreTrainedTokenizerBase):
+            # The caller's stays as it is: one copy serves every stage.
+            processing_class = settled_tokenizer(processing_class, args, may_grow=True)
         self._presentation = presentation(args, self._forget_dataset, preparation)
         internals.present_as(self, *self._presentation)
         super().__init__(
