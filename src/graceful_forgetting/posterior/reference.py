@@ -30,7 +30,7 @@ from graceful_forgetting.config import Settings, changed
 from graceful_forgetting.data.turns import check_carried
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import shards_models, whole
-from graceful_forgetting.runtime.internals import restored_forward, unwrapped_copy, without_telemetry
+from graceful_forgetting.runtime.internals import counted_positions, restored_forward, unwrapped_copy, without_telemetry
 from graceful_forgetting.runtime.progress import StageProgress
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,25 @@ class NonFiniteLossError(RuntimeError):
 
 @without_telemetry
 class PlainTrainer(SFTTrainer):
-    """TRL's `SFTTrainer` without its telemetry, and with an end to a run whose loss is not finite.
+    """TRL's `SFTTrainer` without its telemetry, cheaper in evaluation, and ended by a loss that is not finite.
 
     TRL reports each construction to the Hub unless told not to; the Trainer filters such losses from its log and goes
     on training.
     """
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As `SFTTrainer.compute_loss`; in evaluation, logits are computed at the tokens that count alone."""
+        needs_all = return_outputs or self.compute_loss_func is not None or self.label_smoother is not None
+        if self.model.training or needs_all:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with counted_positions(self.model, inputs) as counted:
+            return super().compute_loss(model, counted, return_outputs, num_items_in_batch)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
         """As `SFTTrainer._prepare_dataset` (TRL 1.16), which drops rows, and calls of tools, without a word.

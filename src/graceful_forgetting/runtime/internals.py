@@ -179,6 +179,38 @@ def watched_pass(model: PreTrainedModel | PeftModel) -> Iterator[ForwardPass]:
             handle.remove()
 
 
+@contextmanager
+def counted_positions(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The inputs of an `SFTTrainer`'s pass without gradients whose logits are computed where the next token counts.
+
+    For TRL 1.16, whose fused head leaves other positions out on Triton devices alone and computes all of them on others
+    (`compact` in `add_fused_lm_head`). What it measures of the pass stays the same but for the order of sums. Can go
+    when it leaves them out everywhere.
+
+    Args:
+        model: in the hands of the trainer.
+        inputs: of its `compute_loss`; unchanged.
+    """
+    virtual_tokens = isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning
+    labels = None if virtual_tokens or "shift_labels" in inputs else inputs.get("labels")
+    counts = None if labels is None else labels[:, 1:] != -100
+    if labels is None or counts is None or not bool(counts.any()):
+        yield dict(inputs)
+        return
+
+    def keep_counted(_: nn.Module, __: Any, outputs: Any) -> Any:
+        outputs.last_hidden_state = outputs.last_hidden_state[:, :-1][counts].unsqueeze(0)
+        return outputs
+
+    head = model.get_base_model() if isinstance(model, PeftModel) else model
+    handle = head.base_model.register_forward_hook(keep_counted)
+    try:
+        kept = {name: value for name, value in inputs.items() if name != "labels"}
+        yield {**kept, "shift_labels": labels[:, 1:][counts].unsqueeze(0)}
+    finally:
+        handle.remove()
+
+
 @dataclass(frozen=True)
 class LossScale:
     """How the loss of one pass of a learning update is scaled.

@@ -76,10 +76,11 @@ class CellKeys:
 
     def _content(self, recipe: Recipe) -> tuple[Sources, str]:
         run, lwf, model = recipe
+        name = model.name_or_folder(lwf.model_init_kwargs)
         template = [] if lwf.chat_template_path is None else _folder_hash(lwf.chat_template_path)
-        known = fingerprint_json([asdict(run), model.model_name_or_path, lwf.model_init_kwargs, *template])
+        known = fingerprint_json([asdict(run), name, lwf.model_init_kwargs, *template])
         if known not in self._sources:
-            sources = load_sources(run, model.model_name_or_path, seed=0)
+            sources = load_sources(run, name, seed=0)
             models = [_folder_hash(path) for path in (sources.model, sources.never_knew) if path is not None]
             self._sources[known] = sources, fingerprint_json([known, _rows_hash(sources), models])
         return self._sources[known]

@@ -18,6 +18,7 @@ from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data.learning_rows import check_single_examples
 from graceful_forgetting.training.columns import check_columns, check_forget_dataset
+from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.objectives import objective_of
@@ -130,6 +131,8 @@ def check_model(
             f"peft_config adds virtual tokens ({model.active_peft_config.peft_type.value}), which shift the "
             "logits against the labels: use LoRA or train the model itself"
         )
+    check_vocabulary("model", model, processing_class)
+    check_generation_config("model", model)
 
 
 def check_own_parts(

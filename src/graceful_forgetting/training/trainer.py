@@ -41,6 +41,8 @@ from graceful_forgetting.training.baseline import check_base_weights, make_basel
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import presentation
+from graceful_forgetting.training.model_checks import check_causal, check_dequantised
+from graceful_forgetting.training.model_files import outline
 from graceful_forgetting.training.notices import cost_ahead, self_defeating
 from graceful_forgetting.training.preparation import (
     LOG_FILE,
@@ -155,6 +157,10 @@ class LWFTrainer(UnlearningTrainer):
                 preparation=preparation,
                 formatted=formatting_func is not None,
             )
+        if special and isinstance(model, str):
+            revision = (args.model_init_kwargs or {}).get("revision")
+            outline("model", model, revision=revision, trust_remote_code=bool(args.trust_remote_code))
+        check_dequantised("model", model)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             # The caller's stays as it is: one copy serves every stage.
             processing_class = settled_tokenizer(processing_class, args, may_grow=True)
@@ -181,6 +187,9 @@ class LWFTrainer(UnlearningTrainer):
             plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
             check_topology(args, self.accelerator.distributed_type, plugin)
             checks.check_model(args, self.model, self.processing_class)
+            if not self.is_fsdp_enabled:
+                # Whose first process alone may hold the weights.
+                check_causal("model", self.model)
             checks.check_own_parts(args, self.compute_loss_func, self.optimizer, self._forget_dataset, preparation)
         if self.unlearning_enabled and self._forget_dataset is not None:
             learning = None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
