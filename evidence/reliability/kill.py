@@ -74,7 +74,9 @@ def commands(folder: Path) -> list[Command]:
     return [
         Command("run", run, (("main", "self", 84),)),
         Command("sweep", sweep, (("worker-1", "self", 6), ("worker-1", "parent", 6), ("worker-1", "all", 6))),
-        Command("pair", pair, (("rank-0", "self", 3), ("rank-1", "self", 3), ("rank-0", "parent", 3), ("rank-0", "all", 3))),
+        Command(
+            "pair", pair, (("rank-0", "self", 3), ("rank-1", "self", 3), ("rank-0", "parent", 3), ("rank-0", "all", 3))
+        ),
     ]
 
 
@@ -173,7 +175,7 @@ def archived() -> list[dict[str, Any]]:
 
 
 def run_kill(names: list[str], sample: int | None = None) -> Iterator[dict[str, Any]]:
-    """Try the points of these commands that are not archived; with `sample`, so many of each process, archived or not."""
+    """Try the points of these commands that are not archived; with `sample`, so many of each process, known or not."""
     known = [] if sample else [{name: row[name] for name in Point.__annotations__} for row in archived()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()

@@ -24,6 +24,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
+from graceful_forgetting.posterior.divergence import LearningLoss
 from graceful_forgetting.runtime.distributed import shards_models, whole
 from graceful_forgetting.runtime.internals import restored_forward, unwrapped_copy, without_telemetry
 
@@ -34,11 +35,25 @@ class NonFiniteLossError(RuntimeError):
 
 @without_telemetry
 class PlainTrainer(SFTTrainer):
-    """TRL's `SFTTrainer` without its telemetry, and with an end to a run whose loss is not finite.
+    """TRL's `SFTTrainer` without its telemetry, and with an end to a run whose loss is not finite or has diverged.
 
     TRL reports each construction to the Hub unless told not to; the Trainer filters such losses from its log and goes
     on training.
     """
+
+    _learning_loss: LearningLoss | None = None
+
+    def train(self, *positional: Any, **keywords: Any) -> Any:
+        """As `SFTTrainer.train`. Raises `DivergedError` where nothing but the learning rate can have done it."""
+        if self.learns_plainly and self._learning_loss is None:
+            self._learning_loss = LearningLoss(self.model.config.get_text_config().vocab_size)
+            self.add_callback(self._learning_loss)
+        return super().train(*positional, **keywords)
+
+    @property
+    def learns_plainly(self) -> bool:
+        """Whether this run does nothing but learn."""
+        return True
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
         """As `SFTTrainer.training_step`; a loss that is not finite ends the run before it reaches the weights.
@@ -52,6 +67,8 @@ class PlainTrainer(SFTTrainer):
                 f"the learning loss is {loss.item()} at learning update {self.state.global_step + 1}; checkpoints "
                 f"saved so far are intact. Lower learning_rate ({self.args.learning_rate:g}) or look at the batch"
             )
+        if self._learning_loss is not None:
+            self._learning_loss.note(loss.item())
         return loss
 
 

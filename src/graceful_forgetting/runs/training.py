@@ -59,9 +59,7 @@ class SavedAtTheEnd(TrainerCallback):
 
     _ends = False
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         del args, state, kwargs
         # All processes of a launch save together, whichever of them heard the signal before this update ended.
         self._ends = bool(sum_over_processes(torch.tensor(float(arrived()))))

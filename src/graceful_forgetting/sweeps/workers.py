@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from graceful_forgetting.runtime.secrets import without_secrets
 from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, end_with_parent, ends_on_sigterm
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
@@ -68,8 +69,8 @@ def attempt(
         result = run_cell(cell, key, settings, cache, announce)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
         error_file.parent.mkdir(parents=True, exist_ok=True)
-        error_file.write_text(traceback.format_exc(), encoding="utf-8")
-        text = f"{type(error).__name__}: {error}"
+        error_file.write_text(without_secrets(traceback.format_exc()), encoding="utf-8")
+        text = without_secrets(f"{type(error).__name__}: {error}")
         return Outcome(cell, None, text, 0, time.perf_counter() - start)
     error_file.unlink(missing_ok=True)
     made = sum(stage.status == "run" for stage in result.stages)
@@ -188,7 +189,8 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
     # Ctrl-C reaches the whole group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None and parent.pid is not None
+    assert parent is not None
+    assert parent.pid is not None
     end_with_parent(parent.pid)
     with suppress(Terminated), ends_on_sigterm(_silent):
         _work_on(connection, settings, log)
