@@ -80,6 +80,9 @@ def test_explosion_ends_a_run_before_it_saves(args):
 def test_a_run_that_ends_no_better_than_guessing(args, losses, diverged):
     watched = LearningLoss(64)
     state = told(watched, args, losses)
+    state.max_steps = state.global_step + 1
+    watched.on_train_end(args, state, TrainerControl())
+    state.max_steps = state.global_step
     if diverged:
         with pytest.raises(DivergedError):
             watched.on_train_end(args, state, TrainerControl())

@@ -61,7 +61,8 @@ class LearningLoss(TrainerCallback, ExportableState):
     ) -> None:
         """Raises `DivergedError` where the model is no better than guessing, and was."""
         del control, kwargs
-        if self._first is None or self._weight == 0:
+        # What ends early, as most reference runs do, may have been on its way.
+        if self._first is None or self._weight == 0 or state.global_step < state.max_steps:
             return
         if self._loss > max(_LIKE_GUESSING * self._guessing, self._first + _WORSE):
             self._end(args, state)
