@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -200,8 +200,12 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
 
 def _work_on(connection: Connection, settings: CellSettings, log: Path) -> None:
     cache = InputsCache()
-    with log.open("a", buffering=1, encoding="utf-8") as output, _without_old_garbage():
-        sys.stdout = sys.stderr = output
+    with (
+        log.open("a", buffering=1, encoding="utf-8") as output,
+        redirect_stdout(output),
+        redirect_stderr(output),
+        _without_old_garbage(),
+    ):
         while True:
             try:
                 cell, key = connection.recv()
