@@ -100,6 +100,8 @@ class PlainTrainer(SFTTrainer):
             yield
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                # A signal makes a run save that was not to.
+                self._run = self._run or begin_run(checkpoint.parent, None)
                 seal_checkpoint(checkpoint, self._run)
 
     def get_batch_samples(self, *positional: Any, **keywords: Any) -> Any:

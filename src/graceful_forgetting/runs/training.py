@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
@@ -15,8 +16,9 @@ from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.posterior.reference import PlainTrainer
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.checkpoints import newest_checkpoint
-from graceful_forgetting.runtime.distributed import on_main_process
+from graceful_forgetting.runtime.distributed import on_main_process, sum_over_processes
 from graceful_forgetting.runtime.progress import progress_allowed
+from graceful_forgetting.runtime.termination import Terminated, arrived, waits_for_update
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.trainer import LWFTrainer
 
@@ -47,6 +49,26 @@ class StageProgress(ProgressCallback):
         shown = {k: f"{float(v):.3f}" for k, v in (logs or {}).items() if k in ("loss", "unlearn_loss", "eval_loss")}
         if state.is_world_process_zero and self.training_bar is not None and shown:
             self.training_bar.set_postfix(shown)
+
+
+class SavedAtTheEnd(TrainerCallback):
+    """After SIGTERM: a checkpoint at the end of the update, whatever `save_strategy` says, and then the end.
+
+    The Trainer's own (`enable_jit_checkpoint`) saves in the middle of an update, whose gradients are lost.
+    """
+
+    _ends = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        del args, state, kwargs
+        # All processes of a launch save together, whichever of them heard the signal before this update ended.
+        self._ends = bool(sum_over_processes(torch.tensor(float(arrived()))))
+        control.should_save = control.should_save or self._ends
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        del args, state, control, kwargs
+        if self._ends:
+            raise Terminated
 
 
 def arm_args(args: LWFConfig, work: Path, seed: int) -> LWFConfig:
@@ -101,10 +123,11 @@ def run_training(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(StageProgress)
-    for callback in callbacks:
+    for callback in (*callbacks, SavedAtTheEnd()):
         trainer.add_callback(callback)
     checkpoint = on_main_process(partial(newest_checkpoint, args.output_dir))
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with waits_for_update():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if keep_model:
         trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)

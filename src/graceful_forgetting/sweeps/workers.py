@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, end_with_parent, ends_on_sigterm
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
 
@@ -102,7 +103,7 @@ class _Workers:
 
     def __exit__(self, *exception: object) -> None:
         for worker in self._workers:
-            # Whoever still works was interrupted: what it has half-written is discarded by the next call.
+            # Whoever still works was interrupted: one that trains saves a checkpoint first.
             worker.connection.close()
             if worker.task is not None:
                 worker.process.terminate()
@@ -188,6 +189,16 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
     """The life of a worker: cells until the connection closes."""
     # Ctrl-C reaches the whole group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    end_with_parent(parent.pid)
+    with suppress(Terminated), ends_on_sigterm(_silent):
+        _work_on(connection, settings, log)
+        return
+    sys.exit(EXIT_CODE)
+
+
+def _work_on(connection: Connection, settings: CellSettings, log: Path) -> None:
     cache = InputsCache()
     with log.open("a", buffering=1, encoding="utf-8") as output, _without_old_garbage():
         sys.stdout = sys.stderr = output

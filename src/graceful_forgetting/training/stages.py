@@ -17,6 +17,7 @@ from graceful_forgetting.runtime.artifacts import remove_partials, writing
 from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.store import Entry, EntryError, key_of
+from graceful_forgetting.runtime.termination import end_if_arrived
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class RunDirectory:
 
         Raises `FileExistsError` where a folder that is not a stage of ours is in its place.
         """
+        end_if_arrived()
         key = key_of(stage=name, settings=settings, inputs=[stage.key for stage in inputs])
         entry, contents = self._entry(name, key), [stage.content for stage in inputs]
         with entry.locked() if self.shared else nullcontext():
