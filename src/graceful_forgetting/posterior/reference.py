@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from filelock import FileLock
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
@@ -34,6 +35,7 @@ from graceful_forgetting.runtime.internals import (
     with_sealed_checkpoints,
     without_telemetry,
 )
+from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.store import EntryError
 
 
@@ -52,6 +54,7 @@ class PlainTrainer(SFTTrainer):
     """
 
     _run = ""
+    _lock: FileLock | None = None
 
     def resumed(self, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
         """The checkpoint that `train` with this argument goes on from; True: the newest that is intact.
@@ -82,12 +85,19 @@ class PlainTrainer(SFTTrainer):
         return Path(named)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
-        """As `SFTTrainer.train`; raises as `resumed`."""
+        """As `SFTTrainer.train`; raises as `resumed`, and `ValueError` where another process saves in `output_dir`."""
         checkpoint = self.resumed(resume_from_checkpoint)
         if self.args.save_strategy != SaveStrategy.NO:
-            self._run = on_main_process(partial(begin_run, Path(self.args.output_dir), checkpoint))
+            self._run = on_main_process(partial(self._begin, checkpoint))
         where = resume_from_checkpoint if checkpoint is None else str(checkpoint)
-        return super().train(where, *positional, **keywords)
+        try:
+            return super().train(where, *positional, **keywords)
+        finally:
+            self._lock = None
+
+    def _begin(self, checkpoint: Path | None) -> str:
+        self._lock = hold(Path(self.args.output_dir))
+        return begin_run(Path(self.args.output_dir), checkpoint)
 
     @contextmanager
     def sealing(self, checkpoint: Path) -> Iterator[None]:

@@ -5,17 +5,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from graceful_forgetting.runtime.artifacts import writing
+
 LOCK_FILE = ".lock"
 
 
 def hold(folder: Path) -> FileLock | None:
-    """Keep other processes from working in `folder`, for as long as what is returned is referred to.
+    """Keep other processes from working in `folder`, made if missing, for as long as what is returned is referred to.
 
     This process may hold it several times. None: nothing can be written there, which leaves nothing to disturb.
 
     Raises:
         ValueError: another process works there.
+        DiskError: the folder cannot be made.
     """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE, is_singleton=True, thread_local=False)
     try:
         lock.acquire(timeout=0)

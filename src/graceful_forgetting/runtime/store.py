@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _MARK = ".graceful-forgetting"
 # In a folder of progress, what a training run leaves there that has no mark of its own.
-_OF_PROGRESS = re.compile(r"checkpoint-\d+|curve\.json|README\.md|\.graceful-run\.json")
+_OF_PROGRESS = re.compile(r"checkpoint-\d+|curve\.json|README\.md|\.graceful-run\.json|\.lock")
 # By device, inode, size and time of change, so that a file is read once a process.
 _hashes: dict[tuple[int, int, int, int], str] = {}
 
@@ -133,6 +133,8 @@ class Entry:
         known = self._known()
         if fresh or known is None or known["key"] != self.key:
             self.claim()
+            if known is None and (self.path / _MARK).is_file():
+                logger.warning("%s is begun again, since its %s is damaged", self.path, self.record)
             with writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
                 (self.path / _MARK).touch()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.results.text import duration
-from graceful_forgetting.runtime.artifacts import DiskError, write_json, writing
+from graceful_forgetting.runtime.artifacts import DiskError, write_json
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.own_files import TUNING, claim_file, list_files
 from graceful_forgetting.runtime.progress import counted_progress
@@ -91,8 +91,6 @@ class Sweep:
             ValueError: another sweep works in the folder.
             DiskError: the disk is full, or a cell that is missing cannot be written.
         """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = hold(self.folder)
         if self.grid.tune:
             claim_file(self.folder / TUNING_FILE, TUNING)

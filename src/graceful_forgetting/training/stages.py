@@ -13,7 +13,7 @@ from typing import Any, Literal
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import StageResult
 from graceful_forgetting.results.text import duration
-from graceful_forgetting.runtime.artifacts import remove_partials, writing
+from graceful_forgetting.runtime.artifacts import remove_partials
 from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.store import Entry, EntryError, key_of
@@ -73,8 +73,6 @@ class RunDirectory:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir={str(path)!r} is a file: name a folder")
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
         self.force = force
         self.announce = announce
         self.reuse = reuse and not force
