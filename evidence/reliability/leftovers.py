@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from graceful_forgetting.runtime.own_files import LIST_FILE
+
 # Of a record: times and memory, checksums over them, and whether a stage was made or found.
 _OF_THE_CALL = {
     "seconds",
@@ -31,7 +33,7 @@ def snapshot(folder: Path) -> dict[str, Any]:
     return {
         file.relative_to(folder).as_posix(): _content(file)
         for file in sorted(folder.rglob("*"))
-        if not file.is_dir() and file.parent.name != "logs"
+        if not file.is_dir() and file.parent.name != "logs" and file.name != LIST_FILE
     }
 
 

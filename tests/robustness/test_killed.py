@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graceful_forgetting.runs.training import last_complete_checkpoint
-
 
 @pytest.fixture
 def recipe(tmp_path, make_model, tokenizer, learning, forgetting):
@@ -95,12 +93,3 @@ def test_sigint_keeps_what_is_done(recipe, tmp_path):
     assert "Traceback" not in errors
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT, timeout=200)
     assert "resumed from checkpoint-" in done.stdout
-
-
-@pytest.mark.parametrize("written", ["", '{"global_step": 1'], ids=["nothing", "a part"])
-def test_a_checkpoint_whose_state_was_being_written_is_not_resumed(tmp_path, written):
-    for step, state in ((5, '{"global_step": 5}'), (10, written)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
-    assert not (tmp_path / "checkpoint-10").exists()

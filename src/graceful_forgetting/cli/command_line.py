@@ -46,8 +46,9 @@ RESUMABLE = {*WITH_RECIPE, "sweep"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0: done. 1: failed (a loss that is not finite, cells of a sweep, a full disk). 2: bad usage or input, also where
-    argparse ends the process itself. 130: interrupted. 141: nobody reads the output any more. 143: terminated.
+    0: done. 1: failed (a loss that is not finite, cells of a sweep). 2: bad usage or input, a disk that is full or
+    read-only, also where argparse ends the process itself. 130: interrupted. 141: nobody reads the output any more.
+    143: terminated.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
@@ -96,7 +97,7 @@ def _kept(command: str) -> str:
 def _failed(error: Exception) -> bool:
     """Whether the work went wrong, and not what it was asked for: no other input would have helped."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
+        return error.errno in (errno.EIO, errno.ENOMEM, errno.EMFILE)
     return isinstance(error, RuntimeError | ArithmeticError)
 
 

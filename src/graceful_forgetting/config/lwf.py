@@ -125,6 +125,8 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
 
     def check(self) -> None:
         """Raise `ValueError` where a setting of ours is not valid, on its own or together with others."""
+        if self.output_dir == "":
+            raise ValueError("output_dir='' names no folder: give one, or '.' for the current folder")
         self.check_unlearning()
         self.check_baseline()
         self._check_together()

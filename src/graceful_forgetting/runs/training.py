@@ -1,8 +1,8 @@
 """One training run as a stage: resumable on its way, complete or absent at its end."""
 
-import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.posterior.reference import PlainTrainer
-from graceful_forgetting.runtime.artifacts import read_json, write_json
-from graceful_forgetting.runtime.distributed import from_main_process, sum_over_processes
+from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runtime.checkpoints import newest_checkpoint
+from graceful_forgetting.runtime.distributed import on_main_process, sum_over_processes
 from graceful_forgetting.runtime.progress import progress_allowed
 from graceful_forgetting.runtime.termination import Terminated, arrived, waits_for_update
 from graceful_forgetting.training.preparation import Preparation
@@ -103,7 +103,7 @@ def run_training(
     """Train `model` in place; write it, its tokenizer, `training_log.json` and `unlearning.json` into `folder`.
 
     `plain`: with TRL's trainer; else with `LWFTrainer`, on what `preparation` holds of the stages before training.
-    Checkpoints are in `args.output_dir`; the newest complete one is resumed. `callbacks` join those of the Trainer;
+    Checkpoints are in `args.output_dir`; the newest that is intact is resumed. `callbacks` join those of the Trainer;
     without `keep_model` only the two JSON files are written.
 
     Returns:
@@ -125,7 +125,7 @@ def run_training(
         trainer.add_callback(StageProgress)
     for callback in (*callbacks, SavedAtTheEnd()):
         trainer.add_callback(callback)
-    checkpoint = from_main_process(last_complete_checkpoint(Path(args.output_dir)) if args.process_index == 0 else None)
+    checkpoint = on_main_process(partial(newest_checkpoint, args.output_dir))
     with waits_for_update():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if keep_model:
@@ -144,27 +144,3 @@ def run_training(
     if checkpoint is not None:
         detail["resumed_from"] = checkpoint.name
     return detail
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose writing was finished; newer, unfinished ones are removed.
-
-    The Trainer writes `trainer_state.json` last: a checkpoint without it, or with a part of it, was interrupted.
-    """
-    checkpoints = sorted(
-        (entry for entry in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if entry.is_dir()),
-        key=lambda entry: int(entry.name.rsplit("-", 1)[1]),
-        reverse=True,
-    )
-    for checkpoint in checkpoints:
-        if _is_complete(checkpoint / "trainer_state.json"):
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_complete(state: Path) -> bool:
-    try:
-        return isinstance(read_json(state), dict)
-    except (FileNotFoundError, ValueError):
-        return False

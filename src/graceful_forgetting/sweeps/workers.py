@@ -68,8 +68,10 @@ def attempt(
     try:
         result = run_cell(cell, key, settings, cache, announce)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
-        error_file.parent.mkdir(parents=True, exist_ok=True)
-        error_file.write_text(without_secrets(traceback.format_exc()), encoding="utf-8")
+        # On a full disk the message has to do.
+        with suppress(OSError):
+            error_file.parent.mkdir(parents=True, exist_ok=True)
+            error_file.write_text(without_secrets(traceback.format_exc()), encoding="utf-8")
         text = without_secrets(f"{type(error).__name__}: {error}")
         return Outcome(cell, None, text, 0, time.perf_counter() - start)
     error_file.unlink(missing_ok=True)

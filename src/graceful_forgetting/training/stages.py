@@ -15,6 +15,7 @@ from graceful_forgetting.results.result import StageResult
 from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime.artifacts import remove_partials
 from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
+from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.store import Entry, EntryError, key_of
 from graceful_forgetting.runtime.termination import end_if_arrived
 
@@ -46,11 +47,17 @@ class RunDirectory:
     Under several processes every one must run every stage, in the same order, and see the same directory. Process 0
     decides what is reused and writes; the others build along, for their share of the work, and wait for its folder.
 
+    A directory that cannot be written serves as long as everything in it can be reused: `read_only`.
+
     Args:
         path: the run directory; made if missing.
         force: make everything anew.
         announce: receives one line a stage.
         reuse: whether finished stages serve again; work in progress always does, where its own keys allow it.
+
+    Raises:
+        ValueError: another process works in the directory, or it is a file.
+        DiskError: it cannot be made.
     """
 
     # Whether there is a folder for every key of a stage, which several processes may use at once.
@@ -66,14 +73,17 @@ class RunDirectory:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir={str(path)!r} is a file: name a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
         self.force = force
         self.announce = announce
         self.reuse = reuse and not force
         self.results: list[StageResult] = []
+        self.read_only = False
         # In other processes' eyes, what process 0 is writing looks interrupted; so does what another run shares.
         if process_index() == 0 and not self.shared:
-            remove_partials(self.path)
+            self._lock = hold(self.path)
+            self.read_only = self._lock is None
+            if not self.read_only:
+                remove_partials(self.path)
 
     def _entry(self, name: str, key: str) -> Entry:
         """Where the stage is when it is finished."""
@@ -107,7 +117,7 @@ class RunDirectory:
                 self.announce(f"{name}: done in {duration(known['seconds'])} ({_counts(known['detail'])})")
             else:
                 self.announce(f"{name}: reused ({_counts(known['detail'])})")
-            on_main_process(self._work(name, key).remove)
+            on_main_process(partial(self._finish, self._work(name, key)))
         self.results.append(
             StageResult(
                 name=name,
@@ -120,6 +130,10 @@ class RunDirectory:
             )
         )
         return Stage(name, entry.path, key, known["detail"], known["checksum"])
+
+    def _finish(self, work: Entry) -> None:
+        if not self.read_only:
+            work.remove()
 
     def _look_up(self, entry: Entry, contents: list[str]) -> tuple[dict[str, Any] | None, str]:
         """The record of the stage, None if it must be made, and then why again."""

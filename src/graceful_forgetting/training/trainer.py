@@ -10,7 +10,6 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 
 from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
@@ -239,7 +238,7 @@ class LWFTrainer(PlainTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`; runs `prepare_unlearning` first unless that was done or a checkpoint is resumed."""
-        checkpoint = self._checkpoint(resume_from_checkpoint)
+        checkpoint = self.resumed(resume_from_checkpoint)
         baseline = None
         with preserved_rng():
             if self.args.baseline is not None:
@@ -255,7 +254,8 @@ class LWFTrainer(PlainTrainer):
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
                 baseline.before_training(self.model)
-        output = super().train(resume_from_checkpoint, *positional, **keywords)
+        where = resume_from_checkpoint if checkpoint is None else str(checkpoint)
+        output = super().train(where, *positional, **keywords)
         self._keep_better()
         return output
 
@@ -324,12 +324,6 @@ class LWFTrainer(PlainTrainer):
             known,
             learning_posterior,
         )
-
-    def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
-        if isinstance(resume_from_checkpoint, str):
-            return Path(resume_from_checkpoint)
-        last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
-        return None if last is None else Path(last)
 
     # During training -------------------------------------------------------------------------------------------------
 
