@@ -36,14 +36,16 @@ test-processors: $(STAMP) ## the tests that rounding could break, on simulated p
 	$(BIN)/python tests/processors.py $(PROCESSORS)
 
 # A harness that finds something does not keep the others from running: the page says what was lost, and fails then.
-reliability: $(STAMP) ## kill runs at 114 points, feed every reader nonsense, draw worlds, write docs/reliability.md; hours
+reliability: $(STAMP) ## kill runs, damage their files, feed every reader nonsense, write docs/reliability.md; hours
 	-$(BIN)/python -m evidence.reliability.kill
+	-$(BIN)/python -m evidence.reliability.damage
 	-$(BIN)/python -m evidence.reliability.fuzz
 	-$(BIN)/python -m evidence.reliability.draws
 	$(BIN)/python -m evidence.reliability.page
 
 reliability-sample: $(STAMP) ## a few points and inputs of each harness; nothing is archived
 	$(BIN)/python -m evidence.reliability.kill --sample 3
+	$(BIN)/python -m evidence.reliability.damage --sample 8
 	$(BIN)/python -m evidence.reliability.fuzz --count 300 --no-archive
 
 lint: $(STAMP) ## check format, style and types
