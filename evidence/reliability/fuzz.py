@@ -365,11 +365,14 @@ def attempt(kind: Kind, data: bytes, folder: Path, found: Found) -> None:
         else:
             place, said = traceback.extract_tb(error.__traceback__)[-1], str(error)[:200]
             problem = f"{type(error).__name__} ({Path(place.filename).name}:{place.lineno})"
-    grown = peak_memory().process_bytes - before
+    took, grown = time.process_time() - start, peak_memory().process_bytes - before
+    if problem is None and took > SECONDS:
+        # An alarm in a callback of the garbage collector is lost.
+        problem = f"SlowError: {took:.1f} s"
     if problem is None and grown > BYTES:
         problem = f"took {grown / 2**20:.0f} MB"
     found.inputs += 1
-    found.slowest = max(found.slowest, time.process_time() - start)
+    found.slowest = max(found.slowest, took)
     found.largest = max(found.largest, grown)
     if problem is not None:
         found.failures[problem] += 1

@@ -17,6 +17,7 @@ from graceful_forgetting.runtime.secrets import (
     public_settings,
     without_secrets,
 )
+from graceful_forgetting.training.stages import RunDirectory
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
 PROXY = "http://user:pass-word@proxy.example:8080"
@@ -72,6 +73,15 @@ def test_errors_of_values():
         check_value("learning_rate", {"token": "plain-secret", "at": PROXY}, float)
     assert "plain-secret" not in str(error.value)
     assert "pass-word" not in str(error.value)
+
+
+def test_records_of_stages(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.stage("one", {"server_url": PROXY, "n": (1, 2)}, [], lambda folder, key: {})
+    text = (tmp_path / "run" / "one" / "stage.json").read_text()
+    assert "http://<hidden>@proxy.example:8080" in text
+    assert "pass-word" not in text
+    assert directory.stage("one", {"server_url": PROXY, "n": [1, 2]}, [], pytest.fail).name == "one"
 
 
 @pytest.fixture

@@ -64,7 +64,12 @@ def install(plan: dict) -> None:
         if event not in _CHANGES and not (event == "open" and (arguments[2] or 0) & _WRITING):
             return
         path = arguments[0]
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path).startswith(root):
+        if not isinstance(path, str | os.PathLike):
+            return
+        if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:
+            # shutil.rmtree removes by the name in a folder that it has open.
+            path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), path)
+        if not os.fspath(path).startswith(root):
             return
         optimizers = sys.modules.get("torch.optim.optimizer")
         if optimizers is not None and not hooked:

@@ -78,7 +78,7 @@ class Entry:
             EntryError: it was made under another key, or is damaged.
             FileExistsError: the folder is not ours.
         """
-        if not os.path.lexists(self.path):
+        if self._is_free():
             return None
         known = self._require_ours()
         if known is None:
@@ -144,7 +144,7 @@ class Entry:
 
     def claim(self) -> None:
         """Raise `FileExistsError` where replacing the folder would remove what is not ours."""
-        if not os.path.lexists(self.path):
+        if self._is_free():
             return
         known = self._require_ours()
         files = self._marked() if known is None else known["files"]
@@ -157,13 +157,19 @@ class Entry:
                 f"{self.path / name} was not made by this program, and the folder is to be replaced: move the file away"
             )
 
+    def _is_free(self) -> bool:
+        """Whether nothing is there, or an empty folder, as a kill in the middle of a removal leaves one."""
+        if not os.path.lexists(self.path):
+            return True
+        return self.path.is_dir() and not self.path.is_symlink() and not any(self.path.iterdir())
+
     def remove(self) -> None:
         """Remove a folder of progress, if it is ours, but for what is not ours in it."""
         remove_partials(self.path.parent, of=self.path.name)
         if os.path.lexists(self.path):
             self.claim()
             self._remove_progress()
-            if [entry.name for entry in self.path.iterdir()] == [_MARK]:
+            if {entry.name for entry in self.path.iterdir()} <= {_MARK}:
                 shutil.rmtree(self.path)
 
     def _remove_progress(self) -> None:

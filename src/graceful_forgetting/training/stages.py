@@ -16,6 +16,7 @@ from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime.artifacts import remove_partials
 from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
 from graceful_forgetting.runtime.lock import hold
+from graceful_forgetting.runtime.secrets import public_settings
 from graceful_forgetting.runtime.store import Entry, EntryError, key_of
 from graceful_forgetting.runtime.termination import end_if_arrived
 
@@ -106,6 +107,7 @@ class RunDirectory:
         Raises `FileExistsError` where a folder that is not a stage of ours is in its place.
         """
         end_if_arrived()
+        settings = public_settings(settings)
         key = key_of(stage=name, settings=settings, inputs=[stage.key for stage in inputs])
         entry, contents = self._entry(name, key), [stage.content for stage in inputs]
         with entry.locked() if self.shared else nullcontext():
