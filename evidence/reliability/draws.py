@@ -2,8 +2,8 @@
 
     python -m evidence.reliability.draws --count 30      what is archived already is skipped
 
-Draw n is decided by n alone: world, seed of its pre-training, difficulty, seed of the run. Each draw pre-trains a model,
-fine-tunes it plainly and with the defaults, and adds a line to `archives/draws.jsonl`.
+Draw n is decided by n alone: world, seed of its pre-training, difficulty, seed of the run. Each draw pre-trains a
+model, fine-tunes it plainly and with the defaults, and adds a line to `archives/draws.jsonl`.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def run_draw(drawn: dict[str, Any], folder: Path) -> dict[str, Any]:
         place = {"method": arm, "role": None, "split": "final", "position": (0, 0)}
         described: dict[str, Any] = {**where, **place, "arm": arm, "seed": drawn["seed"]}
         return run_cell(
-            Cell(**described, fields={**fields, "seed": drawn["seed"]}), arm, settings, cache, lambda line: None
+            Cell(**described, fields={**fields, "seed": drawn["seed"]}), arm, settings, cache, lambda _: None
         )
 
     for arm in ("plain", "lwf"):

@@ -175,7 +175,7 @@ def archived() -> list[dict[str, Any]]:
 
 
 def run_kill(names: list[str], sample: int | None = None) -> Iterator[dict[str, Any]]:
-    """Try the points of these commands that are not archived; with `sample`, so many of each process, archived or not."""
+    """Try the points of these commands that are not archived; with `sample`, so many of each process, known or not."""
     known = [] if sample else [{name: row[name] for name in Point.__annotations__} for row in archived()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, without what differs between any two runs: times, memory, and what follows of them."""
+"""What a run leaves in its folder, without what differs between any two runs: times, memory, what follows of them."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def _content(file: Path) -> Any:
     if file.name == "training_log.json":
-        return [{name: entry.get(name) for name in _OF_THE_LOG} for entry in json.loads(file.read_text())]
+        return _log(json.loads(file.read_text()))
     if file.suffix == ".json":
         return _lasting(json.loads(file.read_text()))
     # A page holds the times of its result.
@@ -58,5 +58,10 @@ def _content(file: Path) -> Any:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _lasting(item) for name, item in value.items() if name not in _OF_THE_CALL}
+        kept = {name: item for name, item in value.items() if name not in _OF_THE_CALL}
+        return {name: _log(item) if name == "training_log" else _lasting(item) for name, item in kept.items()}
     return [_lasting(item) for item in value] if isinstance(value, list) else value
+
+
+def _log(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: entry.get(name) for name in _OF_THE_LOG} for entry in entries]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from graceful_forgetting.cli import commands
 from graceful_forgetting.cli.commands import RANK
 from graceful_forgetting.cli.launching import launch, launch_parser
+from graceful_forgetting.runtime.secrets import SecretsFilter, without_secrets
 from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, ends_on_sigterm
 
 # TRL and transformers read these when imported. Nothing here reaches the network unless a recipe names a hub model or
@@ -101,6 +102,7 @@ def _failed(error: Exception) -> bool:
 
 
 def _say(text: str) -> None:
+    text = without_secrets(text)
     print(text if RANK == 0 else f"(process {RANK}) {text}", file=sys.stderr, flush=True)
 
 
@@ -220,6 +222,8 @@ def _configure_output(verbose: bool, quiet: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(SecretsFilter())
     if quiet:
         # Read by `progress_allowed`, in the processes of a launch or sweep too.
         os.environ["TQDM_DISABLE"] = "1"

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
+from graceful_forgetting.runtime.secrets import HIDDEN, is_secret, without_secret_values, without_secrets
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _SHORT.maxlevel = 3
@@ -56,8 +58,8 @@ _LARGEST = 3.4e38
 
 
 def short(value: object) -> str:
-    """The value as Python writes it, cut to a line."""
-    return _SHORT.repr(value)
+    """The value as Python writes it, cut to a line, without credentials."""
+    return without_secrets(_SHORT.repr(value))
 
 
 def check_value(name: str, value: object, annotation: Any) -> None:
@@ -75,7 +77,8 @@ def check_value(name: str, value: object, annotation: Any) -> None:
     _check_finite(name, value)
     if not _fits(value, annotation):
         valid = _in_words(annotation) + _hint(value, annotation)
-        raise ValueError(f"{name}={short(value)} is not valid: it must be {valid}")
+        shown = HIDDEN if is_secret(name) else short(without_secret_values(value))
+        raise ValueError(f"{name}={shown} is not valid: it must be {valid}")
     number = _number(value)
     bounds = RANGES.get(name)
     if number is not None and bounds is not None:

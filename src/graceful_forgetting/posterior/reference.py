@@ -26,6 +26,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
+from graceful_forgetting.posterior.divergence import LearningLoss
 from graceful_forgetting.runtime.artifacts import writing
 from graceful_forgetting.runtime.checkpoints import begin_run, check_checkpoint, newest_checkpoint, seal_checkpoint
 from graceful_forgetting.runtime.distributed import on_main_process, shards_models, whole
@@ -47,12 +48,13 @@ class NonFiniteLossError(RuntimeError):
 @with_sealed_checkpoints
 class PlainTrainer(SFTTrainer):
     """TRL's `SFTTrainer` without its telemetry, with checkpoints that are checked before they are resumed, and with an
-    end to a run whose loss is not finite.
+    end to a run whose loss is not finite or has diverged.
 
     TRL reports each construction to the Hub unless told not to; the Trainer filters such losses from its log and goes
     on training.
     """
 
+    _learning_loss: LearningLoss | None = None
     _run = ""
     _lock: FileLock | None = None
 
@@ -85,8 +87,12 @@ class PlainTrainer(SFTTrainer):
         return Path(named)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
-        """As `SFTTrainer.train`; raises as `resumed`, and `ValueError` where another process saves in `output_dir`."""
+        """As `SFTTrainer.train`; raises as `resumed`, `ValueError` where another process saves in `output_dir`, and
+        `DivergedError` where the run `learns_plainly`."""
         checkpoint = self.resumed(resume_from_checkpoint)
+        if self.learns_plainly and self._learning_loss is None:
+            self._learning_loss = LearningLoss(self.model.config.get_text_config().vocab_size)
+            self.add_callback(self._learning_loss)
         if self.args.save_strategy != SaveStrategy.NO:
             self._run = on_main_process(partial(self._begin, checkpoint))
         where = resume_from_checkpoint if checkpoint is None else str(checkpoint)
@@ -94,6 +100,11 @@ class PlainTrainer(SFTTrainer):
             return super().train(where, *positional, **keywords)
         finally:
             self._lock = None
+
+    @property
+    def learns_plainly(self) -> bool:
+        """Whether this run does nothing but learn."""
+        return True
 
     def _begin(self, checkpoint: Path | None) -> str:
         self._lock = hold(Path(self.args.output_dir))
@@ -134,6 +145,8 @@ class PlainTrainer(SFTTrainer):
                 f"the learning loss is {loss.item()} at learning update {self.state.global_step + 1}; checkpoints "
                 f"saved so far are intact. Lower learning_rate ({self.args.learning_rate:g}) or look at the batch"
             )
+        if self._learning_loss is not None:
+            self._learning_loss.note(loss.item())
         return loss
 
 

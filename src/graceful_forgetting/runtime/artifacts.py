@@ -161,7 +161,8 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not UTF-8, not JSON, or with a number or a nesting that Python does not read.
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
 
 

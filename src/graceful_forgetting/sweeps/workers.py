@@ -9,12 +9,13 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from graceful_forgetting.runtime.secrets import without_secrets
 from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, end_with_parent, ends_on_sigterm
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
@@ -70,8 +71,8 @@ def attempt(
         # On a full disk the message has to do.
         with suppress(OSError):
             error_file.parent.mkdir(parents=True, exist_ok=True)
-            error_file.write_text(traceback.format_exc(), encoding="utf-8")
-        text = f"{type(error).__name__}: {error}"
+            error_file.write_text(without_secrets(traceback.format_exc()), encoding="utf-8")
+        text = without_secrets(f"{type(error).__name__}: {error}")
         return Outcome(cell, None, text, 0, time.perf_counter() - start)
     error_file.unlink(missing_ok=True)
     made = sum(stage.status == "run" for stage in result.stages)
@@ -190,7 +191,8 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
     # Ctrl-C reaches the whole group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None and parent.pid is not None
+    assert parent is not None
+    assert parent.pid is not None
     end_with_parent(parent.pid)
     with suppress(Terminated), ends_on_sigterm(_silent):
         _work_on(connection, settings, log)
@@ -200,8 +202,12 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
 
 def _work_on(connection: Connection, settings: CellSettings, log: Path) -> None:
     cache = InputsCache()
-    with log.open("a", buffering=1, encoding="utf-8") as output, _without_old_garbage():
-        sys.stdout = sys.stderr = output
+    with (
+        log.open("a", buffering=1, encoding="utf-8") as output,
+        redirect_stdout(output),
+        redirect_stderr(output),
+        _without_old_garbage(),
+    ):
         while True:
             try:
                 cell, key = connection.recv()

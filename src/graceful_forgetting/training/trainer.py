@@ -136,6 +136,11 @@ class LWFTrainer(PlainTrainer):
         """Whether this run unlearns at all."""
         return checks.unlearns(self.args, self._forget_dataset, self.preparation)
 
+    @property
+    def learns_plainly(self) -> bool:
+        """Whether this run neither unlearns nor has a baseline: what unlearning does to the loss, the guard judges."""
+        return not self.unlearning_enabled and self.args.baseline is None
+
     def _check(self) -> None:
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         check_topology(self.args, self.accelerator.distributed_type, plugin)
