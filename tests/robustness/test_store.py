@@ -214,3 +214,20 @@ def test_a_folder_whose_removal_was_interrupted_is_free(entry: Entry) -> None:
     (entry.path / ".graceful-forgetting").unlink()
     entry.remove()
     assert not entry.path.exists()
+
+
+def test_what_a_kill_leaves_of_a_removal_goes_with_the_next(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard of which some files are removed, its mark among them, is not taken for somebody else's."""
+    shard = Entry(entry.begin() / "shard-0", key_of(shard=0))
+    shard.write(fill)
+
+    def interrupted(path: Path) -> None:
+        (path / ".graceful-forgetting").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("graceful_forgetting.runtime.artifacts.shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            entry.remove()
+    entry.remove()
+    assert not entry.path.exists()

@@ -73,6 +73,14 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         _flush(path.parent)
 
 
+def remove_directory(path: Path) -> None:
+    """Remove a directory so that nobody meets a part of it: what a kill leaves goes with other interrupted writes."""
+    partial = _partial_path(path)
+    _remove(partial)
+    path.rename(partial)
+    _remove(partial)
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary file name that is renamed to `path` when the block ends without an exception.

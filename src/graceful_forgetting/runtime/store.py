@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from graceful_forgetting.runtime.artifacts import (
     atomic_directory,
     flush,
     read_json,
+    remove_directory,
     remove_partials,
     write_json,
     writing,
@@ -170,7 +170,7 @@ class Entry:
             self.claim()
             self._remove_progress()
             if {entry.name for entry in self.path.iterdir()} <= {_MARK}:
-                shutil.rmtree(self.path)
+                remove_directory(self.path)
 
     def _remove_progress(self) -> None:
         # Without its record an emptied folder is begun again, and a half emptied one too.
@@ -179,7 +179,7 @@ class Entry:
         for entry in list(self.path.iterdir()):
             known = _OF_PROGRESS.fullmatch(entry.name)
             if entry.is_dir() and (known or (entry / _MARK).is_file()):
-                shutil.rmtree(entry)
+                remove_directory(entry)
             elif known:
                 entry.unlink()
 
