@@ -1,6 +1,6 @@
 """Files that nobody meant: every reader refuses them with an error of ours, within a second and 200 MB.
 
-    python -m evidence.reliability.fuzz --count 20000        each kind of file; the figures are archived
+    python -m evidence.reliability.fuzz --count 20000        each kind of file; figures of these kinds are archived
     python -m evidence.reliability.fuzz --count 200 --no-archive       for CI
     python -m evidence.reliability.fuzz --atheris recipe    guided by coverage, where atheris is installed, until Ctrl-C
 
@@ -32,7 +32,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import graceful_forgetting
-from evidence.reliability.figures import save
+from evidence.reliability.figures import load, save
 from graceful_forgetting.report import render_report
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import RunResult
@@ -466,7 +466,8 @@ def main() -> int:
         return 0
     figures = run_fuzz(options.count, options.kinds)
     if not options.no_archive:
-        save("fuzz", figures)
+        known = load("fuzz") or figures
+        save("fuzz", {**figures, "kinds": {**known["kinds"], **figures["kinds"]}})
     return int(any(kind["failures"] for kind in figures["kinds"].values()))
 
 
