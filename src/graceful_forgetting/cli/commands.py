@@ -218,6 +218,8 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options), force=options.force)
     scored = read_rows(pipeline.method.scores().path / "rows")
     chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
+    # A finished run has not this one.
+    pipeline.directory.make_elsewhere()
     interference = pipeline.method.interference()
     changes = None
     if interference is not None:

@@ -79,6 +79,7 @@ class RunDirectory:
         self.reuse = reuse and not force
         self.results: list[StageResult] = []
         self.read_only = False
+        self._elsewhere: TemporaryDirectory[str] | None = None
         # In other processes' eyes, what process 0 is writing looks interrupted; so does what another run shares.
         if process_index() == 0 and not self.shared:
             self._lock = hold(self.path)
@@ -86,13 +87,24 @@ class RunDirectory:
             if not self.read_only:
                 remove_partials(self.path)
 
+    def make_elsewhere(self) -> None:
+        """From here on, make what a read-only directory has not in a folder that goes with this object."""
+        if self.read_only:
+            self._elsewhere = TemporaryDirectory()
+
+    def _place(self, name: str) -> Path:
+        if self._elsewhere is None or (self.path / name).exists():
+            return self.path
+        return Path(self._elsewhere.name)
+
     def _entry(self, name: str, key: str) -> Entry:
         """Where the stage is when it is finished."""
-        return Entry(self.path / name / key if self.shared else self.path / name, key, STAGE_FILE)
+        folder = self._place(name) / name
+        return Entry(folder / key if self.shared else folder, key, STAGE_FILE)
 
     def _work(self, name: str, key: str) -> Entry:
         """Where a long stage keeps what it has done so far."""
-        folder = self.path / "work" / name
+        folder = self._place(name) / "work" / name
         return Entry(folder / key if self.shared else folder, key)
 
     def stage(
