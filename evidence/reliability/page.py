@@ -5,6 +5,7 @@ python -m evidence.reliability.page --check    writes nothing; exit 1 where the 
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def _damaged(found: dict[str, Any] | None) -> str:
     return _row(promise, "`damage.py`", tried, _lost(len(found["failed"]), "damages"))
 
 
+def _full(found: dict[str, Any] | None) -> str:
+    promise = "A full or read-only disk is one message, and costs nothing that was finished"
+    if found is None:
+        return _row(promise, "`disk.py`", "not run", "–")
+    counts = Counter(row["lacking"] for row in found["rows"])
+    tried = ", ".join(f"{count} without {lacking}" for lacking, count in counts.items())
+    return _row(promise, "`disk.py`", tried, _lost(len(found["failed"]), "runs"))
+
+
 def _fuzzed(found: dict[str, Any] | None) -> str:
     promise = "A file that nobody meant is refused by name, within a second and 200 MB"
     if found is None:
@@ -91,7 +101,8 @@ def _lost(count: int, what: str) -> str:
 
 def page() -> str:
     """The page."""
-    rows = [_killed(kill.figures()), _damaged(load("damage")), _fuzzed(load("fuzz")), _drawn(draws.figures())]
+    damage, disk, fuzz = load("damage"), load("disk"), load("fuzz")
+    rows = [_killed(kill.figures()), _damaged(damage), _full(disk), _fuzzed(fuzz), _drawn(draws.figures())]
     table = "\n".join(["| promise | test | tried | lost |", "|---|---|---|---|", *rows])
     return f"{_INTRODUCTION}\n{table}\n{_RULES}\n{_kill_table(kill.figures())}"
 
