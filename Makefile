@@ -39,6 +39,7 @@ test-processors: $(STAMP) ## the tests that rounding could break, on simulated p
 reliability: $(STAMP) ## kill runs, damage their files, feed every reader nonsense, write docs/reliability.md; hours
 	-$(BIN)/python -m evidence.reliability.kill
 	-$(BIN)/python -m evidence.reliability.damage
+	-$(BIN)/python -m evidence.reliability.disk
 	-$(BIN)/python -m evidence.reliability.fuzz
 	-$(BIN)/python -m evidence.reliability.draws
 	$(BIN)/python -m evidence.reliability.page

@@ -65,6 +65,18 @@ def _damaged(found: dict[str, Any] | None) -> str:
     return _row(promise, "`damage.py`", tried, _lost(len(found["failed"]), "damages"))
 
 
+def _on_small_disks(found: dict[str, Any] | None) -> str:
+    promise = "A disk that is full, out of inodes or read-only is one message, and what is finished stays and serves"
+    if found is None:
+        return _row(promise, "`disk.py`", "not run", "–")
+    lacking = [row["lacking"] for row in found["rows"]]
+    tried = (
+        f"{lacking.count('space')} sizes, {lacking.count('inodes')} numbers of inodes, "
+        f"{lacking.count('permission')} commands on a read-only run"
+    )
+    return _row(promise, "`disk.py`", tried, _lost(len(found["failed"]), "runs"))
+
+
 def _fuzzed(found: dict[str, Any] | None) -> str:
     promise = "A file that nobody meant is refused by name, within a second and 200 MB"
     if found is None:
@@ -91,7 +103,8 @@ def _lost(count: int, what: str) -> str:
 
 def page() -> str:
     """The page."""
-    rows = [_killed(kill.figures()), _damaged(load("damage")), _fuzzed(load("fuzz")), _drawn(draws.figures())]
+    disks = _on_small_disks(load("disk"))
+    rows = [_killed(kill.figures()), _damaged(load("damage")), disks, _fuzzed(load("fuzz")), _drawn(draws.figures())]
     table = "\n".join(["| promise | test | tried | lost |", "|---|---|---|---|", *rows])
     return f"{_INTRODUCTION}\n{table}\n{_RULES}\n{_kill_table(kill.figures())}"
 
