@@ -180,10 +180,11 @@ class Entry:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process at a time is in this block; the lock of one that dies is released."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
-            remove_partials(self.path.parent, of=self.path.name)
-            yield
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                remove_partials(self.path.parent, of=self.path.name)
+                yield
 
     def _record(self, folder: Path, content: Mapping[str, Any], open: bool = False) -> dict[str, Any]:
         """Write the record, and return it; of a folder of progress, which is `open`, it names no files."""
@@ -209,7 +210,9 @@ class Entry:
     def _require_ours(self) -> dict[str, Any] | None:
         """The record, None where it is damaged."""
         known = self._known()
-        if known is None and not (self.path / _MARK).is_file():
+        # One that a kill has left empty, where the mark comes first and goes last, holds nothing of anybody's.
+        empty = self.path.is_dir() and not self.path.is_symlink() and not any(self.path.iterdir())
+        if known is None and not (self.path / _MARK).is_file() and not empty:
             raise FileExistsError(
                 f"{self.path} was not made by this program (no valid {self.record} in it), so it is neither used nor "
                 "replaced: move it away, or choose another folder"
@@ -218,7 +221,8 @@ class Entry:
 
     def _marked(self) -> list[str] | None:
         """The files that the mark names; None where it names none, as in a folder of progress."""
-        return (self.path / _MARK).read_text(encoding="utf-8", errors="replace").splitlines() or None
+        mark = self.path / _MARK
+        return mark.read_text(encoding="utf-8", errors="replace").splitlines() or None if mark.is_file() else None
 
 
 def _files(folder: Path) -> dict[str, Path]:
