@@ -163,7 +163,7 @@ class Entry:
         if os.path.lexists(self.path):
             self.claim()
             self._remove_progress()
-            if [entry.name for entry in self.path.iterdir()] == [_MARK]:
+            if {entry.name for entry in self.path.iterdir()} <= {_MARK}:
                 shutil.rmtree(self.path)
 
     def _remove_progress(self) -> None:
