@@ -194,6 +194,15 @@ def test_a_users_file_is_kept_where_the_record_is_damaged(entry: Entry) -> None:
     assert Entry(entry.once(fill), entry.key).check() is not None
 
 
+def test_an_empty_folder_that_a_kill_has_left_is_made_use_of(entry: Entry) -> None:
+    for use in (entry.begin, entry.remove, lambda: entry.once(fill)):
+        entry.path.mkdir(exist_ok=True)
+        for file in entry.path.iterdir():
+            file.unlink()
+        use()
+    assert entry.check() is not None
+
+
 def test_reading_rows_writes_nothing_beside_them(tmp_path: Path) -> None:
     Dataset.from_dict({"number": list(range(10))}).save_to_disk(str(tmp_path / "rows"))
     before = sorted(path.name for path in (tmp_path / "rows").iterdir())

@@ -60,11 +60,20 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     for checkpoint in _newest_first(folder):
         try:
             check_checkpoint(checkpoint, run)
+            _check_state(checkpoint)
         except EntryError as error:
             logger.warning("%s is passed over, since %s", checkpoint, error)
         else:
             return checkpoint
     return None
+
+
+def _check_state(checkpoint: Path) -> None:
+    """Refuse what holds a model alone (`save_only_model`), from which a run would not go on as it was."""
+    for part in ("optimizer", "scheduler"):
+        # DeepSpeed keeps both in a folder of its own.
+        if not any(checkpoint.glob(f"{part}*")) and not any(checkpoint.glob("global_step*")):
+            raise EntryError(f"it has no state of the {part}")
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -31,5 +31,6 @@ def hold(folder: Path) -> FileLock | None:
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return None
-        raise
+        with writing(folder):
+            raise
     return lock

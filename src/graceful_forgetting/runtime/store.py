@@ -186,10 +186,11 @@ class Entry:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process at a time is in this block; the lock of one that dies is released."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
-            remove_partials(self.path.parent, of=self.path.name)
-            yield
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                remove_partials(self.path.parent, of=self.path.name)
+                yield
 
     def _record(self, folder: Path, content: Mapping[str, Any], open: bool = False) -> dict[str, Any]:
         """Write the record, and return it; of a folder of progress, which is `open`, it names no files."""

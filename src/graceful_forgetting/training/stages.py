@@ -160,6 +160,9 @@ class RunDirectory:
                 reason = " again, since what it reads was made again"
             except EntryError as error:
                 reason = f" again, since {error}"
+                if self.shared:
+                    # Whoever runs many cells does not see the lines of each.
+                    logger.warning("%s is made again, since %s", entry.path, error)
         entry.claim()
         return None, reason
 
