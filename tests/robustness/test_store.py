@@ -213,18 +213,6 @@ def test_reading_rows_writes_nothing_beside_them(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == before
 
 
-def test_a_folder_whose_removal_was_interrupted_is_free(entry: Entry) -> None:
-    """A kill between the removal of the mark and that of the folder leaves an empty folder."""
-    entry.path.mkdir(parents=True)
-    assert entry.check() is None
-    entry.begin()
-    assert (entry.path / "record.json").is_file()
-    (entry.path / "record.json").unlink()
-    (entry.path / ".graceful-forgetting").unlink()
-    entry.remove()
-    assert not entry.path.exists()
-
-
 def test_what_a_kill_leaves_of_a_removal_goes_with_the_next(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard of which some files are removed, its mark among them, is not taken for somebody else's."""
     shard = Entry(entry.begin() / "shard-0", key_of(shard=0))
