@@ -127,10 +127,12 @@ def test_settings_beside_weights_are_never_loaded(args, tmp_path, make_model, to
 
     args.model_init_kwargs = None
     PlainTrainer(make_model(), args, train_dataset=learning, processing_class=tokenizer).train()
-    for folder in (tmp_path / "run").glob("checkpoint-*"):
-        torch.save(Bomb(), folder / "training_args.bin")
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    torch.save(Bomb(), checkpoint / "training_args.bin")
+    # With its seal the checkpoint would be passed over as damaged.
+    (checkpoint / "checkpoint.json").unlink()
     args.max_steps = 2
     again = PlainTrainer(make_model(), args, train_dataset=learning, processing_class=tokenizer)
-    again.train(resume_from_checkpoint=True)
+    again.train(resume_from_checkpoint=str(checkpoint))
     assert again.state.global_step == 2
     assert not (tmp_path / "exploded").exists()
