@@ -72,7 +72,7 @@ def commands(folder: Path) -> list[Command]:
     sweep = ["sweep", "--config", str(grid), "--jobs", "2", "--quiet"]
     pair = [*run, "--accelerate_config", "ddp", "--num_processes", "2"]
     return [
-        Command("run", run, (("main", "self", 84),)),
+        Command("run", run, (("main", "self", 84), ("main", "all", 18))),
         Command("sweep", sweep, (("worker-1", "self", 6), ("worker-1", "parent", 6), ("worker-1", "all", 6))),
         Command(
             "pair", pair, (("rank-0", "self", 3), ("rank-1", "self", 3), ("rank-0", "parent", 3), ("rank-0", "all", 3))
@@ -123,13 +123,20 @@ def _alive(tag: str) -> Iterator[psutil.Process]:
             continue
 
 
-def strike(command: Command, point: Point, folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
-    """Kill the command at a point, start it again, and say what is wrong; nothing is right."""
+def strike(command: Command, point: Point, folder: Path, expected: dict[str, Any]) -> dict[str, Any] | None:
+    """Kill the command at a point, start it again, and say what is wrong; nothing is right.
+
+    None where it was not reached: cells go to whichever worker is free, so that one may do less than in another run.
+    """
+    struck = folder / "struck"
+    struck.unlink(missing_ok=True)
     output, tag = folder / "output.txt", f"{os.getpid()}-{time.monotonic_ns()}"
     shutil.rmtree(folder / "out", ignore_errors=True)
     output.unlink(missing_ok=True)
-    plan = {"root": str(folder / "out"), "log": None, **asdict(point)}
+    plan = {"root": str(folder / "out"), "log": None, "struck": str(struck), **asdict(point)}
     code = started(command.arguments, plan, output, tag)
+    if not struck.exists():
+        return None
     wrong = []
     if point.target != "self" or point.role == "main":
         if code != CODES[point.signal]:
@@ -185,8 +192,9 @@ def run_kill(names: list[str], sample: int | None = None) -> Iterator[dict[str, 
             for role, target, count in command.roles:
                 changes, expected = measured(command, role, folder)
                 for point in points(command, role, target, sample or count, changes):
-                    if asdict(point) not in known:
-                        yield strike(command, point, folder, expected)
+                    row = None if asdict(point) in known else strike(command, point, folder, expected)
+                    if row is not None:
+                        yield row
 
 
 def figures() -> dict[str, Any] | None:

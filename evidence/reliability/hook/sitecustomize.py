@@ -43,7 +43,8 @@ def install(plan: dict) -> None:
 
     Args:
         plan: `root`, the folder; `role`, of the process that counts; `at`, the number of the change, from 1; `signal`,
-            by name; `target`, see `_end`; `log`, a file that gets a line a change, or null.
+            by name; `target`, see `_end`; `struck`, a file that is made then; `log`, a file that gets a line a change,
+            or null.
     """
     root, log = os.path.realpath(plan["root"]), plan["log"]
     count, hooked = 0, False
@@ -57,6 +58,8 @@ def install(plan: dict) -> None:
             with open(log, "a", encoding="utf-8") as file:
                 file.write(f"{what}\n")
         if count == plan["at"]:
+            with open(plan["struck"], "w"):
+                pass
             _end(plan["target"], getattr(signal, plan["signal"]))
 
     def hook(event: str, arguments: tuple) -> None:
