@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 from graceful_forgetting.cli import commands, main
 from graceful_forgetting.runtime.artifacts import DiskError, atomic_directory, atomic_file, write_json, writing
-from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.training.stages import RunDirectory
 
 FULL = [
@@ -146,10 +145,9 @@ def test_a_folder_serves_one_process_and_a_killed_one_lets_go(tmp_path):
     finally:
         holder.kill()
         holder.wait()
-    directory = RunDirectory(tmp_path)
     # Itself it does not lock out, and when it is done, nobody.
-    RunDirectory(tmp_path)
-    del directory
+    for directory in [RunDirectory(tmp_path), RunDirectory(tmp_path)]:
+        directory.close()
     second = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert second.stdout is not None
@@ -157,4 +155,3 @@ def test_a_folder_serves_one_process_and_a_killed_one_lets_go(tmp_path):
     finally:
         second.kill()
         second.wait()
-    assert hold(tmp_path) is not None

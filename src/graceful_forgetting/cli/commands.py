@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
     }
     # One stage asks for those that it reads and no more; the report reads all, the posterior if anything does.
     everything = [name for name in steps if name != "posterior" or pipeline.method.scorer_needs_posterior]
-    for name in everything if last == "report" else [last]:
-        steps[name]()
+    with closing(pipeline.directory):
+        for name in everything if last == "report" else [last]:
+            steps[name]()
 
 
 def _report_files() -> dict[str, bytes]:
@@ -216,11 +218,12 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.training.preparation import TASK_COLUMN
 
     pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options), force=options.force)
-    scored = read_rows(pipeline.method.scores().path / "rows")
-    chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
-    # A finished run has not this one.
-    pipeline.directory.make_elsewhere()
-    interference = pipeline.method.interference()
+    with closing(pipeline.directory):
+        scored = read_rows(pipeline.method.scores().path / "rows")
+        chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
+        # A finished run has not this one.
+        pipeline.directory.make_elsewhere()
+        interference = pipeline.method.interference()
     changes = None
     if interference is not None:
         losses = read_rows(interference.path / "rows")

@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from filelock import FileLock
+
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import StageResult
 from graceful_forgetting.results.text import duration
@@ -79,6 +81,7 @@ class RunDirectory:
         self.reuse = reuse and not force
         self.results: list[StageResult] = []
         self.read_only = False
+        self._lock: FileLock | None = None
         self._elsewhere: TemporaryDirectory[str] | None = None
         # In other processes' eyes, what process 0 is writing looks interrupted; so does what another run shares.
         if process_index() == 0 and not self.shared:
@@ -86,6 +89,11 @@ class RunDirectory:
             self.read_only = self._lock is None
             if not self.read_only:
                 remove_partials(self.path)
+
+    def close(self) -> None:
+        """Let other processes work in the directory."""
+        if self._lock is not None:
+            self._lock.release()
 
     def make_elsewhere(self) -> None:
         """From here on, make what a read-only directory has not in a folder that goes with this object."""
