@@ -55,7 +55,7 @@ def test_a_damaged_list_lists_nothing(tmp_path, listed):
 def test_a_run_refuses_a_users_result_before_it_begins(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text("mine")
-    arguments = ["run", "--world", "shortcut", "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
+    arguments = ["run", "--world", "shortcut", "--output_dir", str(tmp_path / "run"), "--eval_max_new_tokens", "4"]
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert "run/result.json is not a file of this kind" in captured.err
