@@ -45,7 +45,8 @@ reliability: $(STAMP) ## kill runs, damage their files, feed every reader nonsen
 	$(BIN)/python -m evidence.reliability.page
 
 reliability-sample: $(STAMP) ## a few points and inputs of each harness; nothing is archived
-	$(BIN)/python -m evidence.reliability.kill --sample 3
+	$(BIN)/python -m evidence.reliability.kill --sample 6 --commands run
+	$(BIN)/python -m evidence.reliability.kill --sample 1 --commands sweep pair
 	$(BIN)/python -m evidence.reliability.damage --sample 8
 	$(BIN)/python -m evidence.reliability.fuzz --count 300 --no-archive
 
