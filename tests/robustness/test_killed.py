@@ -59,7 +59,7 @@ def test_killed_in_training(recipe, tmp_path):
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT
         )
         work = tmp_path / "killed" / "work" / arm / "seed-42"
-        wait_for(lambda work=work: any(work.glob("checkpoint-*/trainer_state.json")), process)
+        wait_for(lambda work=work: any(work.glob("checkpoint-*/checkpoint.json")), process)
         process.send_signal(signal.SIGKILL)
         said[arm], _ = process.communicate(timeout=60)
         assert not (tmp_path / "killed" / arm / "seed-42").exists()
@@ -85,7 +85,7 @@ def test_sigint_keeps_what_is_done(recipe, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     work = tmp_path / "run" / "work" / "plain" / "seed-42"
-    wait_for(lambda: any(work.glob("checkpoint-*/trainer_state.json")), process)
+    wait_for(lambda: any(work.glob("checkpoint-*/checkpoint.json")), process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
