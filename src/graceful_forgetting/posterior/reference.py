@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -27,6 +29,7 @@ from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
 from graceful_forgetting.posterior.divergence import LearningLoss
+from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import writing
 from graceful_forgetting.runtime.checkpoints import begin_run, check_checkpoint, newest_checkpoint, seal_checkpoint
 from graceful_forgetting.runtime.distributed import on_main_process, shards_models, whole
@@ -37,6 +40,7 @@ from graceful_forgetting.runtime.internals import (
     without_telemetry,
 )
 from graceful_forgetting.runtime.lock import hold
+from graceful_forgetting.runtime.progress import StageProgress
 from graceful_forgetting.runtime.store import EntryError
 
 
@@ -150,15 +154,17 @@ class PlainTrainer(SFTTrainer):
         return loss
 
 
-class _StopAfter(TrainerCallback):
+class StopAfter(TrainerCallback):
+    """Ends a run after a share of its updates, at least one."""
+
     def __init__(self, fraction: float):
-        self._fraction = fraction
+        self.fraction = fraction
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         del args, kwargs
-        if state.global_step >= max(1, round(self._fraction * state.max_steps)):
+        if state.global_step >= max(1, round(self.fraction * state.max_steps)):
             control.should_training_stop = True
         return control
 
@@ -168,7 +174,29 @@ class _StopAfter(TrainerCallback):
 
 def stopping_after(fraction: float) -> list[TrainerCallback]:
     """Callbacks that end a run after this share of its updates, at least one; none for 1."""
-    return [] if fraction == 1 else [_StopAfter(fraction)]
+    return [] if fraction == 1 else [StopAfter(fraction)]
+
+
+def name_stage(trainer: SFTTrainer, label: str, with_lines: bool = False) -> None:
+    """Put the stage's name before the bar of a run, if it shows one; call it when the run has all its callbacks.
+
+    The first name stays.
+
+    Args:
+        trainer: before it trains.
+        label: name of the stage.
+        with_lines: whether the run's logs are lines as well. Those of a run within a run would be taken for its own.
+    """
+    callbacks = trainer.callback_handler.callbacks
+    if any(isinstance(each, StageProgress) for each in callbacks):
+        return
+    share = min((each.fraction for each in callbacks if isinstance(each, StopAfter)), default=1.0)
+    shown = trainer.pop_callback(ProgressCallback)
+    if not with_lines:
+        trainer.remove_callback(PrinterCallback)
+        shown = trainer.pop_callback(internals.progress_callback()) or shown
+    if shown is not None:
+        trainer.add_callback(StageProgress(label, share, with_lines))
 
 
 def reference_args(args: Settings, output_dir: str | Path) -> Settings:
@@ -183,6 +211,8 @@ def reference_args(args: Settings, output_dir: str | Path) -> Settings:
         metric_for_best_model=None,
         push_to_hub=False,
         report_to=[],
+        # Without a device to copy to, pinning does nothing but warn.
+        dataloader_pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
         # The rows arrive prepared, in the order of the main run, and so does what collates them.
         dataset_kwargs={**(args.dataset_kwargs or {}), "skip_prepare_dataset": True},
         shuffle_dataset=False,
@@ -199,11 +229,13 @@ def train_reference(
     args: SFTConfig,
     train_dataset: Dataset | IterableDataset,
     processing_class: PreTrainedTokenizerBase,
+    label: str = "reference",
     **trainer_arguments: Any,
 ) -> tuple[PlainTrainer, list[dict[str, float]]]:
     """Fine-tune `model` in place on prepared rows (`input_ids`, `labels`) with TRL's `SFTTrainer`.
 
-    `trainer_arguments` go to the trainer; rows that are packed need the `data_collator` of their own trainer.
+    `label` names the run before its bar. `trainer_arguments` go to the trainer; rows that are packed need the
+    `data_collator` of their own trainer.
 
     Where trainers shard their model, a copy is sharded and trained, and its weights come back whole into `model`: what
     FSDP has sharded cannot be used as a plain model again.
@@ -219,6 +251,7 @@ def train_reference(
         processing_class=processing_class,
         **trainer_arguments,
     )
+    name_stage(trainer, label)
     trainer.train()
     if trained is not model:
         parameters = dict(model.named_parameters())

@@ -1,9 +1,15 @@
-"""What a run is about: learning task, forgetting tasks, evaluation. Settings of the method are in `LWFConfig`."""
+"""What a run is about: learning task, forgetting tasks, evaluation, methods beside its own.
 
+Settings of the method are in `LWFConfig`.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graceful_forgetting.config import LWFConfig, MethodName
 from graceful_forgetting.config.fields import mapping_of, setting
+from graceful_forgetting.results.arms import OTHERS, OWN
 from graceful_forgetting.worlds import WORLDS, Difficulty
 
 WORLD_OPTIONS = ("train_share", "pretraining_steps", "label_noise", "harmful_share", "split")
@@ -129,3 +135,21 @@ class RunArguments:
             return Difficulty(**options)
         except ValueError as error:
             raise ValueError(f"world_options: {error}") from error
+
+
+def other_methods(names: Sequence[str], lwf: LWFConfig) -> list[MethodName]:
+    """The named methods that become arms beside the run's own: each once, and its own not a second time.
+
+    Raises:
+        ValueError: a name that is no method, or one that cannot stand beside the run's own.
+    """
+    found = [name for name in dict.fromkeys(names) if name != lwf.method]
+    for name in found:
+        if name == OWN:
+            raise ValueError(
+                f"compare_with {name!r}: in the result that name is the arm of the recipe's own method. Set "
+                f"method={name!r}, and compare with another one: {', '.join(OTHERS)}"
+            )
+        if name not in OTHERS:
+            raise ValueError(f"compare_with {name!r} is not valid: it must be one of {', '.join(OTHERS)}")
+    return found  # type: ignore[return-value]

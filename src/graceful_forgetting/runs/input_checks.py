@@ -19,6 +19,7 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.training.notices import self_defeating
 from graceful_forgetting.training.preparation import needs_elicitation
 
 
@@ -94,6 +95,14 @@ def _check_targets(targets: list[str], network: nn.Module) -> None:
                 f"lora_target_modules has {target!r}, and no module of the model has that name: its linear layers are "
                 f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear}))}"
             )
+
+
+def defeating_settings(lwf: LWFConfig, inputs: RunInputs) -> list[str]:
+    """See `self_defeating`; a run whose rows are packed has fewer updates than is known here."""
+    if lwf.unlearn_every == 0:
+        return []
+    learning = None if lwf.packing else len(inputs.sources.learning_train)
+    return self_defeating(lwf, learning, sum(len(source.prompts) for source in inputs.sources.forgetting.values()))
 
 
 def check_quotas(lwf: LWFConfig, inputs: RunInputs) -> None:

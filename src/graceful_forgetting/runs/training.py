@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.config import LWFConfig, changed
-from graceful_forgetting.posterior.reference import PlainTrainer
+from graceful_forgetting.posterior.reference import PlainTrainer, name_stage
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.checkpoints import newest_checkpoint
 from graceful_forgetting.runtime.distributed import on_main_process, sum_over_processes
@@ -21,34 +21,10 @@ from graceful_forgetting.runtime.progress import progress_allowed
 from graceful_forgetting.runtime.termination import Terminated, arrived, waits_for_update
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.trainer import LWFTrainer
+from graceful_forgetting.unlearning.updates import unlearning_summary
 
 LOG_FILE = "training_log.json"
 UNLEARNING_FILE = "unlearning.json"
-
-
-class StageProgress(ProgressCallback):
-    """The Trainer's progress bar with arm and seed before it, and the losses behind it in place of a line a log."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("/".join(Path(args.output_dir).parts[-2:]))
-            self.training_bar.unit, self.training_bar.leave = " updates", False
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        del args, control, kwargs
-        shown = {k: f"{float(v):.3f}" for k, v in (logs or {}).items() if k in ("loss", "unlearn_loss", "eval_loss")}
-        if state.is_world_process_zero and self.training_bar is not None and shown:
-            self.training_bar.set_postfix(shown)
 
 
 class SavedAtTheEnd(TrainerCallback):
@@ -120,20 +96,16 @@ def run_training(
         trainer = PlainTrainer(model, args, **common)
     else:
         trainer = LWFTrainer(model, args, preparation=preparation, **common)
-    trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(StageProgress)
     for callback in (*callbacks, SavedAtTheEnd()):
         trainer.add_callback(callback)
+    name_stage(trainer, "/".join(Path(args.output_dir).parts[-2:]))
     checkpoint = on_main_process(partial(newest_checkpoint, args.output_dir))
     with waits_for_update():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if keep_model:
         trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
-    unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
-    if isinstance(trainer, LWFTrainer):
-        unlearning = trainer.unlearning_summary()
+    unlearning = trainer.unlearning_summary() if isinstance(trainer, LWFTrainer) else unlearning_summary(None, None)
     write_json(folder / UNLEARNING_FILE, unlearning)
     detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
     if measure_held_out:

@@ -120,6 +120,9 @@ class CellPipeline(Pipeline):
         announce: receives one line a stage.
     """
 
+    # A cell that forgets keeps what was measured in training, and its weights need not be kept.
+    copies_plain = False
+
     def __init__(self, cell: Cell, settings: CellSettings, cache: InputsCache, announce: Callable[[str], None]):
         seed = cell.seed if settings.reference_seed is None else settings.reference_seed
         recipe = recipe_from_fields(

@@ -103,6 +103,7 @@ class ModelInMemory:
                     reference_args(self.args, self.directory.work_folder(name, key)),
                     self.rows.train_dataset,
                     self.rows.tokenizer,
+                    label=name,
                     callbacks=stopping_after(share),
                     **self.arguments,
                 )
