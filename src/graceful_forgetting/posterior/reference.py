@@ -3,6 +3,7 @@
 It gives θ*_L of the formula and is, at the same time, the plain baseline that graceful forgetting is compared with.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
+from graceful_forgetting.data.turns import check_carried
 from graceful_forgetting.posterior.divergence import LearningLoss
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import writing
@@ -42,6 +44,8 @@ from graceful_forgetting.runtime.internals import (
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.progress import StageProgress
 from graceful_forgetting.runtime.store import EntryError
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -61,6 +65,26 @@ class PlainTrainer(SFTTrainer):
     _learning_loss: LearningLoss | None = None
     _run = ""
     _lock: FileLock | None = None
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
+        """As `SFTTrainer._prepare_dataset` (TRL 1.16), which drops rows, and calls of tools, without a word.
+
+        Raises:
+            ValueError: `max_length` leaves no row, or the chat template leaves out a call of a tool.
+        """
+        if isinstance(dataset, Dataset) and isinstance(processing_class, PreTrainedTokenizerBase) and not others[0]:
+            check_carried(dataset, processing_class, f"{others[-1]}_dataset")
+        prepared = super()._prepare_dataset(dataset, processing_class, args, packing, *others)
+        if isinstance(dataset, Dataset) and not packing and len(prepared) < len(dataset):
+            dropped = (
+                f"max_length={args.max_length} cuts off all that is learned of {len(dataset) - len(prepared)} of the "
+                f"{len(dataset)} rows of the {others[-1]} data set"
+            )
+            fix = "Raise it (up to the model's context), or shorten the prompts"
+            if len(prepared) == 0:
+                raise ValueError(f"{dropped}: none is left. {fix}")
+            logger.warning("%s; they are dropped. %s.", dropped, fix)
+        return prepared
 
     def resumed(self, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
         """The checkpoint that `train` with this argument goes on from; True: the newest that is intact.

@@ -5,13 +5,14 @@ Settings of the method are in `LWFConfig`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from graceful_forgetting.config import LWFConfig, MethodName
-from graceful_forgetting.config.fields import mapping_of, setting
+from graceful_forgetting.config.fields import mapping_of, require_choice, setting
 from graceful_forgetting.results.arms import OTHERS, OWN
 from graceful_forgetting.worlds import WORLDS, Difficulty
 
+PromptStyle = Literal["auto", "chat", "plain"]
 WORLD_OPTIONS = ("train_share", "pretraining_steps", "label_noise", "harmful_share", "split")
 
 
@@ -49,6 +50,16 @@ class RunArguments:
     data_source: str = setting(
         "hub",
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
+    )
+    prompt_style: PromptStyle = setting(
+        "auto",
+        "How the model is spoken to in learning, elicitation and evaluation. 'chat': a prompt of plain text is the "
+        "user's turn and its completion the assistant's, through the tokenizer's chat template. 'plain': as they are. "
+        "'auto': 'chat' where the tokenizer has a template. Rows that are conversations already stay so.",
+    )
+    system_prompt: str | None = setting(
+        None,
+        "System turn of every conversation that has none of its own. Unset: what the chat template puts there itself.",
     )
     learning_limit: int | None = setting(None, "Learning examples used, drawn by seed; unset: all.")
     validation_limit: int | None = setting(
@@ -99,6 +110,9 @@ class RunArguments:
             )
         if self.world_split not in ("test", "validation"):
             raise ValueError(f"world_options: split={self.world_split!r} is not valid: it must be test or validation")
+        require_choice("prompt_style", self.prompt_style, get_args(PromptStyle))
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise ValueError(f"system_prompt={self.system_prompt!r} is empty: write it, or leave it out")
         for name in ("learning_limit", "forgetting_limit", "eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -134,7 +134,7 @@ class Pipeline:
             self.announce(text)
 
     def _learning_settings(self) -> dict[str, Any]:
-        return learning_settings(self.lwf, self.model)
+        return {**learning_settings(self.lwf, self.model), "tokenizer": self.inputs.tokenizer_fingerprint}
 
     def _once(self, name: str, make: Callable[[], Stage]) -> Stage:
         if name not in self._stages:
@@ -360,7 +360,9 @@ class Pipeline:
         return {"plain": self.plain_arm, "never_knew": self.never_knew}[arm](seed)
 
     def train(self) -> None:
-        """Every training run of every arm."""
+        """Every training run of every arm; what would stop those that unlearn stops the first one."""
+        if self.lwf.unlearn_every > 0 and not self.inputs.come_scored:
+            self.method.self_knowledge()
         for arm, seed in self.arms:
             if seed is not None:
                 self.arm(arm, seed)

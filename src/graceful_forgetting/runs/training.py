@@ -54,8 +54,9 @@ def arm_args(args: LWFConfig, work: Path, seed: int) -> LWFConfig:
         output_dir=str(work),
         seed=seed,
         model_init_kwargs=None,
-        # The rows have labels that say what counts.
+        # The rows have labels that say what counts, and the tokenizer has its template.
         assistant_only_loss=False,
+        chat_template_path=None,
         disable_tqdm=not (sys.stderr.isatty() and progress_allowed()),
         # Without a device to copy to, pinning does nothing but warn.
         dataloader_pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",

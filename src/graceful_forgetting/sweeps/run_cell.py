@@ -97,6 +97,8 @@ class InputsCache:
             asdict(model),
             lwf.model_init_kwargs,
             lwf.completion_only_loss,
+            lwf.assistant_only_loss,
+            [lwf.eos_token, lwf.pad_token, lwf.chat_template_path],
             seed,
             lwf.max_length,
             lwf.trust_remote_code,

@@ -24,6 +24,7 @@ from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
+from graceful_forgetting.data import settled_tokenizer
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import name_stage
@@ -153,6 +154,9 @@ class LWFTrainer(UnlearningTrainer):
                 preparation=preparation,
                 formatted=formatting_func is not None,
             )
+        if isinstance(processing_class, PreTrainedTokenizerBase):
+            # The caller's stays as it is: one copy serves every stage.
+            processing_class = settled_tokenizer(processing_class, args, may_grow=True)
         self._presentation = presentation(args, self._forget_dataset, preparation)
         internals.present_as(self, *self._presentation)
         super().__init__(
