@@ -19,8 +19,10 @@ import numpy as np
 
 from graceful_forgetting.config.fields import mapping_of
 from graceful_forgetting.runtime.own_code import is_import_path
+from graceful_forgetting.runtime.secrets import HIDDEN, is_secret, without_secret_values, without_secrets
 
 T = TypeVar("T")
+
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -81,8 +83,8 @@ _LARGEST = 3.4e38
 
 
 def short(value: object) -> str:
-    """The value as Python writes it, cut to a line."""
-    return _SHORT.repr(value)
+    """The value as Python writes it, cut to a line, without credentials."""
+    return without_secrets(_SHORT.repr(value))
 
 
 def check_value(name: str, value: object, annotation: Any, text_is_read: bool = True) -> None:
@@ -102,7 +104,8 @@ def check_value(name: str, value: object, annotation: Any, text_is_read: bool = 
     if not _fits(value, annotation):
         _check_finite(name, value)
         valid = _in_words(annotation) + _hint(value, annotation)
-        raise ValueError(f"{name}={short(value)} is not valid: it must be {valid}")
+        shown = HIDDEN if is_secret(name) else short(without_secret_values(value))
+        raise ValueError(f"{name}={shown} is not valid: it must be {valid}")
     if isinstance(value, str):
         _check_text(name, value, annotation)
     number = _number(value)

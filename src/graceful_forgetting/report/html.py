@@ -30,6 +30,7 @@ from graceful_forgetting.results.result import RunResult, SelectionResult, TaskS
 from graceful_forgetting.results.text import duration, fixed, number, percent, setting, signed, size, timestamp
 from graceful_forgetting.runs.changed_answers import ChangedAnswers
 from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.runtime.own_files import claim_file, page_sign
 
 EXCERPT = 600
 
@@ -43,7 +44,7 @@ def render_report(
         result: what the experiment measured.
         samples: the scored self-knowledge, one row a sample, with `REQUIRED_COLUMNS` of `samples.py` and, if there,
             `loss`. None leaves out the charts and the table made from them.
-        path: the HTML file, replaced if it exists.
+        path: the HTML file; an earlier report is replaced.
         answers: test rows on which plain fine-tuning and the method do not answer the same.
 
     Every text from data is escaped, and a content security policy lets nothing run or load but the report's
@@ -52,14 +53,20 @@ def render_report(
 
     Raises:
         ValueError: `samples` lacks a column.
+        FileExistsError: there is another file at `path`.
     """
     scored = None if samples is None else read_samples(samples)
     return write_page("report.html", _context(result, scored, answers), path)
 
 
 def write_page(template: str, context: Mapping[str, Any], path: str | Path) -> Path:
-    """Fill a template of the package and write it to `path`, atomically; returns `path`."""
-    text = _environment().get_template(template).render(**_assets(), **context)
+    """Fill a template of the package and write it to `path`, atomically; returns `path`.
+
+    Raises `FileExistsError` where there is anything but an earlier page of this template.
+    """
+    claim_file(path, page_sign(template))
+    sign = Markup(page_sign(template).decode())
+    text = _environment().get_template(template).render(**_assets(), sign=sign, **context)
     with atomic_file(path) as partial:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate from JSON has no UTF-8 form
     return Path(path)

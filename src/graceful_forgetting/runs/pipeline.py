@@ -15,7 +15,6 @@ from graceful_forgetting.config import LWFConfig, as_arm, changed
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.posterior.reference import stopping_after
 from graceful_forgetting.results.arms import OWN
-from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.arguments import RunArguments, other_methods
 from graceful_forgetting.runs.examination import examination_settings, examine
 from graceful_forgetting.runs.input_checks import (
@@ -29,9 +28,11 @@ from graceful_forgetting.runs.input_checks import (
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.runs.precision import check_precision
 from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
 from graceful_forgetting.runs.training import arm_args, run_training
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.secrets import public_settings
 from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.training.checks import check_data, check_forgetting
 from graceful_forgetting.training.method import Method
@@ -80,6 +81,7 @@ class Pipeline:
         self.model = model
         self.announce = announce
         check_topology(lwf, *requested_topology(lwf))
+        check_precision(lwf, model)
         settings = {name: changed(lwf, **as_arm(name)) for name in other_methods(others, lwf)}
         self.general_ability = GeneralAbility(
             run.neutral_text, run.lm_eval_tasks, run.eval_limit, run.evaluation_batch_size

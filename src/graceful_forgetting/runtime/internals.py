@@ -6,7 +6,7 @@ breaks something is mended here. The lowest rooms need some of them, so this fil
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTTrainer
 from trl.chat_template_utils import has_generation_markers
 
@@ -78,6 +79,35 @@ def with_state_in_checkpoints(trainer_class: type[T]) -> type[T]:
             self.load_beside_optimizer(Path(checkpoint))
 
     trainer_class._save_optimizer_and_scheduler, trainer_class._load_optimizer_and_scheduler = save_all, load_all
+    return trainer_class
+
+
+class SealsCheckpoints(Protocol):
+    """A trainer that does something around the writing of each checkpoint."""
+
+    def sealing(self, checkpoint: Path) -> AbstractContextManager[None]: ...
+
+
+def with_sealed_checkpoints(trainer_class: type[T]) -> type[T]:
+    """Class decorator: the trainer, which is a `SealsCheckpoints`, removes older checkpoints when a new one is sealed.
+
+    For transformers 5.19 to 5.24, where the removal comes before anything public is called (`on_save`), so that a kill
+    in between would leave no whole checkpoint. Can go when `on_save` comes first.
+    """
+    save = trainer_class._save_checkpoint
+
+    def save_sealed(self: Any, model: nn.Module, trial: Any) -> None:
+        folder = self._get_output_dir(trial=trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with self.sealing(Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+                save(self, model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(folder, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    trainer_class._save_checkpoint = save_sealed
     return trainer_class
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from graceful_forgetting.runs.recipe import check_field, check_name, read_yaml
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.sweeps.cell import CellArm, CellRole, CellSplit
 
 MIXED = "mixed"
@@ -21,6 +22,7 @@ _OWN_FIELDS = {
     "output_dir": "output_dir of the grid",
 }
 _NAME = re.compile(r"[\w.+=@-]+")
+_MAX_NAME, _MAX_VALUE = 100, 40
 # Field -> values to try, of each round of tuning.
 Rounds = list[dict[str, list[Any]]]
 
@@ -59,7 +61,7 @@ class Cell:
     def folder(self) -> Path:
         """Of the cell inside the sweep's."""
         top = "cells" if self.split == "final" else "validation"
-        method = "+".join([self.method, *(f"{name}={value}" for name, value in self.trial.items())])
+        method = "+".join([self.method, *(f"{name}={_as_name(value)}" for name, value in self.trial.items())])
         return Path(top, self.learning, self.forgetting, self.setting, method, f"seed-{self.seed}")
 
     @property
@@ -195,6 +197,13 @@ class Grid:
         )
 
 
+def _as_name(value: Any) -> str:
+    """A value that is tried, as part of the name of a folder: short, and without separators of folders."""
+    text = str(value)
+    name = re.sub(r"[/\\\0]", "%", text)
+    return text if name == text and len(text) <= _MAX_VALUE else f"{name[:_MAX_VALUE]}-{fingerprint_json(text)[:8]}"
+
+
 def trials_of(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the values to try; none for a method that is not tuned."""
     if not values:
@@ -312,8 +321,10 @@ def _method(name: str, value: Any) -> Method:
 
 
 def _valid_name(key: str, name: Any) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{key}: the name {name!r} is not valid: use letters, digits and any of _ . + = @ -")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or set(name) == {"."} or len(name) > _MAX_NAME:
+        raise ValueError(
+            f"{key}: the name {name!r} is not valid: use up to {_MAX_NAME} letters, digits and any of _ . + = @ -"
+        )
     return name
 
 

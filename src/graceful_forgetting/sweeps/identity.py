@@ -11,6 +11,7 @@ from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.sources import Sources, load_sources
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_rows
+from graceful_forgetting.runtime.own_files import check_file
 from graceful_forgetting.runtime.version import __version__
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.grid import Cell
@@ -108,6 +109,7 @@ def finished(cell: Cell, key: str, output_dir: str | Path) -> CellResult | None:
     if not path.is_file():
         return None
     try:
+        check_file(path, must_be_listed=True)
         result = CellResult.from_json(read_json(path), str(path))
     except ValueError:
         return None

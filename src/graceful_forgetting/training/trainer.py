@@ -18,7 +18,6 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from graceful_forgetting.baselines import Baseline
@@ -291,7 +290,7 @@ class LWFTrainer(UnlearningTrainer):
                 folder = Path(resume_from_checkpoint).parent
             known = self.preparation is not None and self.preparation.plain is not None
             on_main_process(partial(resume_rejected, folder, known or self._compares_with_plain))
-        checkpoint = self._checkpoint(resume_from_checkpoint)
+        checkpoint = self.resumed(resume_from_checkpoint)
         baseline = None
         with preserved_rng():
             if self.args.baseline is not None:
@@ -307,8 +306,9 @@ class LWFTrainer(UnlearningTrainer):
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
                 baseline.before_training(self.model)
+        where = resume_from_checkpoint if checkpoint is None else str(checkpoint)
         name_stage(self, self._title, with_lines=True)
-        output = super().train(resume_from_checkpoint, *positional, **keywords)
+        output = super().train(where, *positional, **keywords)
         if self.unlearning_enabled:
             updates = (
                 f"learning updates {self.state.global_step}, unlearning updates {self.unlearning_summary()['updates']}"
@@ -367,9 +367,3 @@ class LWFTrainer(UnlearningTrainer):
             known,
             learning_posterior,
         )
-
-    def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
-        if isinstance(resume_from_checkpoint, str):
-            return Path(resume_from_checkpoint)
-        last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
-        return None if last is None else Path(last)
