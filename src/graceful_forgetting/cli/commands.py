@@ -46,11 +46,10 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.runs.recipe import parse_recipe
 
     run, lwf, model = parse_recipe(options.config, rest)
-
-    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force, others=options.compare_with)
     last = "report" if options.command == "run" else options.command
     if last == "report":
-        _claim_report(pipeline.directory.path)
+        _claim_report(Path(lwf.output_dir))
+    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force, others=options.compare_with)
     steps: dict[str, Callable[[], object]] = {
         "elicit": pipeline.method.self_knowledge,
         "posterior": pipeline.method.posterior,
