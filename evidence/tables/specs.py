@@ -14,6 +14,7 @@ from evidence.scoring_study.rows import read_rows
 from evidence.tables import records
 from evidence.tables.rates import gains_at_best_rates, gains_by_rate
 from evidence.tables.records import ARCHIVES
+from evidence.threshold_study import thresholds
 from evidence.tables.sweeps import (
     Outcome,
     best_plain_runs,
@@ -132,6 +133,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "base_model_tasks": records.base_model_tasks,
     # Worlds.
     "default_gains": lambda: world_gains(archived("default"), [("lwf", "interference")]),
+    "thresholds": thresholds,
     "gains_in_worlds": lambda: readme_gains(
         worlds(), IN_THE_WAY, {"LWF": "lwf", "package defaults": GUARDED, "never knew": "never_knew"}
     ),

@@ -206,8 +206,9 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
         how_many = (self.forget_fraction, self.forget_count, self.forget_threshold, self.forget_quotas)
         strategy, threshold = self.forget_strategy, self.forget_threshold
         if how_many == (None, None, None, None) and strategy in (None, *BY_THRESHOLD):
-            usual, threshold = DEFAULT_THRESHOLDS.get(self.confidence_scorer, (None, None))
-            strategy = strategy or usual
+            usual = DEFAULT_THRESHOLDS.get(self.confidence_scorer, {})
+            strategy = strategy or next(iter(usual), None)
+            threshold = usual.get(strategy)
         return stage_config(self, SelectionConfig, "forget_", strategy=strategy, threshold=threshold)
 
     @property

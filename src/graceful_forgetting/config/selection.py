@@ -10,11 +10,11 @@ from graceful_forgetting.config.values import check_share_or_count
 SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "relative", "gap", "weighted"]
 
 DEFAULT_FORGET_FRACTION = 0.25
-# Of scorers whose scores have a scale of their own: a cosine has, and nats per token by which learning has raised the
-# loss have it when they are held against what learning has done for its own task.
-DEFAULT_THRESHOLDS: dict[ScorerName, tuple[SelectionStrategy, float]] = {
-    "interference": ("relative", 0.3),
-    "pairwise_conflict": ("threshold", 0.1),
+# Threshold by strategy, the usual strategy first, of scorers whose scores have a scale: a cosine has one of its own,
+# and nats per token by which learning has raised a loss have one beside those by which it has lowered its own task's.
+DEFAULT_THRESHOLDS: dict[ScorerName, dict[SelectionStrategy, float]] = {
+    "interference": {"relative": 0.3, "threshold": 0.2},
+    "pairwise_conflict": {"threshold": 0.1},
 }
 # Strategies that take a threshold.
 BY_THRESHOLD = ("threshold", "relative")

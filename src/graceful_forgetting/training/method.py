@@ -258,6 +258,7 @@ class Method:
             posterior.metadata["reference_fraction"] = self.args.reference_share
             if process_index() == 0:
                 posterior.save_pretrained(folder / POSTERIOR_FOLDER)
+            found |= {"reference_fraction": self.args.reference_share}
             if not with_fisher:
                 return {"estimator": "none", **found}
             return {"estimator": config.estimator, "samples": posterior.metadata["num_samples"], **found}

@@ -122,6 +122,14 @@ def much_selected(audit: Mapping[str, Any]) -> str | None:
     )
 
 
+def selection_remark(audit: Mapping[str, Any]) -> str:
+    """How much a selection chooses, and what is odd about it; `audit` is that of the selection."""
+    if audit["chosen"] == 0:
+        return nothing_selected(audit)
+    reached = "" if audit["threshold"] is None else f": their scores reach {_limit(audit)}"
+    return much_selected(audit) or f"{audit['chosen']} of {audit['eligible']} samples are unlearned{reached}"
+
+
 def _limit(audit: Mapping[str, Any]) -> str:
     """The threshold of a selection in words."""
     settings, limit = audit["settings"], audit["threshold"]
