@@ -14,7 +14,6 @@ from evidence.scoring_study.rows import read_rows
 from evidence.tables import records
 from evidence.tables.rates import gains_at_best_rates, gains_by_rate
 from evidence.tables.records import ARCHIVES
-from evidence.threshold_study import thresholds
 from evidence.tables.sweeps import (
     Outcome,
     best_plain_runs,
@@ -40,6 +39,7 @@ from evidence.tables.values import (
     neutral_bits_saved,
     spread_ratio,
 )
+from evidence.threshold_study import thresholds
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.sweeps.archive import read_archive
 from graceful_forgetting.sweeps.comparison import groups_of

@@ -208,7 +208,7 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
         if how_many == (None, None, None, None) and strategy in (None, *BY_THRESHOLD):
             usual = DEFAULT_THRESHOLDS.get(self.confidence_scorer, {})
             strategy = strategy or next(iter(usual), None)
-            threshold = usual.get(strategy)
+            threshold = None if strategy is None else usual.get(strategy)
         return stage_config(self, SelectionConfig, "forget_", strategy=strategy, threshold=threshold)
 
     @property
