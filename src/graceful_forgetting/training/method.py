@@ -241,7 +241,7 @@ class Method:
                 )
 
             def losses(which: str, model: Any) -> dict[str, float]:
-                batch_size = self.args.confidence_batch_size
+                batch_size = self.args.per_device_train_batch_size
                 return {which: learning_loss(model, self.rows.learning, batch_size)} if with_losses else {}
 
             # In memory one module is at θ_base or at θ*_L: of the other, what was kept of it stands in.
