@@ -13,14 +13,17 @@ from graceful_forgetting.data.rows import (
     tokenize_dataset,
     tokenize_prompt,
 )
+from graceful_forgetting.data.tokenizer import fingerprint_tokenizer, settled_tokenizer
 
 __all__ = [
     "IGNORE_INDEX",
     "assistant_template",
     "collate",
     "context_length",
+    "fingerprint_tokenizer",
     "require_pad_token",
     "require_tokenizer",
+    "settled_tokenizer",
     "tokenize_dataset",
     "tokenize_prompt",
 ]
