@@ -98,7 +98,7 @@ class BuildStudy:
         fields = {**recipe, "world": world, "world_seed": build, "output_dir": str(work)}
         self.run, self.lwf, model = recipe_from_fields(fields, where=f"the recipe of {world}")
         self.inputs = RunInputs(self.run, self.lwf, model)
-        self.model: PreTrainedModel = self._base()
+        self.model: PreTrainedModel = self.base_model()
         self.fingerprint = fingerprint_model(self.model)
         config, tokenizer = self.lwf.elicitation_config(), self.inputs.tokenizer
         self.knowledge = elicit_self_knowledge(self.model, tokenizer, self.inputs.forgetting_prompts, config)
@@ -178,13 +178,14 @@ class BuildStudy:
         steps[chosen] = _column(scored, "step_size")
         return chosen, steps, seconds * len(self.kinds) / len(chosen)
 
-    def _base(self) -> Any:
+    def base_model(self) -> Any:
+        """At θ_base, anew."""
         return self.inputs.loader.base(self.inputs.sources.model)
 
     def _reference(self, seed: int) -> Any:
         """The base model after plain fine-tuning."""
         args = reference_args(arm_args(self.lwf, self.work, seed), self.work)
-        trainer, _ = train_reference(self._base(), args, self.inputs.learning_rows, self.inputs.tokenizer)
+        trainer, _ = train_reference(self.base_model(), args, self.inputs.learning_rows, self.inputs.tokenizer)
         return trainer.model
 
     def _fisher(self, reference: Any, seed: int, fisher: str, at: str) -> tuple[dict[str, Tensor], float]:

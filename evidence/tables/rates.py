@@ -24,7 +24,7 @@ def gains_by_rate(worlds: Worlds, methods: Sequence[str]) -> str:
 
     columns: dict[str, Callable[[tuple[str, float]], str]] = {
         "world": lambda row: code(row[0]),
-        "learning rate": lambda row: _scientific(row[1]),
+        "learning rate": lambda row: scientific(row[1]),
         "plain, accuracy": lambda row: accuracy(rows[row], "plain"),
         **{code(name): partial(gained, name) for name in ("never_knew", *methods)},
     }
@@ -83,7 +83,7 @@ def _rate(group: Group) -> float:
     return _setting(group, "learning_rate")
 
 
-def _scientific(rate: float) -> str:
+def scientific(rate: float) -> str:
     mantissa, exponent = f"{rate:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 

@@ -39,6 +39,7 @@ from evidence.tables.values import (
     neutral_bits_saved,
     spread_ratio,
 )
+from evidence.threshold_study import thresholds
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.sweeps.archive import read_archive
 from graceful_forgetting.sweeps.comparison import groups_of
@@ -132,6 +133,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "base_model_tasks": records.base_model_tasks,
     # Worlds.
     "default_gains": lambda: world_gains(archived("default"), [("lwf", "interference")]),
+    "thresholds": thresholds,
     "gains_in_worlds": lambda: readme_gains(
         worlds(), IN_THE_WAY, {"LWF": "lwf", "package defaults": GUARDED, "never knew": "never_knew"}
     ),

@@ -18,6 +18,9 @@ from graceful_forgetting.config.selection import GAP_BOUNDS
 SOURCE_INDEX = "source_index"
 WEIGHT_COLUMN = "unlearn_weight"
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+LEAST_LEARNED = 0.05
+"""Smallest share of its loss that the learning task must have lost for a threshold to shrink with it: below, what
+happens to other rows is too small to be told from rounding in 16 bits."""
 
 
 def select_for_unlearning(
@@ -31,6 +34,7 @@ def select_for_unlearning(
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
     seed: int = 42,
+    learned: float | None = None,
 ) -> Dataset:
     """Choose the samples to unlearn by their score.
 
@@ -43,18 +47,22 @@ def select_for_unlearning(
         fraction: share of the rows with a score, in (0, 1]; rounded to the nearest number, at least one row.
         count: number of rows.
         strategy: "highest" or "lowest" score; "random" (same pool, order drawn from `seed`); "threshold": every row
-            whose score is at least `threshold`, which may be none; "gap": the highest scores, as many as lie above the
+            whose score is at least `threshold`, which may be none; "relative": every row whose score is at least
+            `threshold` · max(0.05, `learned`); "gap": the highest scores, as many as lie above the
             largest gap between two neighbours in the sorted scores (the first of equal gaps), but 5 % to 50 % of the
             rows with a score; "weighted": every row
             with a score, and a column `unlearn_weight`, 2 · rank / (n + 1) with rank 1 for the lowest of n scores
             (equal scores share their mean rank), so that the mean weight is 1. Unset: "threshold" where a threshold is
             given, else "highest".
-        threshold: lowest score chosen; with strategy "threshold" only.
+        threshold: lowest score chosen; with strategies "threshold" and "relative" only.
         quotas: for each forgetting task by name a share of its rows (float in (0, 1]) or a number of rows
             (int); nothing is chosen from a task that is not named. JSON text is accepted.
         task_column: column with the name of a row's forgetting task; needed for `quotas`.
         score_column: column with the score.
         seed: seed of strategy "random"; the others do not use it.
+        learned: with strategy "relative", the share of the learning task's loss at θ_base that is gone at θ*_L, where
+            the scores were taken. To first order both grow with the length of learning, so that what is chosen does
+            not hang on it. Not known, 0 or less (learning has failed), and above 1 count as 1.
 
     Returns:
         The chosen rows, best first (by `strategy`, ties by row index), with a column `source_index`: the
@@ -75,6 +83,7 @@ def select_for_unlearning(
         task_column=task_column,
         score_column=score_column,
         seed=seed,
+        learned=learned,
     )[0]
 
 
@@ -89,11 +98,13 @@ def select_with_audit(
     task_column: str = "forgetting_task",
     score_column: str = "forgetting_confidence",
     seed: int = 42,
+    learned: float | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """`select_for_unlearning`, and a record of what was chosen and why, ready for JSON.
 
     The record has: `settings`; the numbers `total`, `eligible`, `chosen`; `not_eligible` (number of rows by
     reason); `tasks` (`total`, `eligible`, `chosen`, `cut_score` of each; empty without a task column);
+    `threshold` (the lowest score that may be chosen, null without one);
     `cut_score` (last score chosen; null for "random" and if none is); `score_quantiles` of the eligible rows; and
     `rows`, the chosen ones in their order, with `index`, `task`, `score`, `linear` and `quadratic` (null where there
     are no such columns), `rank` among the eligible rows (from 1) and `reason`.
@@ -109,12 +120,13 @@ def select_with_audit(
     _check_columns(scored, config, task_column, score_column)
     pool = _pool(scored, task_column, score_column)
     order = _ranked(pool.scores, config)
-    chosen = _choose(order, pool, config)
+    threshold = _lowest_chosen(config, learned)
+    chosen = _choose(order, pool, config, threshold)
     selected = _rows(scored, chosen).add_column(SOURCE_INDEX, chosen, feature=Value("int64"))
     if config.strategy == "weighted":
         selected = selected.add_column(WEIGHT_COLUMN, _rank_weights([pool.scores[index] for index in chosen]))
-    settings = asdict(config) | {"task_column": task_column, "score_column": score_column}
-    return selected, _audit(scored, pool, order, chosen, settings)
+    settings = asdict(config) | {"task_column": task_column, "score_column": score_column, "learned": learned}
+    return selected, _audit(scored, pool, order, chosen, settings, threshold)
 
 
 def select_retained(
@@ -208,11 +220,18 @@ def _ranked(scores: Mapping[int, float], config: SelectionConfig) -> list[int]:
     return sorted(scores, key=lambda index: scores[index], reverse=config.strategy != "lowest")
 
 
-def _choose(order: Sequence[int], pool: _Pool, config: SelectionConfig) -> list[int]:
+def _lowest_chosen(config: SelectionConfig, learned: float | None) -> float | None:
+    if config.threshold is None or config.strategy != "relative":
+        return config.threshold
+    share = learned if learned is not None and learned > 0 else 1.0
+    return config.threshold * min(1.0, max(LEAST_LEARNED, share))
+
+
+def _choose(order: Sequence[int], pool: _Pool, config: SelectionConfig, threshold: float | None) -> list[int]:
     if isinstance(config.quotas, dict):
         return _choose_by_task(order, pool, config.quotas)
-    if config.threshold is not None:
-        return [index for index in order if pool.scores[index] >= config.threshold]
+    if threshold is not None:
+        return [index for index in order if pool.scores[index] >= threshold]
     if config.count is not None:
         return list(order[: _number("count", config.count, len(order))])
     if config.strategy == "gap":
@@ -272,7 +291,12 @@ def _number(name: str, wanted: float, available: int) -> int:
 
 
 def _audit(
-    scored: Dataset, pool: _Pool, order: Sequence[int], chosen: Sequence[int], settings: dict[str, Any]
+    scored: Dataset,
+    pool: _Pool,
+    order: Sequence[int],
+    chosen: Sequence[int],
+    settings: dict[str, Any],
+    threshold: float | None,
 ) -> dict[str, Any]:
     by_score = settings["strategy"] != "random"
     rank = {index: position for position, index in enumerate(order, start=1)}
@@ -304,6 +328,7 @@ def _audit(
         "chosen": len(chosen),
         "not_eligible": pool.not_eligible,
         "tasks": tasks if named else {},
+        "threshold": threshold,
         "cut_score": pool.scores[chosen[-1]] if by_score and chosen else None,
         "score_quantiles": {str(q): value for q, value in zip(_QUANTILES, quantiles, strict=True)},
         "rows": [
@@ -314,16 +339,18 @@ def _audit(
                 "linear": linear,
                 "quadratic": quadratic,
                 "rank": rank[index],
-                "reason": _reason(pool, index, rank[index], len(order), settings),
+                "reason": _reason(pool, index, rank[index], len(order), settings, threshold),
             }
             for index, linear, quadratic in zip(chosen, *terms, strict=True)
         ],
     }
 
 
-def _reason(pool: _Pool, index: int, rank: int, eligible: int, settings: Mapping[str, Any]) -> str:
-    if settings["strategy"] == "threshold":
-        return f"score at least {settings['threshold']}"
+def _reason(
+    pool: _Pool, index: int, rank: int, eligible: int, settings: Mapping[str, Any], threshold: float | None
+) -> str:
+    if threshold is not None:
+        return f"score at least {threshold:.4g}"
     if settings["strategy"] == "weighted":
         return f"rank {rank} of {eligible} by highest score, weighted by it"
     if settings["strategy"] == "gap":

@@ -234,6 +234,42 @@ def test_what_reads_no_fisher_information_has_none_estimated(recipe, tmp_path, c
         assert main([command, "--config", str(recipe), *flags]) == 0
 
 
+DEFAULTS = ["--confidence_scorer", "interference", "--reference_fraction", "0.3"]
+DEFAULTS += ["--forget_strategy", "relative", "--forget_threshold", "0.0001"]
+
+
+def test_advice_of_a_run_directory_is_that_of_its_recipe_and_says_what_came_of_it(recipe, tmp_path, capsys):
+    """Under the defaults too, and of a finished run what it measured."""
+    recipe.write_text(recipe.read_text().replace("forget_fraction: 0.5\n", ""))
+    assert main(["select", "--config", str(recipe), *DEFAULTS]) == 0
+    capsys.readouterr()
+    assert main(["advise", "--config", str(recipe), *DEFAULTS]) == 0
+    output = capsys.readouterr().out
+    assert set(stages_of(output).values()) == {"reused"}
+    assert not (tmp_path / "run" / "effect_of_learning").exists()
+    before = output[output.index("\n\n") :].strip() if "\n\n" in output else output
+    assert main(["advise", "--output_dir", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out.strip()
+    assert before.endswith(text)
+    assert "scores reach" in text
+    assert "of the learning task's loss" in text
+    assert "What came of this run" not in text
+
+    assert main(["run", "--config", str(recipe), *DEFAULTS]) == 0
+    capsys.readouterr()
+    assert main(["advise", "--output_dir", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "What came of this run: forgetting by interference − plain on arithmetic: " in text
+    assert "1 seed; plain " in text
+
+
+def test_advice_names_what_it_can_judge(tmp_path, capsys):
+    assert main(["advise"]) == 2
+    assert "--output_dir" in capsys.readouterr().err
+    assert main(["advise", "--output_dir", str(tmp_path)]) == 2
+    assert "holds no stage 'scores'" in capsys.readouterr().err
+
+
 def test_the_settings_of_the_scoring_study_in_a_recipe(recipe, tmp_path, capsys, make_model):
     """F empirical at θ_base, α at the median crossover; changed on their own they redo what depends on them."""
     recipe.write_text(recipe.read_text() + "posterior_estimator: empirical\nposterior_fisher_at: base\n")

@@ -26,6 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
     "formula, LoRA": FORMULA | LORA,
     "F at the base model": FORMULA | {"posterior_estimator": "empirical", "posterior_fisher_at": "base"},
     "default": HOLD_OUT | {"forget_threshold": 0.0, "unlearn_every": 2},
+    # So low that what the first update disturbs reaches it.
+    "default threshold": HOLD_OUT | {"forget_strategy": "relative", "forget_threshold": 1e-4, "unlearn_every": 2},
     "default, LoRA": HOLD_OUT | LORA | {"forget_threshold": -1.0},
     "published": {"method": "published", "unlearn_every": 2},
     "published, LoRA": {"method": "published", "unlearn_every": 2} | LORA,
@@ -35,6 +37,8 @@ CASES: dict[str, dict[str, Any]] = {
         "forget_strategy": "highest",
     },
     "trials": FORMULA | HOLD_OUT | {"forget_trials": "during", "unlearn_objective": "gradient_ascent"},
+    "trials by the default score": HOLD_OUT
+    | {"forget_trials": "during", "forget_strategy": "relative", "forget_threshold": 1e-4},
     "fallback": FORMULA | HOLD_OUT | {"unlearn_objective": "gradient_ascent", "unlearn_learning_rate": 0.3},
     "whole text": FORMULA | {"completion_only_loss": False},
     "baseline": FORMULA | {"baseline": "afec", "baseline_weight": 30.0, "unlearn_every": 2},
@@ -102,6 +106,7 @@ def test_scores_selection_and_weights_are_equal(
         assert list(script.preparation.selected["source_index"]) == list(chosen["source_index"])
         audit = read_json(run.method.selection().path / "selection.json")
         assert script.preparation.audit == audit
+        assert (audit["settings"]["learned"] is None) == (changes.get("forget_strategy") != "relative")
         assert len(chosen) > 0 or audit["trials"]["chosen"] == "nothing"
     script.save_model(str(tmp_path / "saved"))
     assert isinstance(script.model, PeftModel) == ("use_lora" in changes)

@@ -17,7 +17,7 @@ from exact import exact
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.forgetting_terms import GRID
 from graceful_forgetting.confidence.learning_gradient import LearningProducts
-from graceful_forgetting.confidence.losses import Losses, ReferenceLosses
+from graceful_forgetting.confidence.losses import MOST_LEARNING_ROWS, Losses, ReferenceLosses, learning_loss
 from graceful_forgetting.confidence.pairwise import directions, parameters_before_output
 from graceful_forgetting.confidence.scorer import Measured, Scorer
 from graceful_forgetting.confidence.scorers import SCORERS
@@ -64,6 +64,23 @@ def perturbed(model: PreTrainedModel, seed: int, scale: float = 0.02) -> PreTrai
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])
 def model(request: pytest.FixtureRequest, make_model: MakeModel) -> PreTrainedModel:
     return perturbed(make_model(tie_word_embeddings=request.param), 5, 0.1)
+
+
+def test_the_loss_of_learning_is_the_mean_over_rows_and_leaves_the_model_as_it_was(
+    model: PreTrainedModel, rows: Dataset
+) -> None:
+    model.train()
+    expected = sum(loss_of(model, row).item() for row in rows) / len(rows)
+    model.train()
+    for batch_size in (1, 2, 8):
+        assert learning_loss(model, rows, batch_size) == pytest.approx(expected, rel=1e-5)
+    assert model.training
+
+
+def test_of_many_learning_rows_evenly_spaced_ones_are_read(model: PreTrainedModel, rows: Dataset) -> None:
+    read = [rows[0]] * MOST_LEARNING_ROWS
+    twice = [row for kept in read for row in (kept, rows[1])]
+    assert learning_loss(model, Dataset.from_list(twice), 64) == pytest.approx(loss_of(model, rows[0]).item(), rel=1e-5)
 
 
 @pytest.fixture

@@ -115,16 +115,6 @@ def test_a_finished_stage_in_a_read_only_folder_serves(tmp_path, monkeypatch):
         run(2)
 
 
-def test_what_a_read_only_folder_has_not_can_be_made_elsewhere(tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir()
-    monkeypatch.setattr("graceful_forgetting.training.stages.hold", lambda folder: None)
-    directory = RunDirectory(tmp_path / "run")
-    directory.make_elsewhere()
-    made = directory.stage("first", {}, [], lambda path, key: {"work": str(directory.work_folder("first", key))})
-    assert made.path.is_dir()
-    assert list((tmp_path / "run").iterdir()) == []
-
-
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -110,6 +110,30 @@ def test_the_beginning_of_learning_promises_nothing():
     assert "in its first 10%" in advice.reasons[0]
 
 
+def test_the_beginning_of_learning_says_what_it_has_seen_of_a_few_prompts_too():
+    columns = dict.fromkeys(("confidence_quadratic", "step_size", "step_size_crossover"), [None] * 4)
+    columns["forgetting_confidence"] = [0.0, 1.0, 0.5, 0.0]
+    changes = list(columns["forgetting_confidence"])
+    said = "2 of 4 samples are unlearned"
+    chosen = [False, True, True, False]
+    found = gather_evidence(columns, ["a"] * 4, chosen, changes, "interference", 0.1, said, 0.42)
+    advice = advise(found)
+    assert (advice.verdict, advice.reasons[0]) == ("not known", said)
+    assert "by +0.75 nats per token in its first 10%, which remove 42% of the learning task's loss" in advice.reasons[1]
+    assert "4 scored samples are few" in advice.reasons[-1]
+    text = advice_text(found, advice, "x − plain on y: +1.0")
+    assert text.startswith("What came of this run: x − plain on y: +1.0\n\nWhether forgetting helps is not known:")
+    assert "gone after the reference run: 0.42" in text
+
+
+def test_a_reference_run_that_has_hardly_learned_leaves_it_open():
+    columns = {"confidence_quadratic": [None], "step_size": [None], "step_size_crossover": [None]}
+    columns |= {"forgetting_confidence": [0.0]}
+    for learned, verdict in ((0.01, "not known"), (0.5, "not expected to help")):
+        found = gather_evidence(columns, ["a"], [False], [0.0], "interference", 0.1, "No score reaches it", learned)
+        assert (advise(found).verdict, advise(found).reasons) == (verdict, ["No score reaches it"])
+
+
 def test_a_score_that_was_not_measured_against_outcomes_is_named():
     advice = advise(without_steps(scorer="loss", share=1.0))
     assert advice.verdict == "not known"

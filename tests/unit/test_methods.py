@@ -25,19 +25,21 @@ def chosen(args: LWFConfig) -> tuple:
 @pytest.mark.parametrize(
     ("changes", "share", "selection"),
     [
-        ({}, 0.1, ("threshold", None, 0.2)),
+        ({}, 0.1, ("relative", None, 0.3)),
         ({"forget_threshold": 1.0}, 0.1, ("threshold", None, 1.0)),
         ({"forget_strategy": "threshold"}, 0.1, ("threshold", None, 0.2)),
+        ({"forget_strategy": "relative"}, 0.1, ("relative", None, 0.3)),
+        ({"forget_strategy": "relative", "forget_threshold": 1.0}, 0.1, ("relative", None, 1.0)),
         ({"forget_fraction": 0.5}, 0.1, ("highest", 0.5, None)),
         ({"forget_strategy": "lowest"}, 0.1, ("lowest", 0.25, None)),
         ({"forget_strategy": "gap"}, 0.1, ("gap", None, None)),
-        ({"reference_fraction": 1.0}, 1.0, ("threshold", None, 0.2)),
+        ({"reference_fraction": 1.0}, 1.0, ("relative", None, 0.3)),
         ({"confidence_scorer": "lwf"}, 1.0, ("highest", 0.25, None)),
         ({"confidence_scorer": "lwf", "forget_threshold": 3.0}, 1.0, ("threshold", None, 3.0)),
         ({"confidence_scorer": "lwf", "reference_fraction": 0.5}, 0.5, ("highest", 0.25, None)),
         ({"confidence_scorer": "pairwise_conflict"}, 1.0, ("threshold", None, 0.1)),
         ({"confidence_scorer": "pairwise_conflict", "forget_fraction": 0.5}, 1.0, ("highest", 0.5, None)),
-        ({"baseline": "ewc"}, 1.0, ("threshold", None, 0.2)),
+        ({"baseline": "ewc"}, 1.0, ("relative", None, 0.3)),
     ],
     ids=str,
 )
@@ -48,8 +50,13 @@ def test_what_is_unset_goes_with_the_scorer(changes, share, selection):
 
 
 def test_a_threshold_without_a_natural_one_has_to_be_said():
-    with pytest.raises(ValueError, match="strategy 'threshold' needs a threshold"):
+    with pytest.raises(ValueError, match="strategy 'threshold' or 'relative' needs a threshold"):
         config(confidence_scorer="lwf", forget_strategy="threshold")
+
+
+def test_what_is_held_against_the_fall_of_a_loss_must_be_a_loss():
+    with pytest.raises(ValueError, match="forget_strategy='relative' with confidence_scorer='pairwise_conflict'"):
+        config(confidence_scorer="pairwise_conflict", forget_strategy="relative", forget_threshold=0.1)
 
 
 def test_published_in_python_a_recipe_a_flag_and_a_grid(tmp_path: Path):
@@ -98,7 +105,7 @@ def test_the_defaults_are_the_default_method():
 @pytest.mark.parametrize(
     ("method", "changes", "selection"),
     [
-        ("interference", {}, ("threshold", None, 0.2)),
+        ("interference", {}, ("relative", None, 0.3)),
         ("interference", {"forget_threshold": 1.0}, ("threshold", None, 1.0)),
         ("interference", {"forget_fraction": 0.5}, ("highest", 0.5, None)),
         ("interference", {"forget_count": 7}, ("highest", None, None)),

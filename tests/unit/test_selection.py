@@ -53,6 +53,41 @@ def test_chosen_rows_and_their_order(arguments, chosen):
     assert selected["text"][:] == [f"row {i}" for i in chosen]
 
 
+@pytest.mark.parametrize(
+    ("learned", "lowest"),
+    [
+        (1.0, 3.0),
+        (0.5, 1.5),
+        (0.25, 0.75),
+        (0.05, 0.15),
+        (0.001, 0.15),
+        (1.2, 3.0),
+        (None, 3.0),
+        (0.0, 3.0),
+        (-2.0, 3.0),
+    ],
+)
+def test_a_relative_threshold_shrinks_with_what_learning_has_removed_of_its_own_loss(learned, lowest):
+    scores = [4.0, 3.0, 2.9, 1.5, 1.4, 0.75, 0.16, 0.14]
+    pool = scored_rows(scores, None)
+    selected, audit = select_with_audit(pool, strategy="relative", threshold=3.0, learned=learned)
+    assert audit["threshold"] == pytest.approx(lowest)
+    assert selected["source_index"][:] == [index for index, score in enumerate(scores) if score >= lowest]
+    assert (audit["settings"]["threshold"], audit["settings"]["learned"]) == (3.0, learned)
+    assert audit["rows"][0]["reason"] == f"score at least {lowest:.4g}"
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 1.0])
+def test_a_relative_threshold_chooses_the_same_rows_at_every_length_of_learning(rate):
+    """To first order, what learning does to every loss grows with the rate."""
+    scores = [rate * score for score in (0.9, 0.4, 0.31, 0.29, 0.05, -0.2)]
+    chosen = select_for_unlearning(scored_rows(scores, None), strategy="relative", threshold=0.3, learned=rate)
+    assert chosen["source_index"][:] == [0, 1, 2]
+    if rate < 0.5:
+        flat = select_for_unlearning(scored_rows(scores, None), strategy="threshold", threshold=0.3)
+        assert len(flat) == 0
+
+
 def test_random_choice_depends_on_the_seed_alone():
     scores = [float(i) for i in range(50)]
     first = select_for_unlearning(scored_rows(scores, None), count=20, strategy="random", seed=1)["source_index"][:]

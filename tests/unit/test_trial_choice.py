@@ -68,6 +68,12 @@ def test_a_threshold_that_no_score_reaches_leaves_the_tasks_to_try():
     assert tried == {"nothing": set(), "task a": {0, 1}, "task b": {2, 3}, "task c": {5}}
 
 
+def test_a_relative_threshold_is_tried_as_it_is_without_trials():
+    config = SelectionConfig(strategy="relative", threshold=8.0)
+    assert rows(candidates(scored(), config, learned=0.5))["by score"] == {0, 1}
+    assert "by score" not in candidates(scored(), config)
+
+
 def test_the_record_of_nothing_counts_nothing():
     audit = candidates(scored(), SelectionConfig(fraction=0.5))[NOTHING].audit
     assert (audit["chosen"], audit["rows"], audit["cut_score"]) == (0, [], None)

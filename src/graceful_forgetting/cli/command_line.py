@@ -162,7 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     advise = add(
         "advise", commands.advise, "from the scores: whether forgetting is expected to help, and why", [redoing]
     )
-    advise.add_argument("--config", help="recipe (YAML); flags beat its fields")
+    advise.add_argument("--config", help="recipe (YAML), of which what is missing is made; flags beat its fields")
+    advise.add_argument(
+        "--output_dir", help="without a recipe: a run that has been scored, of `graceful run` or an LWFTrainer"
+    )
     sweep = add("sweep", commands.sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")
     sweep.add_argument("--config", required=True, help="grid (YAML); docs/sweeps.md has its keys")
     sweep.add_argument("--output_dir", help="folder of the sweep, in place of the grid's own")

@@ -197,34 +197,33 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
 
 
 def advise(options: argparse.Namespace, rest: list[str]) -> None:
-    from graceful_forgetting.runs.advice import advice_text, advise, gather_evidence
+    from graceful_forgetting.runs.advice import advice_text, advise
+    from graceful_forgetting.runs.run_evidence import evidence_of_run, outcome
+
+    folder = options.output_dir
+    if options.config is not None or rest:
+        folder = _made_up_to_selection(options, rest)
+    elif folder is None:
+        raise ValueError(
+            "name what to judge: --output_dir, the folder of a run that has been scored, or --config, a recipe of "
+            "which what is missing is made"
+        )
+    evidence = evidence_of_run(folder)
+    print(f"\n{advice_text(evidence, advise(evidence), outcome(folder))}")
+
+
+def _made_up_to_selection(options: argparse.Namespace, rest: list[str]) -> str:
+    """Make what advice reads of a recipe; returns the run directory."""
     from graceful_forgetting.runs.pipeline import Pipeline
     from graceful_forgetting.runs.recipe import parse_recipe
-    from graceful_forgetting.runtime.store import read_rows
-    from graceful_forgetting.training.preparation import TASK_COLUMN
 
-    pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options), force=options.force)
+    given = rest if options.output_dir is None else [*rest, "--output_dir", options.output_dir]
+    pipeline = Pipeline(*parse_recipe(options.config, given), announce=_announcer(options), force=options.force)
     with closing(pipeline.directory):
-        scored = read_rows(pipeline.method.scores().path / "rows")
-        chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
-        # A finished run has not this one.
-        pipeline.directory.make_elsewhere()
-        interference = pipeline.method.interference()
-    changes = None
-    if interference is not None:
-        losses = read_rows(interference.path / "rows")
-        changes = [
-            None if before is None or after is None else after - before
-            for before, after in zip(losses["loss"], losses["reference_loss"], strict=True)
-        ]
-    columns = {
-        name: list(scored[name])
-        for name in ("forgetting_confidence", "confidence_quadratic", "step_size", "step_size_crossover")
-    }
-    flags = [index in chosen for index in range(len(scored))]
-    scorer, share = pipeline.lwf.confidence_scorer, pipeline.lwf.reference_share
-    evidence = gather_evidence(columns, scored[TASK_COLUMN], flags, changes, scorer, share)
-    print(f"\n{advice_text(evidence, advise(evidence))}")
+        pipeline.method.selection()
+        if pipeline.lwf.confidence_scorer != "interference" and not pipeline.directory.read_only:
+            pipeline.method.interference()
+    return str(pipeline.directory.path)
 
 
 def world(options: argparse.Namespace, rest: list[str]) -> None:

@@ -4,13 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
 from graceful_forgetting.gradients.memory import MemoryEstimate, forward_bytes
 from graceful_forgetting.gradients.parameters import ParameterValues
+from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 from graceful_forgetting.gradients.token_loss import mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
+
+MOST_LEARNING_ROWS = 256
+"""Rows that tell how far learning has come: the share of the loss that is gone is known to a few hundredths by them."""
 
 
 class Losses(Measurement):
@@ -70,6 +76,27 @@ class ReferenceLosses(Measurement):
         loss = mean_losses(model, batch)
         with exchanged(model, self._reference):
             return {"loss": loss, "reference_loss": mean_losses(model, batch)}
+
+
+def learning_loss(model: PreTrainedModel, learning: Dataset, batch_size: int) -> float:
+    """Mean over learning rows of L(row), nats per token, at the weights that the model is at.
+
+    Args:
+        model: left as it was.
+        learning: tokenised (`input_ids`, `labels`); of more than `MOST_LEARNING_ROWS`, as many evenly spaced ones.
+        batch_size: rows per forward pass; does not change the result but by rounding.
+
+    Raises:
+        ValueError: a row that the model cannot take, or none in which a token counts.
+    """
+    number = min(len(learning), MOST_LEARNING_ROWS)
+    rows = learning.select([place * len(learning) // number for place in range(number)])
+    lengths = usable_rows(rows, model, argument="train_dataset")
+    total = 0.0
+    with differentiating(model, ()), torch.no_grad():
+        for indices in batches(lengths, batch_size):
+            total += mean_losses(model, load_batch(rows, indices, model.device)).double().sum().item()
+    return total / len(lengths)
 
 
 def in_place_of(model: nn.Module, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:

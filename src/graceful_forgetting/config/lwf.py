@@ -14,7 +14,7 @@ from graceful_forgetting.config.fields import require, require_choice, setting
 from graceful_forgetting.config.flat import documented, flat_settings, stage_config, starting_from
 from graceful_forgetting.config.methods import MethodName, method_settings
 from graceful_forgetting.config.posterior import PosteriorConfig
-from graceful_forgetting.config.selection import DEFAULT_THRESHOLDS, SelectionConfig
+from graceful_forgetting.config.selection import BY_THRESHOLD, DEFAULT_THRESHOLDS, SelectionConfig
 from graceful_forgetting.config.unlearning import UnlearningSettings
 from graceful_forgetting.config.values import check_typed, checked_when_made
 from graceful_forgetting.runtime.internals import set_both_names_of_checkpointing
@@ -149,6 +149,12 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
             require_choice("forget_answers", self.forget_answers, get_args(ForgetAnswers))
         require(0 < self.reference_share <= 1, "reference_fraction", self.reference_share, "in (0, 1]")
         self._check_trials()
+        if self.forget_strategy == "relative" and self.confidence_scorer != "interference":
+            raise ValueError(
+                f"forget_strategy='relative' with confidence_scorer={self.confidence_scorer!r}: it holds a score "
+                "against the learning task's own fall in loss, so that the score must be a loss too; use "
+                "confidence_scorer='interference', or forget_strategy='threshold'"
+            )
         if self.unlearn_every > 0 and not self.learning_rate > 0:
             raise ValueError(
                 f"learning_rate={self.learning_rate} leaves the rate of unlearning, which decays in step with it, "
@@ -233,10 +239,12 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
     def selection_config(self) -> SelectionConfig:
         """The settings of stage 4; where they do not say how many, the threshold that the score has by its nature."""
         how_many = (self.forget_fraction, self.forget_count, self.forget_threshold, self.forget_quotas)
-        threshold = self.forget_threshold
-        if how_many == (None, None, None, None) and self.forget_strategy in (None, "threshold"):
-            threshold = DEFAULT_THRESHOLDS.get(self.confidence_scorer)
-        return stage_config(self, SelectionConfig, "forget_", threshold=threshold)
+        strategy, threshold = self.forget_strategy, self.forget_threshold
+        if how_many == (None, None, None, None) and strategy in (None, *BY_THRESHOLD):
+            usual = DEFAULT_THRESHOLDS.get(self.confidence_scorer, {})
+            strategy = strategy or next(iter(usual), None)
+            threshold = None if strategy is None else usual.get(strategy)
+        return stage_config(self, SelectionConfig, "forget_", strategy=strategy, threshold=threshold)
 
     @property
     def reference_share(self) -> float:

@@ -48,12 +48,13 @@ INTERFERENCE: Mapping[str, Any] = {
     "posterior_fisher_at": "reference",
     "confidence_scorer": "interference",
     "confidence_step_size_rule": "fixed",
-    "forget_strategy": "threshold",
+    "forget_strategy": "relative",
     "forget_fraction": None,
-    "forget_threshold": 0.2,
+    "forget_threshold": 0.3,
 }
-"""Forgetting by interference: unlearn what the first tenth of learning raises the loss of, by 0.2 nats per token or
-more. It computes no Fisher information, and is not Learning With Forgetting."""
+"""Forgetting by interference: unlearn what the first tenth of learning raises the loss of, by 0.3 nats per token or
+more for the whole of the learning task's own loss that it removes. It computes no Fisher information, and is not
+Learning With Forgetting."""
 
 METHODS: Mapping[MethodName, Mapping[str, Any]] = {"lwf": LWF, "interference": INTERFERENCE, "published": PUBLISHED}
 """A further method is a line here and a name in `MethodName`."""

@@ -7,11 +7,17 @@ from graceful_forgetting.config.confidence import ScorerName
 from graceful_forgetting.config.fields import mapping_of, require, require_choice, setting
 from graceful_forgetting.config.values import check_share_or_count
 
-SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "gap", "weighted"]
+SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "relative", "gap", "weighted"]
 
 DEFAULT_FORGET_FRACTION = 0.25
-# Of scorers whose scores have a scale of their own: nats per token by which learning has raised the loss, and a cosine.
-DEFAULT_THRESHOLDS: dict[ScorerName | str, float] = {"interference": 0.2, "pairwise_conflict": 0.1}
+# Threshold by strategy, the usual strategy first, of scorers whose scores have a scale: a cosine has one of its own,
+# and nats per token by which learning has raised a loss have one beside those by which it has lowered its own task's.
+DEFAULT_THRESHOLDS: dict[ScorerName | str, dict[SelectionStrategy, float]] = {
+    "interference": {"relative": 0.3, "threshold": 0.2},
+    "pairwise_conflict": {"threshold": 0.1},
+}
+# Strategies that take a threshold.
+BY_THRESHOLD = ("threshold", "relative")
 # Strategies that find out themselves how many samples are unlearned.
 WITHOUT_NUMBER = ("gap", "weighted")
 # Smallest and largest share of the samples that strategy 'gap' may choose.
@@ -29,10 +35,13 @@ class SelectionConfig:
     strategy: SelectionStrategy | None = setting(
         None,
         "Which samples are unlearned: those of 'highest' or 'lowest' score; 'random' ones; with 'threshold' every "
-        "score of at least forget_threshold; with 'gap' the highest, down to the largest gap between scores (5 % to "
-        "50 % of the samples); with 'weighted' all, each with a weight by the rank of its score. Unset: 'highest', or "
-        "'threshold' where a threshold is given. With scorer 'interference' or 'pairwise_conflict' a run that says "
-        "nothing of strategy and number uses a threshold of 0.2 nats per token, or of 0.1.",
+        "score of at least forget_threshold; with 'relative' every score of at least forget_threshold times the share "
+        "of the learning task's loss that the reference run has removed, so that a low learning rate and a short "
+        "reference run choose the same samples as a high and a long one; with 'gap' the highest, down to the largest "
+        "gap between scores (5 % to 50 % of the samples); with 'weighted' all, each with a weight by the rank of its "
+        "score. Unset: 'highest', or 'threshold' where a threshold is given. A run that says nothing of strategy and "
+        "number uses 'relative' and 0.3 nats per token with scorer 'interference', and a threshold of 0.1 with scorer "
+        "'pairwise_conflict'.",
     )
     fraction: float | None = setting(
         None,
@@ -40,7 +49,11 @@ class SelectionConfig:
         "strategy says how many.",
     )
     count: int | None = setting(None, "Number of scored samples that is unlearned.")
-    threshold: float | None = setting(None, "Lowest score that is unlearned; only with strategy 'threshold'.")
+    threshold: float | None = setting(
+        None,
+        "Lowest score that is unlearned; with strategy 'relative', where the reference run has removed all of the "
+        "learning task's loss. With these two strategies only.",
+    )
     quotas: dict[str, float] | str | None = setting(
         None,
         "How much is unlearned of each forgetting task, in place of one number for all: a share in (0, 1] or a whole "
@@ -60,10 +73,10 @@ class SelectionConfig:
         require_choice("strategy", self.strategy, get_args(SelectionStrategy))
         if len(given) > 1:
             raise ValueError(f"{', '.join(given)} are set together, and each decides how many samples: keep one")
-        if (self.strategy == "threshold") != (self.threshold is not None):
+        if (self.strategy in BY_THRESHOLD) != (self.threshold is not None):
             raise ValueError(
-                f"strategy={self.strategy!r} with threshold={self.threshold!r}: strategy 'threshold' needs a "
-                "threshold, and no other strategy takes one"
+                f"strategy={self.strategy!r} with threshold={self.threshold!r}: strategy 'threshold' or 'relative' "
+                "needs a threshold, and no other strategy takes one"
             )
         if given and self.strategy in WITHOUT_NUMBER:
             raise ValueError(

@@ -1,6 +1,5 @@
 """What to do next where a run leaves its question open: nothing was measured, or nothing was unlearned."""
 
-from graceful_forgetting.config.selection import DEFAULT_THRESHOLDS
 from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.results.text import number
@@ -33,7 +32,7 @@ def next_steps(result: RunResult) -> list[str]:
 def _nothing_chosen(result: RunResult) -> str:
     selection, scorer = result.selection, str(result.config.get("confidence_scorer", "score"))
     assert selection is not None
-    threshold = result.config.get("forget_threshold") or DEFAULT_THRESHOLDS.get(scorer)
+    threshold = result.config.get("forget_threshold") if selection.strategy == "threshold" else None
     limit = "" if threshold is None else f" of {number(threshold)}"
     return (
         f"Nothing was unlearned: none of the {number(selection.scored)} answers reaches the threshold{limit} of "

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from graceful_forgetting.selection import LEAST_LEARNED
+
 Verdict = Literal["expected to help", "not expected to help", "not known"]
 
 # Thresholds, each with its source. They are measurements on small worlds, not laws: `docs/log.md` has the numbers.
@@ -56,6 +58,8 @@ class Evidence:
         disturbed: share of the samples whose loss learning raises, L(x; θ*_L) > L(x; θ_base).
         chosen_interference: mean of L(x; θ*_L) − L(x; θ_base) over the chosen samples, in nats per token.
         scorer: what ranked the samples. reference_share: of the learning updates, that θ*_L is the end of.
+        selection: how much is chosen, in words. learned: share of the learning task's loss that is gone at θ*_L; none
+            where it was not measured.
     """
 
     samples: int
@@ -68,6 +72,8 @@ class Evidence:
     chosen_interference: float | None
     scorer: str = "lwf"
     reference_share: float = 1.0
+    selection: str = ""
+    learned: float | None = None
 
 
 def gather_evidence(
@@ -77,6 +83,8 @@ def gather_evidence(
     interference: Sequence[float | None] | None,
     scorer: str = "lwf",
     reference_share: float = 1.0,
+    selection: str = "",
+    learned: float | None = None,
 ) -> Evidence:
     """Evidence from scored samples.
 
@@ -84,7 +92,7 @@ def gather_evidence(
         columns: as `score_confidence` adds them: `forgetting_confidence`, `confidence_quadratic`, `step_size`,
             `step_size_crossover`. tasks, chosen: by sample.
         interference: L(x; θ*_L) − L(x; θ_base) by sample; none where it was not measured.
-        scorer, reference_share: of the run.
+        scorer, reference_share, selection, learned: of the run, see `Evidence`.
 
     Raises:
         ValueError: no sample has a score.
@@ -115,6 +123,8 @@ def gather_evidence(
         chosen_interference=_mean(_values(interference, [index for index in usable if chosen[index]])),
         scorer=scorer,
         reference_share=reference_share,
+        selection=selection,
+        learned=learned,
     )
 
 
@@ -164,25 +174,16 @@ class Advice:
 def advise(evidence: Evidence) -> Advice:
     """What the evidence allows to expect; "not known" wherever it is thin."""
     thin = _why_thin(evidence)
-    if evidence.samples >= MIN_SAMPLES and not any(task.chosen for task in evidence.tasks):
-        return Advice("not expected to help", ["no score reaches forget_threshold, so that nothing would be unlearned"])
+    if not any(task.chosen for task in evidence.tasks):
+        early = evidence.learned is not None and evidence.learned < LEAST_LEARNED
+        reason = evidence.selection or "no sample is chosen, so that nothing would be unlearned"
+        return Advice("not known" if early else "not expected to help", [reason])
+    if evidence.reference_share < 1 and evidence.scorer == "interference" and evidence.chosen_interference is not None:
+        return Advice("not known", _early(evidence) + thin)
     if thin:
         return Advice("not known", thin)
     assert evidence.chosen_interference is not None
-    change = (
-        f"learning changes the loss of what would be unlearned by {evidence.chosen_interference:+.3g} nats per token"
-    )
-    if evidence.reference_share < 1:
-        return Advice(
-            "not known",
-            [
-                f"{change} in its first {evidence.reference_share:.0%}",
-                f"of {EARLY_RUNS} runs in the worlds where anything was chosen so, {EARLY_KEPT:.0%} were better than "
-                f"plain fine-tuning on held-out rows and the others fell back to it: {EARLY_GAIN:+.1f} points of "
-                "accuracy in the mean; how much is chosen did not tell which (docs/when-it-helps.md)",
-                "try it with held-out rows, or forget_trials",
-            ],
-        )
+    change = _change(evidence)
     if evidence.chosen_interference < HARMLESS:
         return Advice("not expected to help", [f"{change} (below {HARMLESS:g}): nothing of it seems to be in the way"])
     if evidence.chosen_interference < CONFLICT:
@@ -194,6 +195,24 @@ def advise(evidence: Evidence) -> Advice:
     if evidence.separation is not None:
         reasons.append(f"the scores tell forgetting tasks apart (η² {evidence.separation:.2f})")
     return Advice("expected to help", reasons)
+
+
+def _change(evidence: Evidence) -> str:
+    return f"learning changes the loss of what would be unlearned by {evidence.chosen_interference:+.3g} nats per token"
+
+
+def _early(evidence: Evidence) -> list[str]:
+    """What a reference run of a part of the learning updates says."""
+    learned = "" if evidence.learned is None else f", which remove {evidence.learned:.0%} of the learning task's loss"
+    reasons = [evidence.selection] if evidence.selection else []
+    return [
+        *reasons,
+        f"{_change(evidence)} in its first {evidence.reference_share:.0%}{learned}",
+        f"of {EARLY_RUNS} runs in the worlds where anything was chosen so, {EARLY_KEPT:.0%} were better than "
+        f"plain fine-tuning on held-out rows and the others fell back to it: {EARLY_GAIN:+.1f} points of "
+        "accuracy in the mean; how much is chosen did not tell which (docs/when-it-helps.md)",
+        "try it with held-out rows (an eval_dataset), by which the better of both is kept, or with forget_trials",
+    ]
 
 
 def _why_thin(evidence: Evidence) -> list[str]:
@@ -223,9 +242,10 @@ def _why_thin(evidence: Evidence) -> list[str]:
     return reasons
 
 
-def advice_text(evidence: Evidence, advice: Advice) -> str:
-    """Verdict, reasons and evidence, as the terminal shows them."""
-    lines = [
+def advice_text(evidence: Evidence, advice: Advice, outcome: str | None = None) -> str:
+    """Verdict, reasons and evidence, as the terminal shows them; first what came of the run, where that is known."""
+    lines = [] if outcome is None else [f"What came of this run: {outcome}", ""]
+    lines += [
         f"Forgetting is {advice.verdict}:"
         if advice.verdict != "not known"
         else "Whether forgetting helps is not known:"
@@ -237,6 +257,7 @@ def advice_text(evidence: Evidence, advice: Advice) -> str:
         "share of rank variance between tasks (η²)": evidence.separation,
         "α in units of the crossover α×, median": evidence.crossovers,
         "share of samples with α above α×": evidence.beyond_crossover,
+        "share of the learning task's loss that is gone after the reference run": evidence.learned,
         "share of samples whose loss learning raises": evidence.disturbed,
         "mean change of the loss of chosen samples by learning, nats per token": evidence.chosen_interference,
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from graceful_forgetting.config.selection import BY_THRESHOLD
 from graceful_forgetting.results.provenance import collect_provenance
 from graceful_forgetting.results.result import (
     GuardResult,
@@ -108,7 +109,7 @@ def _selection(pipeline: Pipeline, scored: Dataset) -> SelectionResult:
     trials = read_json(pipeline.method.selection().path / "selection.json").get("trials")
     chosen_scores = [score for score, chosen in zip(scored[SCORE_COLUMN], scored["chosen"], strict=True) if chosen]
     by_score = trials is None or is_by_score(trials["chosen"])
-    single_cut = by_score and selection.quotas is None and selection.strategy in ("highest", "threshold")
+    single_cut = by_score and selection.quotas is None and selection.strategy in ("highest", *BY_THRESHOLD)
     tasks: dict[str, TaskSelection] = {}
     for name, source in pipeline.inputs.sources.forgetting.items():
         rows = [chosen for task, chosen in zip(scored[TASK_COLUMN], scored["chosen"], strict=True) if task == name]

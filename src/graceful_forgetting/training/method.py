@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from graceful_forgetting.baselines import BASELINES
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
+from graceful_forgetting.confidence.losses import learning_loss
 from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import scorer_code, scorer_named
 from graceful_forgetting.confidence.scoring import with_unmeasured
@@ -39,6 +40,7 @@ from graceful_forgetting.training.preparation import (
     ROWS_FOLDER,
     SCORE_COLUMN,
     Preparation,
+    much_selected,
     needs_elicitation,
     nothing_selected,
     read_preparation,
@@ -52,6 +54,10 @@ from graceful_forgetting.training.trial_stages import (
     trial_detail,
     trial_stage_name,
 )
+
+# In the record of the posterior: the learning task's loss, nats per token.
+BASE_LOSS = "learning_loss"
+REFERENCE_LOSS = "reference_learning_loss"
 
 
 class MethodRows(Protocol):
@@ -239,6 +245,8 @@ class Method:
         """θ*_L from the reference run and, if anything reads it, the diagonal Fisher information."""
         reference = self.reference()
         config, with_fisher = self.args.posterior_config(), self._needs_fisher
+        # Scores that are rises of a loss are held against the fall of the learning task's own.
+        with_losses = self.args.confidence_scorer == "interference"
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             def estimated(base: Any, tuned: Any) -> LearningPosterior:
@@ -252,26 +260,38 @@ class Method:
                     with_fisher=with_fisher,
                 )
 
+            def losses(which: str, model: Any) -> dict[str, float]:
+                batch_size = self.args.per_device_train_batch_size
+                return {which: learning_loss(model, self.rows.learning, batch_size)} if with_losses else {}
+
             # In memory one module is at θ_base or at θ*_L: of the other, what was kept of it stands in.
             if with_fisher and config.fisher_at == "base":
                 with self.models.trained(reference) as model:
-                    mean = reference_mean(model, config)
+                    mean, found = reference_mean(model, config), losses(REFERENCE_LOSS, model)
                 with self.models.base() as model:
-                    posterior = estimated(model, mean)
+                    posterior, found = estimated(model, mean), found | losses(BASE_LOSS, model)
             else:
                 with self.models.base() as model:
-                    fingerprint = fingerprint_model(model)
+                    fingerprint, found = fingerprint_model(model), losses(BASE_LOSS, model)
                 with self.models.trained(reference) as model:
-                    posterior = estimated(fingerprint, model)
+                    posterior, found = estimated(fingerprint, model), found | losses(REFERENCE_LOSS, model)
             posterior.metadata["reference_fraction"] = self.args.reference_share
             if process_index() == 0:
                 posterior.save_pretrained(folder / POSTERIOR_FOLDER)
+            found |= {"reference_fraction": self.args.reference_share}
             if not with_fisher:
-                return {"estimator": "none"}
-            return {"estimator": config.estimator, "samples": posterior.metadata["num_samples"]}
+                return {"estimator": "none", **found}
+            return {"estimator": config.estimator, "samples": posterior.metadata["num_samples"], **found}
 
-        settings = {**asdict(config), "with_fisher": with_fisher}
+        settings = {**asdict(config), "with_fisher": with_fisher, "with_losses": with_losses}
         return self._made("posterior", settings, [reference], build)
+
+    def learned(self) -> float | None:
+        """Share of the learning task's loss at θ_base that is gone at θ*_L; none where it was not measured."""
+        if not self.scorer_needs_posterior:
+            return None
+        found = self.posterior().detail
+        return 1 - found[REFERENCE_LOSS] / found[BASE_LOSS] if found.get(BASE_LOSS) else None
 
     def scores(self) -> Stage:
         """The self-knowledge with a score a row, by default its forgetting confidence."""
@@ -324,7 +344,9 @@ class Method:
     def selection(self) -> Stage:
         """The samples to unlearn, by their scores or by trial runs."""
         scores = self.scores()
-        settings = asdict(self.args.selection_config()) | {"seed": self.choice_seed}
+        config = self.args.selection_config()
+        settings = asdict(config) | {"seed": self.choice_seed}
+        settings["learned"] = self.learned() if config.strategy == "relative" else None
         if self.args.forget_trials != "none":
             return self._once("selection", lambda: self._by_trial(scores, settings))
 
@@ -334,6 +356,8 @@ class Method:
             write_selection(folder, selected, audit)
             if len(selected) == 0:
                 self.announce(nothing_selected(audit))
+            elif much := much_selected(audit):
+                self.announce(much)
             return {"scored": len(scored), "chosen": len(selected)}
 
         return self._made("selection", settings, [scores], build)

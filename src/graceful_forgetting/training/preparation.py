@@ -12,7 +12,7 @@ from graceful_forgetting.config import ForgetAnswers
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.store import read_rows
-from graceful_forgetting.selection import save_selected
+from graceful_forgetting.selection import LEAST_LEARNED, save_selected
 from graceful_forgetting.training.stages import Stage
 
 TASK_COLUMN = "forgetting_task"
@@ -22,6 +22,8 @@ ROWS_FOLDER = "rows"
 POSTERIOR_FOLDER = "posterior"
 SELECTION_FILE = "selection.json"
 LOG_FILE = "training_log.json"
+# Share of the samples from which on a threshold tells them apart no longer.
+MUCH = 0.8
 # Columns that hold, or go with, an answer.
 ANSWERED = ("completion", "messages", "conversations", "text", "input_ids")
 _WITH_ANSWER = (*ANSWERED, "labels", "completion_mask", "assistant_masks")
@@ -99,9 +101,51 @@ def nothing_selected(audit: Mapping[str, Any]) -> str:
     """What to tell a user of whose samples none is unlearned; `audit` is that of the selection."""
     if "trials" in audit:
         return "No trial run that unlearns has a lower held-out loss than plain fine-tuning: nothing is unlearned"
+    learned = audit["settings"]["learned"]
+    remedy = ""
+    if learned is not None and learned < LEAST_LEARNED:
+        remedy = (
+            f". The reference run has removed {max(learned, 0):.1%} of the learning task's loss, too little to "
+            "tell by: raise learning_rate or reference_fraction"
+        )
     return (
-        f"No score reaches forget_threshold={audit['settings']['threshold']:g} (the highest is "
-        f"{audit['score_quantiles']['1.0']:g}): nothing is unlearned, and training is plain fine-tuning"
+        f"No score reaches {_limit(audit)} (the highest is {audit['score_quantiles']['1.0']:.3g}): nothing is "
+        f"unlearned, and training is plain fine-tuning{remedy}"
+    )
+
+
+def much_selected(audit: Mapping[str, Any]) -> str | None:
+    """What to tell a user of whose samples a threshold leaves next to none; none where it leaves more.
+
+    Args:
+        audit: that of the selection.
+    """
+    if audit["threshold"] is None or audit["chosen"] < MUCH * audit["eligible"]:
+        return None
+    return (
+        f"{audit['chosen']} of {audit['eligible']} scores reach {_limit(audit)} (the median is "
+        f"{audit['score_quantiles']['0.5']:.3g}): either all of forget_dataset is in the way of the learning task, or "
+        "learning disturbs whatever the model knows. Add prompts that have nothing to do with the learning task: if "
+        "they are chosen as well, lower learning_rate or reference_fraction"
+    )
+
+
+def selection_remark(audit: Mapping[str, Any]) -> str:
+    """How much a selection chooses, and what is odd about it; `audit` is that of the selection."""
+    if audit["chosen"] == 0:
+        return nothing_selected(audit)
+    reached = "" if audit["threshold"] is None else f": their scores reach {_limit(audit)}"
+    return much_selected(audit) or f"{audit['chosen']} of {audit['eligible']} samples are unlearned{reached}"
+
+
+def _limit(audit: Mapping[str, Any]) -> str:
+    """The threshold of a selection in words."""
+    settings, limit = audit["settings"], audit["threshold"]
+    if settings["learned"] is None or limit == settings["threshold"]:
+        return f"forget_threshold={limit:g}"
+    return (
+        f"{limit:.3g} nats per token, forget_threshold={settings['threshold']:g} times the share of the learning "
+        f"task's loss that the reference run has removed ({limit / settings['threshold']:.0%})"
     )
 
 

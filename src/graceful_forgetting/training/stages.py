@@ -86,7 +86,6 @@ class RunDirectory:
         self.results: list[StageResult] = []
         self.read_only = False
         self._lock: FileLock | None = None
-        self._elsewhere: TemporaryDirectory[str] | None = None
         # In other processes' eyes, what process 0 is writing looks interrupted; so does what another run shares.
         if process_index() == 0 and not self.shared:
             self._lock = hold(self.path)
@@ -99,24 +98,14 @@ class RunDirectory:
         if self._lock is not None:
             self._lock.release()
 
-    def make_elsewhere(self) -> None:
-        """From here on, make what a read-only directory has not in a folder that goes with this object."""
-        if self.read_only:
-            self._elsewhere = TemporaryDirectory()
-
-    def _place(self, name: str) -> Path:
-        if self._elsewhere is None or (self.path / name).exists():
-            return self.path
-        return Path(self._elsewhere.name)
-
     def _entry(self, name: str, key: str) -> Entry:
         """Where the stage is when it is finished."""
-        folder = self._place(name) / name
+        folder = self.path / name
         return Entry(folder / key if self.shared else folder, key, STAGE_FILE)
 
     def _work(self, name: str, key: str) -> Entry:
         """Where a long stage keeps what it has done so far."""
-        folder = self._place(name) / "work" / name
+        folder = self.path / "work" / name
         return Entry(folder / key if self.shared else folder, key)
 
     def stage(

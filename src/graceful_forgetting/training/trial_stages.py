@@ -23,13 +23,15 @@ def candidates_stage(
     Args:
         directory: of the run.
         scores: the stage of the scored samples.
-        settings: those of `SelectionConfig`.
+        settings: those of `SelectionConfig`, and `learned`.
         first: whether each is tried before learning too.
     """
 
     def build(folder: Path, _: str) -> dict[str, Any]:
         scored = read_rows(scores.path / ROWS_FOLDER)
-        tried = candidates(scored, SelectionConfig(**settings), first)
+        values = dict(settings)
+        learned = values.pop("learned")
+        tried = candidates(scored, SelectionConfig(**values), first, learned)
         for number, candidate in enumerate(tried.values()):
             write_selection(folder / str(number), candidate.selected, candidate.audit)
         write_json(folder / "names.json", list(tried))

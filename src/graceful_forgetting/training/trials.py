@@ -30,7 +30,9 @@ class Candidate:
     audit: dict[str, Any]
 
 
-def candidates(scored: Dataset, config: SelectionConfig, first: bool = False) -> dict[str, Candidate]:
+def candidates(
+    scored: Dataset, config: SelectionConfig, first: bool = False, learned: float | None = None
+) -> dict[str, Candidate]:
     """The selections that are tried, by name: nothing; what `config` selects; and each forgetting task as a whole.
 
     A task is left out where it is all that there is to forget, and so is one that is what `config` selects.
@@ -39,11 +41,12 @@ def candidates(scored: Dataset, config: SelectionConfig, first: bool = False) ->
         scored: rows with a score and a column `forgetting_task`.
         config: how samples are selected by their scores.
         first: try all but nothing a second time, unlearned before learning (`forget_trials='both'`).
+        learned: see `select_for_unlearning`.
 
     Raises:
         ValueError: as `select_for_unlearning`.
     """
-    by_score = Candidate(*select_with_audit(scored, **asdict(config)))
+    by_score = Candidate(*select_with_audit(scored, **asdict(config), learned=learned))
     audit = by_score.audit
     found = {NOTHING: Candidate(by_score.selected.select([]), _nothing_chosen(audit))}
     if audit["chosen"] > 0:
