@@ -3,7 +3,7 @@
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from graceful_forgetting.data import tokenize_prompt
+from graceful_forgetting.data.encoding import RefusedRowError, encode_prompts
 
 ADDED_COLUMNS = ("completion_tokens", "mean_log_probability", "finish_reason", "input_ids", "labels")
 
@@ -14,7 +14,7 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
     Raises:
         TypeError: `prompts` is not a `datasets.Dataset`.
         ValueError: no rows, no column `prompt`, columns that elicitation adds, a prompt that is empty or neither a
-            string nor a list of messages, or messages where the tokenizer has no chat template.
+            string nor a list of messages, or messages where the tokenizer has no chat template or it refuses them.
     """
     if not isinstance(prompts, Dataset):
         raise TypeError(f"prompts must be a datasets.Dataset, not {type(prompts).__name__}")
@@ -39,11 +39,10 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
             raise ValueError(
                 f"prompts: row {index} has prompt {value!r}; it must be a string or a list of messages, not empty"
             )
-    if all(isinstance(value, str) for value in values):
-        # All at once: a call for each takes ten times as long.
-        ids = [list(tokens) for tokens in tokenizer(text=values)["input_ids"]]
-    else:
-        ids = [tokenize_prompt(row, tokenizer) for row in prompts.with_format(None)]
+    try:
+        ids = encode_prompts(list(prompts.with_format(None)), tokenizer)
+    except RefusedRowError as error:
+        raise ValueError(f"prompts: row {error.position} {error}") from error
     for index, tokens in enumerate(ids):
         if not tokens:
             raise ValueError(f"prompts: row {index} has no tokens (prompt {values[index]!r}); remove it")

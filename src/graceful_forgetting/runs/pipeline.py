@@ -18,7 +18,7 @@ from graceful_forgetting.results.arms import OTHERS, OWN
 from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.examination import examination_settings, examine
-from graceful_forgetting.runs.input_checks import check_answers_fit, check_parts, check_quotas, check_training_parts
+from graceful_forgetting.runs.input_checks import check_answers, check_parts, check_quotas, check_training_parts
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
@@ -136,7 +136,7 @@ class Pipeline:
         check_quotas(self.lwf, self.inputs)
         check_training_parts(self.lwf)
         check_parts(self.lwf, self.model, self.inputs)
-        check_answers_fit(self.run, self.lwf, self.inputs)
+        check_answers(self.run, self.lwf, self.inputs)
 
     def _learning_settings(self) -> dict[str, Any]:
         return learning_settings(self.lwf, self.model)
