@@ -202,9 +202,10 @@ def _misfit(
                 "of choices) with it"
             )
         merged = processing_class.decode(ids[start : start + 1])
+        apart = "a line end" if row["completion"][:1].isspace() else "a space or a line end"
         return (
             f"the end of prompt and the start of completion become one token ({merged!r}), so that the model would be "
-            "asked otherwise than it is trained: start the completion (and each of choices) with a space or a line end"
+            f"asked otherwise than it is trained: start the completion (and each of choices) with {apart}"
         )
     # Some templates open the assistant's turn in another way than they render it, say with '<think>\n': the answer
     # is then generated from where both agree, if that is after all turns of the prompt.

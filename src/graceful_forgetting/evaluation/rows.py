@@ -1,5 +1,6 @@
 """Test rows as models read them: prompts, given answers and options as tokens, and generated tokens as answers."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,8 @@ from graceful_forgetting.evaluation.likelihood import tokenised_options
 from graceful_forgetting.generation import stop_token_ids
 from graceful_forgetting.tasks import AnswerScores, Task, score_answers
 from graceful_forgetting.tasks.task import shown
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluationRows:
@@ -119,12 +122,9 @@ def check_references(
     texts, references = reader.texts(answers), test.references(task, reader)
     scores = scored(task, texts, references)
     right = scores.correct or [score > 99.99 for score in scores.scores]
-    for index, (ids, text) in enumerate(zip(answers, texts, strict=True)):
-        if not any(id in stops for id in ids):
-            raise ValueError(
-                f"{place(index)}: no special token ends the answer {shown(text)}, so that a model could not end it "
-                "either: let the chat template write eos_token after each turn of the assistant"
-            )
+    for index, text in enumerate(texts):
+        if not references[index].strip():
+            raise ValueError(f"{place(index)}: the answer is empty, and no answer counts as right: write it")
         if not right[index]:
             raise ValueError(
                 f"{place(index)}: the answer {shown(references[index])} could never count as right: put through the "
@@ -132,3 +132,10 @@ def check_references(
                 f"it is {shown(text)}. Write it as it comes back, or correct the row, the tokenizer or how the task "
                 "reads answers"
             )
+    endless = next((index for index, ids in enumerate(answers) if not any(id in stops for id in ids)), None)
+    if endless is not None:
+        logger.warning(
+            "%s: no special token ends the answer, so that a model does not learn to end it: let the chat template "
+            "write eos_token after what the assistant says.",
+            place(endless),
+        )

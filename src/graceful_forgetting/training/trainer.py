@@ -148,6 +148,8 @@ class LWFTrainer(PlainTrainer):
             forget_dataset=self._forget_dataset,
             preparation=self.preparation,
         )
+        data_sets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+        checks.check_prompts(self.args, data_sets, self.processing_class, self.chat_template)
         checks.check_own_parts(
             self.args, self.compute_loss_func, self.optimizer, self._forget_dataset, self.preparation
         )
