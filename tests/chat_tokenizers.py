@@ -21,8 +21,8 @@ QWEN3 = """\
 {%- set said = m.content.split('</think>')[-1].lstrip('\\n') if m.role == 'assistant' else m.content -%}
 {{- '<|im_start|>' + m.role + '\\n' -}}
 {%- if m.role == 'assistant' and loop.index0 > last.query -%}
-{%- set thoughts = m.content.split('</think>')[0].split('<think>')[-1].strip('\\n') if '</think>' in m.content else '' -%}
-{{- '<think>\\n' + thoughts + '\\n</think>\\n\\n' -}}
+{%- set thoughts = m.content.split('</think>')[0].split('<think>')[-1] if '</think>' in m.content else '' -%}
+{{- '<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' -}}
 {%- endif -%}
 {{- said + '<|im_end|>\\n' -}}
 {%- endfor -%}
@@ -53,7 +53,8 @@ PREFILLED = """\
 # The last turn of the user is marked as such, and no longer once an answer follows.
 LAST_MARKED = """\
 {%- for m in messages -%}
-{{- '<|im_start|>' + ('last ' if loop.last and m.role == 'user' else '') + m.role + '\\n' + m.content + '<|im_end|>\\n' -}}
+{{- '<|im_start|>' + ('last ' if loop.last and m.role == 'user' else '') + m.role + '\\n' -}}
+{{- m.content + '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from chat_tokenizers import byte_level, channels_like, llama3_like, metaspace, prefilled_like, qwen3_like
 from graceful_forgetting.data import AnswerReader, answer_ends
 from graceful_forgetting.data.answers import turn_end
 from graceful_forgetting.data.encoding import encode_rows
-from tests.chat_tokenizers import byte_level, channels_like, llama3_like, metaspace, prefilled_like, qwen3_like
 
 ASKED = [{"role": "user", "content": "capital of France?"}]
 CHATS = {

@@ -3,9 +3,9 @@
 import pytest
 from datasets import Dataset
 
+from chat_tokenizers import byte_level, last_marked, llama3_like, metaspace, prefilled_like, qwen3_like
 from graceful_forgetting.data import IGNORE_INDEX, encode_prompts, tokenize_dataset
 from graceful_forgetting.data.encoding import encode_rows
-from tests.chat_tokenizers import byte_level, last_marked, llama3_like, metaspace, prefilled_like, qwen3_like
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
