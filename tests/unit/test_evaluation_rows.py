@@ -116,10 +116,7 @@ REFUSED = {
     ),
     "left out by the template": (
         qwen3_like,
-        [
-            *chats()[:1],
-            {**chats()[1], "completion": [{"role": "assistant", "content": "<think>far</think>Rome"}]},
-        ],
+        [{**chats()[1], "completion": [{"role": "assistant", "content": "<think>far</think>Rome"}]}],
         r"'<think>far</think>Rome' could never count as right: .*the chat template.*<think>\\nfar\\n</think>\\n\\nRome",
     ),
     "several turns": (
@@ -139,9 +136,15 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_row_that_could_never_be_right_is_refused(case):
     make, rows, message = REFUSED[case]
-    line = 1 if case == "another prompt" else 2
+    line = 1 if case in ("another prompt", "left out by the template") else 2
     with pytest.raises(ValueError, match=rf"^mine\.jsonl:{line}: .*{message}"):
         check_references(EvaluationRows(Dataset.from_list(rows), make()), None, GenerationConfig(), place)
+
+
+def test_given_thoughts_are_not_compared_where_others_have_none():
+    thinks = {**chats()[1], "completion": [{"role": "assistant", "content": "<think>far</think>Rome"}]}
+    test = given_back([chats()[0], thinks], qwen3_like())
+    assert test.references(None, test.reader(test.stops(GenerationConfig()))) == ["Paris", "Rome"]
 
 
 def test_a_task_reads_its_own_answers():

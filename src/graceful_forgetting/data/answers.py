@@ -122,6 +122,13 @@ class AnswerReader:
             text = text.rstrip().removesuffix(end)
         return text
 
+    def reference(self, text: str) -> str:
+        """What of a given text generated answers are compared with: no end, and no thoughts where those are skipped."""
+        text = self.without_end(text)
+        for mark in self._processing_class.convert_ids_to_tokens(sorted(self._marks)):
+            text = text.rpartition(mark)[2]
+        return text
+
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """The text of each answer."""
         return self._decoded([self._after_lead(until(ids, self._ends)) for ids in answers])

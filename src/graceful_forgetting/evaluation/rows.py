@@ -85,8 +85,12 @@ class EvaluationRows:
     def references(self, task: Task | None, reader: AnswerReader) -> list[str]:
         """What answers are compared with: column `answer`, or without a task the stripped text of the completion."""
         if task is not None:
-            return [reader.without_end(answer) for answer in self.rows["answer"]]
-        return [reader.without_end(completion_text(completion)).strip() for completion in self.rows["completion"]]
+            # Read from the completion, they have no white space around them.
+            return [
+                answer if (reference := reader.reference(answer)) == answer else reference.strip()
+                for answer in self.rows["answer"]
+            ]
+        return [reader.reference(completion_text(completion)).strip() for completion in self.rows["completion"]]
 
 
 def scored(task: Task | None, texts: Sequence[str], references: Sequence[str]) -> AnswerScores:
