@@ -371,3 +371,44 @@ def test_a_byte_order_mark_is_read(write) -> None:
     path = write(CAPITALS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert file_task(path).columns == ("country", "capital")
+
+
+def test_labels_are_read_in_their_order(write) -> None:
+    labels = {"new": "(?i)lyon", "old": "(?i)paris"}
+    task = file_task(write(CAPITALS, parse={"labels": labels}, completion=" Lyon", old_answer=" {{ capital }}"))
+    rows = load_task(task, "test")
+    assert (rows["answer"], rows["old_answer"]) == (["new"], [" Paris"])
+    scores = score_answers(task, [" It is LYON, not Paris.", " Paris", " Rome"], ["new"] * 3)
+    assert scores.correct == [True, False, False]
+    assert [task.parse_answer(text) for text in (" Paris", " Rome")] == ["old", "other"]
+
+
+def test_an_old_answer_that_is_right_is_refused(write) -> None:
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: the old answer ' Paris' is read as 'Paris', which is the"):
+        load_task(file_task(write(CAPITALS, old_answer=" {{ capital }}")))
+
+
+@pytest.mark.parametrize("labels", [{"new": "("}, {"other": "x"}, {}, {"new": 3}, "new"])
+def test_labels_that_cannot_be_read_are_refused(write, labels: object) -> None:
+    with pytest.raises(ValueError, match=r"my_task\.yaml: key 'parse"):
+        file_task(write(CAPITALS, parse={"labels": labels}))
+
+
+def test_prompts_alone_with_their_kind(write) -> None:
+    task = file_task(write(CAPITALS, completion=None, kind="{{ 'neutral' if capital == 'Paris' else 'helpful' }}"))
+    rows = load_task(task, require_completion=False)
+    assert rows.column_names == ["prompt", "kind", "row"]
+    assert rows["kind"] == ["neutral"]
+    with pytest.raises(ValueError, match="prompts alone serve only as a forgetting task"):
+        load_task(task)
+
+
+def test_a_kind_that_there_is_not_names_the_row(write) -> None:
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: kind='bad' must be one of conflicting, helpful, neutral"):
+        load_task(file_task(write(CAPITALS, kind="bad")))
+
+
+@pytest.mark.parametrize("key", ["answer", "old_answer"])
+def test_an_answer_without_a_completion_is_refused(write, key: str) -> None:
+    with pytest.raises(ValueError, match=f"key '{key}' .*: it needs a completion"):
+        file_task(write(CAPITALS, **{"completion": None, key: "x"}))

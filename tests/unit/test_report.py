@@ -55,7 +55,7 @@ def test_report_holds_every_section(three_seeds, tmp_path):
         "Gradient norm, unlearning",
         "cut 1",
         "Terms of the confidence",
-        "Effect on the forgotten tasks",
+        "Effect on other tasks",
         "All 60 scored samples.",
         "LWF, seed 2: the guard stopped unlearning at learning update 3: loss too high",
         "conflicting",

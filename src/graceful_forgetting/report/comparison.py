@@ -1,7 +1,7 @@
 """The comparison of finished runs: one self-contained HTML file that sets them side by side."""
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ def _context(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         "letters": letters,
         "settings": differences.settings_that_differ(runs),
         "origins": differences.origins_that_differ(runs),
-        "learning": _tasks(runs, names, "learning"),
-        "forgetting": _tasks(runs, names, "forgetting"),
+        "learning": _tasks(runs, names, {"learning"}),
+        "forgetting": _tasks(runs, names, {"forgetting", "other"}),
         "general": _general(runs),
         "times": times,
         "totals": [sum(time.seconds[run] or 0.0 for time in times) for run in range(len(runs))],
@@ -109,9 +109,9 @@ def _highest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _tasks(runs: Sequence[FinishedRun], names: Sequence[str], role: str) -> list[TaskComparison]:
+def _tasks(runs: Sequence[FinishedRun], names: Sequence[str], roles: Collection[str]) -> list[TaskComparison]:
     found = dict.fromkeys(
-        task for run in runs for task, summary in run.result.summary.tasks.items() if summary.role == role
+        task for run in runs for task, summary in run.result.summary.tasks.items() if summary.role in roles
     )
     arm_names = long_titles(*(run.result.config for run in runs))
     tasks = []
@@ -123,7 +123,7 @@ def _tasks(runs: Sequence[FinishedRun], names: Sequence[str], role: str) -> list
                 entries,
                 differences.against_first(runs, task),
                 differences.evaluated_on_other_rows(runs, task),
-                _figures(task, names, entries, arm_names) if role == "learning" else [],
+                _figures(task, names, entries, arm_names) if "learning" in roles else [],
             )
         )
     return tasks

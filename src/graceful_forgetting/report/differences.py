@@ -45,7 +45,7 @@ def evaluated_on_other_rows(runs: Sequence[FinishedRun], task: str) -> bool:
     # The learning task's test rows are named by their role: a run has one.
     return any(
         len({run.result.provenance.data_fingerprints.get(name) for run in runs}) > 1
-        for name in ([f"{task}_test"] if _role(runs, task) == "forgetting" else ["learning_test"])
+        for name in ([f"{task}_test"] if _role(runs, task) != "learning" else ["learning_test"])
     )
 
 

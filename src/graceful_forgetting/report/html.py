@@ -80,8 +80,8 @@ def _assets() -> dict[str, Any]:
 
 def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]:
     by_role = {
-        role: {task: summary for task, summary in result.summary.tasks.items() if summary.role == role}
-        for role in ("learning", "forgetting")
+        role: {task: summary for task, summary in result.summary.tasks.items() if summary.role in roles}
+        for role, roles in (("learning", ["learning"]), ("forgetting", ["forgetting", "other"]))
     }
     names, method = long_titles(result.config), method_title(result.config)
     table, columns = (None, []) if samples is None else sample_table(samples)
@@ -131,7 +131,7 @@ def _forgetting_figures(tasks: Mapping[str, TaskSummary], names: Mapping[str, st
     figures = []
     for metric, metric_name in plots.METRIC_NAMES.items():
         chosen = {task: summary for task, summary in tasks.items() if summary.metric == metric}
-        figure = plots.arm_dots(f"Forgotten tasks: {metric_name}", chosen, names)
+        figure = plots.arm_dots(f"Other tasks: {metric_name}", chosen, names)
         figures += [figure] if figure else []
     return figures
 

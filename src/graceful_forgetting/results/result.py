@@ -16,7 +16,8 @@ SCHEMA_VERSION = 2
 
 Arm = Literal["base", "plain", "lwf", "interference", "published", "never_knew"]
 """`lwf` is the run's own method, whatever that is (`results.arms.method_title`); others are named methods beside it."""
-Role = Literal["learning", "forgetting"]
+Role = Literal["learning", "forgetting", "other"]
+"""Of a task in an experiment: what is learned, what may be forgotten, or what is evaluated beside them."""
 Metric = Literal["f1", "chrf", "accuracy", "choice_accuracy", "bits_per_byte", "nll_per_token"]
 
 

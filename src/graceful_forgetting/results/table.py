@@ -29,6 +29,8 @@ def summary_table(result: RunResult) -> str:
 def _role(name: str, task: TaskSummary, result: RunResult) -> str:
     if task.role == "learning":
         return "learned"
+    if task.role == "other":
+        return "beside it"
     selection = result.selection.tasks.get(name) if result.selection is not None else None
     return "forgetting" if selection is None or selection.kind is None else f"forgetting, {selection.kind}"
 

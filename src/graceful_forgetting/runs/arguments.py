@@ -35,15 +35,21 @@ class RunArguments:
         "What may be forgotten: task names or paths; several make mixed forgetting. With a world: which of its "
         "forgetting tasks, unset for all.",
     )
+    evaluation_tasks: list[str] | None = setting(
+        None,
+        "Further tasks that every model is evaluated on: what should stay as it is. Task names or paths, with test "
+        "rows.",
+    )
     data_source: str = setting(
         "hub",
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
     )
     learning_limit: int | None = setting(None, "Learning examples used, drawn by seed; unset: all.")
-    validation_limit: int = setting(
-        200,
-        "Rows held out to watch training and for guard_fallback: training rows of learning_task that learning_limit "
-        "leaves over. 0: none. A world has its own.",
+    validation_limit: int | None = setting(
+        None,
+        "Rows held out to watch training and for guard_fallback: those of validation.jsonl in the folder of "
+        "learning_task, or else training rows that learning_limit leaves over. 0: none; unset: at most 200, and of "
+        "what is left over a quarter of learning_limit. A world has its own.",
     )
     forgetting_limit: int | None = setting(None, "Prompts used of each forgetting task, drawn by seed; unset: all.")
     eval_limit: int | None = setting(
@@ -80,6 +86,11 @@ class RunArguments:
                 )
         elif self.learning_task:
             raise ValueError(f"world={self.world!r} brings its own learning_task: remove learning_task")
+        elif self.evaluation_tasks:
+            raise ValueError(
+                f"evaluation_tasks={self.evaluation_tasks} with world={self.world!r}, which has tasks of its own: "
+                "remove evaluation_tasks"
+            )
         if self.world_split not in ("test", "validation"):
             raise ValueError(f"world_options: split={self.world_split!r} is not valid: it must be test or validation")
         for name in ("learning_limit", "forgetting_limit", "eval_limit"):
@@ -87,7 +98,7 @@ class RunArguments:
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not valid: it must be at least 1, or unset for all")
         for name in ("validation_limit", "eval_max_new_tokens"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 (none) or more")
         for name in ("evaluation_batch_size", "num_seeds"):
             if getattr(self, name) < 1:

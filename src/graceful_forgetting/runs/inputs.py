@@ -164,6 +164,7 @@ class RunInputs:
         for name, source in self.sources.forgetting.items():
             if source.test is not None:
                 named[f"{name}_test"] = source.test
+        named |= {f"{name}_test": rows for name, (rows, _) in self.sources.evaluation.items()}
         return {name: fingerprint_rows(rows, rows.column_names) for name, rows in named.items()}
 
     @cached_property
@@ -199,6 +200,7 @@ class RunInputs:
                     "forgetting",
                     source.task,
                 )
+        sets |= {name: (rows, "other", task) for name, (rows, task) in self.sources.evaluation.items()}
         if not sets:
             logger.warning("No task of this run has test rows with answers: nothing is evaluated")
         return sets

@@ -1,5 +1,6 @@
 """Where a run's models and data come from: a world, known tasks, or the user's own files."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +13,13 @@ from datasets import Dataset
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
+from graceful_forgetting.tasks.task import VALIDATION
 from graceful_forgetting.training.preparation import SCORE_COLUMN
 from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
 from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
+
+# Unless `validation_limit` says how many.
+MOST_VALIDATION_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class ForgettingSource:
         test: rows with answers for its evaluation; none if it has none.
         kind: what all of it is to the learning task, where that is known.
         task: how answers are read; none: exact match of the stripped text.
-        row_kinds: prompt -> what it is, where single rows are known.
+        row_kinds: `prompt_text` -> what it is, where single rows are known.
         answers: `prompts` with the `completion`, and the score, that the data carry; none where they carry none.
     """
 
@@ -52,6 +57,7 @@ class Sources:
         forgetting: by task name.
         learning_validation: as `learning_test`, to choose settings by; none where there are no such rows. Of a task,
             training rows that `learning_limit` leaves over.
+        evaluation: further tasks by name, with their test rows.
     """
 
     model: str
@@ -62,6 +68,7 @@ class Sources:
     learning_task: Task | None
     forgetting: dict[str, ForgettingSource]
     learning_validation: Dataset | None = None
+    evaluation: dict[str, tuple[Dataset, Task]] = field(default_factory=dict)
 
 
 def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: int) -> Sources:
@@ -97,6 +104,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     return Sources(
         model=base,
         never_knew=never_knew,
+        evaluation=_evaluation_tasks(arguments, {learning.name, *forgetting}, seed),
         learning_name=learning.name,
         learning_train=train,
         learning_test=test,
@@ -104,6 +112,22 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         forgetting=forgetting,
         learning_validation=validation,
     )
+
+
+def _evaluation_tasks(arguments: RunArguments, taken: set[str], seed: int) -> dict[str, tuple[Dataset, Task]]:
+    found: dict[str, tuple[Dataset, Task]] = {}
+    for name in arguments.evaluation_tasks or []:
+        with _at_hand("evaluation_tasks", name):
+            task = resolve_task(name)
+            if task.name in taken | set(found):
+                raise ValueError(f"evaluation_tasks names {task.name!r}, which this run evaluates already: remove it")
+            rows = _test_rows(task, arguments, seed)
+        if rows is None:
+            raise ValueError(
+                f"evaluation_tasks names {name!r}, which has no test rows with answers: put them into test.jsonl"
+            )
+        found[task.name] = rows, task
+    return found
 
 
 @contextmanager
@@ -136,12 +160,16 @@ def _base_and_twin(model_name_or_path: str) -> tuple[str, str | None]:
 def _training_and_validation_rows(
     task: Task, source: str | Path, arguments: RunArguments, seed: int
 ) -> tuple[Dataset, Dataset | None]:
-    """The first `learning_limit` rows of a draw, and those that come next in it."""
-    limit = arguments.learning_limit
+    """The first `learning_limit` rows of a draw; and the task's own validation rows, or those that come next in it."""
+    limit, most = arguments.learning_limit, arguments.validation_limit
     train = load_task(task, "train", source=source, limit=limit, seed=seed)
-    if limit is None or arguments.validation_limit == 0:
+    if most != 0 and task.path is not None and VALIDATION in available_splits(task, source):
+        return train, load_task(task, VALIDATION, limit=most or MOST_VALIDATION_ROWS, seed=seed)
+    if limit is None or most == 0:
         return train, None
-    more = load_task(task, "train", source=source, limit=limit + arguments.validation_limit, seed=seed)
+    # More would make a short run spend most of its time on them.
+    held_out = most or min(MOST_VALIDATION_ROWS, max(1, limit // 4))
+    more = load_task(task, "train", source=source, limit=limit + held_out, seed=seed)
     shown = set(train["row"])
     left = [index for index, row in enumerate(more["row"]) if row not in shown]
     return train, more.select(left) if left else None
@@ -177,6 +205,7 @@ def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> Forget
         test=_test_rows(task, arguments, seed),
         kind=None,
         task=task,
+        row_kinds=_row_kinds(rows),
         answers=_answers(rows),
     )
 
@@ -240,7 +269,14 @@ def _chosen_tasks(world: World, names: list[str] | None) -> dict[str, Dataset]:
 
 
 def _row_kinds(rows: Dataset) -> dict[str, str]:
-    return dict(zip(rows["prompt"], rows["kind"], strict=True)) if "kind" in rows.column_names else {}
+    if "kind" not in rows.column_names:
+        return {}
+    return {prompt_text(prompt): kind for prompt, kind in zip(rows["prompt"], rows["kind"], strict=True)}
+
+
+def prompt_text(prompt: str | list[dict[str, str]]) -> str:
+    """A prompt as the text that names it, also where it is a conversation."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
 def _limited(rows: Dataset, limit: int | None, seed: int) -> Dataset:

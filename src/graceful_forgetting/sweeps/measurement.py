@@ -74,7 +74,7 @@ class Examiner:
         ]
         return {
             "metrics": {name: asdict(metrics) for name, (metrics, _) in found.items()},
-            "answers": answer_signs(correct, items.generated, rows),
+            "answers": answer_signs(correct, items.generated, rows, self.test_sets[self.learning_task][2]),
             "truth_ratios": self._truth_ratios(model),
         }
 
@@ -140,11 +140,12 @@ def old_completion(row: Mapping[str, Any]) -> str:
     return lead + old.strip()
 
 
-def answer_signs(correct: Sequence[bool], texts: Sequence[str], rows: Dataset) -> str:
-    """One character a generated text: right, old (equal to `old_answer`, where the row has one) or other."""
+def answer_signs(correct: Sequence[bool], texts: Sequence[str], rows: Dataset, task: Task | None = None) -> str:
+    """One character a generated text: right, old (read as `old_answer` is, where the row has one) or other."""
     old = rows[OLD_ANSWER] if OLD_ANSWER in rows.column_names else [None] * len(rows)
+    read = str.strip if task is None else task.parse_answer
     return "".join(
-        RIGHT if right else OLD if before is not None and text.strip() == before.strip() else OTHER
+        RIGHT if right else OLD if before is not None and read(text) == read(before) else OTHER
         for right, text, before in zip(correct, texts, old, strict=True)
     )
 

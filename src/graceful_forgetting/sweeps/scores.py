@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from graceful_forgetting.config import ScorerName
 from graceful_forgetting.results.measures import by_falling_score, run_lengths
-from graceful_forgetting.runs.sources import ForgettingSource
+from graceful_forgetting.runs.sources import ForgettingSource, prompt_text
 from graceful_forgetting.sweeps.cell import ScoreSummary
 from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN
 
@@ -20,7 +20,7 @@ CROSSOVERS = (1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64)
 def kinds_of(scored: Dataset, forgetting: Mapping[str, ForgettingSource]) -> list[str | None]:
     """What each scored sample is to the learning task: by its prompt, else by its task, none where neither is known."""
     return [
-        forgetting[task].row_kinds.get(prompt) if forgetting[task].row_kinds else forgetting[task].kind
+        forgetting[task].row_kinds.get(prompt_text(prompt)) if forgetting[task].row_kinds else forgetting[task].kind
         for task, prompt in zip(scored[TASK_COLUMN], scored["prompt"], strict=True)
     ]
 

@@ -19,16 +19,23 @@ from typing import Any, get_args
 import regex
 
 from graceful_forgetting.runtime.yaml_file import read_yaml
-from graceful_forgetting.tasks.answers import PARSERS, Parser, RunawayPatternError, regex_parser
+from graceful_forgetting.tasks.answers import (
+    NO_LABEL,
+    PARSERS,
+    Parser,
+    RunawayPatternError,
+    labels_parser,
+    regex_parser,
+)
 from graceful_forgetting.tasks.jsonl import split_files
 from graceful_forgetting.tasks.multiple_choice import LETTERS
-from graceful_forgetting.tasks.task import SPLITS, Row, Task, TaskMetric, shown
+from graceful_forgetting.tasks.task import KINDS, SPLITS, Row, Task, TaskMetric, shown
 from graceful_forgetting.tasks.templates import expression, expression_variables, template, variables
 
 _KEYS = (
     *("name", "description", "licence", "language"),
     *("data", "hub", "columns", "id_column"),
-    *("prompt", "completion", "answer", "choices", "correct", "parse", "metric"),
+    *("prompt", "completion", "answer", "choices", "correct", "parse", "metric", "old_answer", "kind"),
 )
 _HUB_KEYS = ("id", "config", "splits")
 _DEFAULT_CHOICE = " {{ letter }}. {{ choice }}"
@@ -171,24 +178,37 @@ def _origin(file: _File) -> dict[str, Any]:
 
 def _parser(file: _File, default: str) -> Parser:
     value = file.content.get("parse", default)
-    if isinstance(value, dict) and set(value) == {"regex"} and isinstance(value["regex"], str):
-        try:
-            return regex_parser(value["regex"])
-        except regex.error as error:
-            raise file.error("parse.regex", f"it is not a valid regular expression: {error}") from error
-        except RunawayPatternError as error:
-            raise file.error("parse.regex", str(error)) from error
-    if not isinstance(value, str) or value not in PARSERS:
-        raise file.error("parse", f"it must be one of {', '.join(PARSERS)}, or {{regex: '...'}}")
-    return PARSERS[value]
+    if isinstance(value, str) and value in PARSERS:
+        return PARSERS[value]
+    kind = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else None
+    argument: Any = value[kind] if kind is not None else None
+    try:
+        if kind == "regex" and isinstance(argument, str):
+            return regex_parser(argument)
+        if kind == "labels" and _is_texts(argument) and NO_LABEL not in argument:
+            return labels_parser(argument)
+    except regex.error as error:
+        raise file.error(f"parse.{kind}", f"it is not a valid regular expression: {error}") from error
+    except RunawayPatternError as error:
+        raise file.error(f"parse.{kind}", str(error)) from error
+    raise file.error(
+        "parse",
+        f"it must be one of {', '.join(PARSERS)}, {{regex: '...'}}, or {{labels: {{label: '...'}}}} with labels other "
+        f"than {NO_LABEL!r}",
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(text, str) for text in (*value, *value.values()))
 
 
 def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callable[[Row], dict[str, Any]]:
     if "correct" in file.content:
         raise file.error("correct", "it needs choices; remove it or add them")
-    sources = {"prompt": file.text("prompt"), "completion": file.text("completion")}
-    if "answer" in file.content:
-        sources["answer"] = file.text("answer")
+    sources = {"prompt": file.text("prompt")}
+    sources |= {key: file.text(key) for key in ("completion", "answer", "old_answer", "kind") if key in file.content}
+    if "completion" not in sources and (without := [key for key in ("answer", "old_answer") if key in sources]):
+        raise file.error(without[0], "it needs a completion; add that, or remove it")
     for key, source in sources.items():
         file.readable(key, file.checked(key, variables, source), columns, ("row",))
     render = {key: file.made(key, template(source)) for key, source in sources.items()}
@@ -201,10 +221,19 @@ def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callabl
                 raise file.row_error(
                     key, f"{key}={shown(text)} is empty or white space: fill the columns that it reads"
                 )
+        if rendered.get("kind", KINDS[0]) not in KINDS:
+            raise file.row_error("kind", f"kind={shown(rendered['kind'])} must be one of {', '.join(KINDS)}")
+        if "completion" not in rendered:
+            return rendered
         try:
-            return {**rendered, "answer": _answer(parse, rendered["completion"], rendered.get("answer"))}
+            answer = _answer(parse, rendered["completion"], rendered.get("answer"))
+            if "old_answer" in rendered and parse(rendered["old_answer"]) == answer:
+                raise ValueError(
+                    f"the old answer {shown(rendered['old_answer'])} is read as {shown(answer)}, which is the right one"
+                )
         except ValueError as error:
             raise file.row_error("parse", str(error)) from error
+        return {**rendered, "answer": answer}
 
     return form
 

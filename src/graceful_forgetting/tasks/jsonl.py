@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting.tasks.task import SPLITS, shown
+from graceful_forgetting.tasks.task import SPLITS, VALIDATION, shown
 
 _MOST_DIGITS = 1000
 _LONG_NUMBER = re.compile(r'(?:"([^"\\]*)"\s*:\s*)?[\s\[,]*-?\d{' + str(_MOST_DIGITS) + ",}")
@@ -24,8 +24,8 @@ def split_files(path: Path, source_splits: Mapping[str, str] | None = None) -> d
 
     One file holds the train split, unless it is called test.jsonl: so rows are never trained and tested on by
     accident. In a folder without `<split>.jsonl`, the files of `source_splits` stand in: {"train": "dev+validation"}
-    is dev.jsonl and validation.jsonl. Raises `FileNotFoundError` if `path` does not exist or is a folder with none of
-    them, naming what was tried.
+    is dev.jsonl and validation.jsonl. Without `source_splits`, validation.jsonl is a split of its own. Raises
+    `FileNotFoundError` if `path` does not exist or is a folder with none of them, naming what was tried.
     """
     if path.is_file():
         return {"test" if path.name == "test.jsonl" else "train": [path]}
@@ -40,6 +40,9 @@ def split_files(path: Path, source_splits: Mapping[str, str] | None = None) -> d
             if all(file.is_file() for file in files):
                 found[split] = files
                 break
+    own_validation = path / f"{VALIDATION}.jsonl"
+    if found and not source_splits and own_validation.is_file():
+        found[VALIDATION] = [own_validation]
     if not found:
         raise FileNotFoundError(f"no data in folder {path.absolute()}: tried {', '.join(tried)}")
     return found

@@ -11,7 +11,7 @@ from datasets import Dataset, load_dataset
 from graceful_forgetting.tasks.catalogue import SAMPLES, resolve_task
 from graceful_forgetting.tasks.jsonl import files_of_split, read_jsonl, split_files
 from graceful_forgetting.tasks.local import local_task
-from graceful_forgetting.tasks.task import SPLITS, Row, Task, shown
+from graceful_forgetting.tasks.task import SPLITS, VALIDATION, Row, Task, shown
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
@@ -33,7 +33,7 @@ def load_task(
 
     Args:
         task: a known task's name, the path of the user's own data or of a YAML task, or a `Task`.
-        split: "train" or "test".
+        split: "train" or "test", or of the user's own folder "validation".
         source: for a known task, "hub", "sample" (the rows vendored in the package), or the path of a JSONL
             file or of a folder with train.jsonl and test.jsonl in the hub's fields. A task that is itself a
             path has no other source.
@@ -51,8 +51,9 @@ def load_task(
     """
     if not isinstance(task, Task):
         task = resolve_task(task)
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is not valid: it must be {' or '.join(SPLITS)}")
+    if split not in SPLITS and not (split == VALIDATION and task.path is not None):
+        own = f"; a folder of one's own may have {VALIDATION}" if split == VALIDATION else ""
+        raise ValueError(f"split={split!r} is not valid: it must be {' or '.join(SPLITS)}{own}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is not valid: it must be at least 1, or none for every row")
     located = list(_located_rows(task, split, source))
@@ -109,7 +110,7 @@ def load_local(
 
 
 def available_splits(task: str | Path | Task, source: str | Path = "hub") -> tuple[str, ...]:
-    """Which of "train" and "test" `load_task` can serve; looks at files, never at the network.
+    """Which of "train", "test" and "validation" `load_task` can serve; looks at files, never at the network.
 
     Raises `ValueError` for an unknown task, `FileNotFoundError` for a path that is not there.
     """
@@ -118,7 +119,8 @@ def available_splits(task: str | Path | Task, source: str | Path = "hub") -> tup
     folder = _folder(task, source)
     if folder is None:
         return SPLITS
-    return tuple(split for split in SPLITS if split in split_files(folder, _source_splits(task)))
+    found = split_files(folder, _source_splits(task))
+    return tuple(split for split in (*SPLITS, VALIDATION) if split in found)
 
 
 def _folder(task: Task, source: str | Path) -> Path | None:
@@ -233,7 +235,7 @@ def _check_one_form(
                 f"{where}: has no completion; prompts alone serve only as a forgetting task. "
                 f"Columns: {', '.join(sorted(source))}"
             )
-        for column in ("completion", "choices", "forgetting_confidence"):
+        for column in ("completion", "choices", "old_answer", "kind", "forgetting_confidence"):
             if (column in row) != (column in first):
                 raise ValueError(f"{where}: rows with and without {column} are mixed (compare {first_where})")
         if isinstance(row["prompt"], str) != isinstance(first["prompt"], str):
@@ -253,7 +255,7 @@ def _check_other_split(task: Task, split: str, prompt: Any, where: str) -> None:
     """Raise where the other split of the user's data has the other kind of prompt: it is seen before any work, and not
     when that split is evaluated.
     """
-    other: Any = "train" if split == "test" else "test"
+    other = "test" if split == "train" else "train"
     if task.path is None or other not in split_files(task.path, _source_splits(task)):
         return
     located = next(iter(_located_rows(task, other, "hub")), None)

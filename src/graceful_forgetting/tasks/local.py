@@ -8,6 +8,8 @@ A JSONL row is one of
     {"messages": [..., {"role": "assistant", "content": ...}]}           the last turn is the completion
     {"prompt": ..., "completion": ..., "forgetting_confidence": 1.5}      to forget, scored already
     {"prompt": "2 + 2 =", "completion": " 4", "choices": [" 3", " 4"]}    multiple choice: the completion is one of them
+    {"prompt": ..., "completion": ..., "old_answer": " 5"}     what older knowledge says: such answers are counted
+    {"prompt": ..., "kind": "conflicting"}                     what forgetting it does: scores are measured by it
 
 All rows of a split have the same form. The answer is the completion's text without surrounding white space,
 and the metric is exact match with it. Turns carry role (system, user, assistant) and content; a row with more that the
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.tasks.jsonl import split_files
-from graceful_forgetting.tasks.task import SPLITS, Row, Task, shown
+from graceful_forgetting.tasks.task import KINDS, SPLITS, Row, Task, shown
 
 # Of an answer that may be forgotten: given with the row, it is not scored again.
 _SCORE = "forgetting_confidence"
@@ -92,7 +94,7 @@ def _check_asked(column: str, turns: list[dict[str, str]]) -> None:
 
 
 def _format(row: Row) -> dict[str, Any]:
-    formatted = _formatted(row)
+    formatted = {**_formatted(row), **_known_truth(row)}
     if _SCORE not in row:
         return formatted
     score = row[_SCORE]
@@ -103,6 +105,17 @@ def _format(row: Row) -> dict[str, Any]:
     if score is not None and not abs(score) <= sys.float_info.max:
         raise ValueError(f"{_SCORE}={shown(score)} is not a finite number; write null where there is no score")
     return {**formatted, _SCORE: None if score is None else float(score)}
+
+
+def _known_truth(row: Row) -> dict[str, str]:
+    """What the row says of older knowledge: `old_answer` and `kind`."""
+    found = {name: row[name] for name in ("old_answer", "kind") if row.get(name) is not None}
+    for name, value in found.items():
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{name}={shown(value)}: write text, or remove it")
+    if found.get("kind", KINDS[0]) not in KINDS:
+        raise ValueError(f"kind={shown(found['kind'])} must be one of {', '.join(KINDS)}")
+    return found
 
 
 def _formatted(row: Row) -> dict[str, Any]:

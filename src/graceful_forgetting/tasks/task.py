@@ -14,6 +14,10 @@ Split = Literal["train", "test"]
 TaskMetric = Literal["accuracy", "exact_match", "f1", "chrf"]
 
 SPLITS: tuple[Split, ...] = ("train", "test")
+VALIDATION = "validation"
+"""A third split, which the user's own folder may have: rows to choose settings by."""
+KINDS = ("conflicting", "helpful", "neutral")
+"""What forgetting a row does to the learning task, where somebody knows it. The method never reads it."""
 
 
 _SHORT = reprlib.Repr()
@@ -58,8 +62,9 @@ class Task:
     columns: tuple[str, ...]
     """Columns that every row of the source must have."""
     format_row: Callable[[Row], dict[str, Any]]
-    """Row -> {"prompt", "completion", "answer"}, and for multiple choice "choices": the completions of all options,
-    in order; raises `ValueError` on a row that cannot be used.
+    """Row -> {"prompt", "completion", "answer"}; for multiple choice "choices", the completions of all options, in
+    order; where they are known "old_answer", the completion of older knowledge, and "kind", one of `KINDS`. Raises
+    `ValueError` on a row that cannot be used.
     """
     parse_answer: Callable[[str], str | None]
     """Generated text -> answer in the form of the `answer` column, or none if it holds no answer."""
