@@ -39,6 +39,7 @@ def test_a_special_token_that_ends_all_given_texts_ends_answers():
 
     assert ends(" Paris<|end|>", " Rome<|end|>") == {eos, end}
     assert ends(" Paris<|end|>", " Rome") == {eos}
+    assert ends(" so <|pos|>", " so <|pos|>") == {eos}
     # Answers that are special tokens, or end with one that tells them apart.
     assert ends("<|pos|>", "<|pos|>") == ends(" so <|pos|>", " so <|neg|>") == {eos}
 

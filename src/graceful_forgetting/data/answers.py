@@ -63,10 +63,10 @@ def answer_ends(
 
 
 def _shared_end(answers: Sequence[list[int]], processing_class: PreTrainedTokenizerBase) -> int | None:
-    eos = processing_class.eos_token_id
-    last = {tuple(until(ids, {eos})[-2:]) for ids in answers}
-    ends = {two[-1] for two in last if len(two) == 2}
-    if len(ends) != 1 or any(len(two) < 2 for two in last):
+    contents = [until(ids, {processing_class.eos_token_id}) for ids in answers]
+    ends = {ids[-1] if len(ids) > 1 else None for ids in contents}
+    # Of answers that are all the same, the last token may be what they say.
+    if len(ends) != 1 or len({tuple(ids) for ids in contents}) < 2:
         return None
     (end,) = ends
     return end if end in special_token_ids(processing_class) else None

@@ -29,6 +29,7 @@ class EvaluationRows:
     def __init__(self, rows: Dataset, processing_class: PreTrainedTokenizerBase):
         self.rows = rows
         self.processing_class = processing_class
+        self._readers: dict[tuple[int, ...], AnswerReader] = {}
 
     @cached_property
     def given(self) -> list[EncodedRow]:
@@ -76,11 +77,14 @@ class EvaluationRows:
 
     def reader(self, stops: Sequence[int]) -> AnswerReader:
         """Reads answers as the given ones are read."""
-        texts = [completion_text(completion) for completion in self.rows["completion"]]
-        given = [(text, row.ids[row.start :]) for text, row in zip(texts, self.given, strict=True)]
-        options = self.rows["choices"] if "choices" in self.rows.column_names else []
-        given += [(text, []) for texts in options for text in texts]
-        return AnswerReader(self.processing_class, stops, given)
+        key = tuple(stops)
+        if key not in self._readers:
+            texts = [completion_text(completion) for completion in self.rows["completion"]]
+            given = [(text, row.ids[row.start :]) for text, row in zip(texts, self.given, strict=True)]
+            options = self.rows["choices"] if "choices" in self.rows.column_names else []
+            given += [(text, []) for texts in options for text in texts]
+            self._readers[key] = AnswerReader(self.processing_class, stops, given)
+        return self._readers[key]
 
     def references(self, task: Task | None, reader: AnswerReader) -> list[str]:
         """What answers are compared with: column `answer`, or without a task the stripped text of the completion."""
