@@ -109,8 +109,9 @@ class AnswerReader:
         found = set(re.findall("|".join(map(re.escape, names)), "\n".join(texts))) if names else set()
         self._dropped = set(special.values()) - {special[name] for name in found}
         self._leads: list[list[int]] = []
-        for text, (_, ids) in zip(texts, given, strict=True):
-            lead = self._lead(until(ids, self._ends), text.strip())
+        answers = [until(ids, self._ends) for _, ids in given]
+        for text, ids, read in zip(texts, answers, self._decoded(answers), strict=True):
+            lead = [] if read.strip() == text.strip() else self._lead(ids, text.strip())
             if lead and lead not in self._leads:
                 self._leads.append(lead)
         self._marks = {lead[-1] for lead in ([id for id in lead if id in decoder] for lead in self._leads) if lead}
@@ -161,7 +162,7 @@ class AnswerReader:
 
     def _lead(self, ids: list[int], text: str) -> list[int]:
         """What stands before `text` in the tokens of a given answer."""
-        for known in ([], *self._leads):
+        for known in self._leads:
             if ids[: len(known)] == known and self._decoded([ids[len(known) :]])[0].strip() == text:
                 return known
         for start in range(len(ids) - 1, 0, -1):

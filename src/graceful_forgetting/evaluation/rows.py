@@ -53,7 +53,7 @@ class EvaluationRows:
     def problems(self) -> list[str | None]:
         """Of every row, why no answer can be generated that compares with the given one; none where it can."""
         found = []
-        for completion, row in zip(self.rows["completion"], self.given, strict=True):
+        for completion, row in zip(self.rows["completion"][:], self.given, strict=True):
             several = not isinstance(completion, str) and len(completion) > 1
             turns = f"completion has {len(completion)} turns, and one answer is generated for a test row: put the "
             found.append(f"{turns}earlier turns into the prompt" if several else row.misfit)
@@ -79,9 +79,9 @@ class EvaluationRows:
         """Reads answers as the given ones are read."""
         key = tuple(stops)
         if key not in self._readers:
-            texts = [completion_text(completion) for completion in self.rows["completion"]]
+            texts = [completion_text(completion) for completion in self.rows["completion"][:]]
             given = [(text, row.ids[row.start :]) for text, row in zip(texts, self.given, strict=True)]
-            options = self.rows["choices"] if "choices" in self.rows.column_names else []
+            options = self.rows["choices"][:] if "choices" in self.rows.column_names else []
             given += [(text, []) for texts in options for text in texts]
             self._readers[key] = AnswerReader(self.processing_class, stops, given)
         return self._readers[key]
@@ -92,9 +92,9 @@ class EvaluationRows:
             # Read from the completion, they have no white space around them.
             return [
                 answer if (reference := reader.reference(answer)) == answer else reference.strip()
-                for answer in self.rows["answer"]
+                for answer in self.rows["answer"][:]
             ]
-        return [reader.reference(completion_text(completion)).strip() for completion in self.rows["completion"]]
+        return [reader.reference(completion_text(completion)).strip() for completion in self.rows["completion"][:]]
 
 
 def scored(task: Task | None, texts: Sequence[str], references: Sequence[str]) -> AnswerScores:
