@@ -151,7 +151,7 @@ class AnswerReader:
     def _decoded(self, answers: list[list[int]]) -> list[str]:
         kept = [[id for id in ids if id not in self._dropped] for ids in answers]
         # Cleaning up would change what is read: ' ,' into ','.
-        return list(self._processing_class.batch_decode(kept, clean_up_tokenization_spaces=False))
+        return list(self._processing_class.batch_decode(kept, clean_up_tokenization_spaces=False)) if kept else []
 
     def _after_lead(self, ids: list[int]) -> list[int]:
         lead = next((lead for lead in self._leads if ids[: len(lead)] == lead), None)
