@@ -120,3 +120,14 @@ def test_turns_that_the_template_refuses_are_named():
         ValueError, match=r"row 0 has turns \(user, assistant\) that the chat template refuses: roles must"
     ):
         tokenize_dataset(rows, tokenizer)
+
+
+def test_a_template_that_trains_other_earlier_turns_than_answers_follow_is_refused():
+    """As TRL's for Qwen3, which keeps the thinking block of earlier turns."""
+    tokenizer = qwen3_like()
+    training = tokenizer.chat_template.replace("and loop.index0 > last.query", "")
+    one = {"prompt": turns("capital of Norway?"), "completion": said("Oslo")}
+    three = {"prompt": turns("capital of Peru?", "Lima", "capital of Norway?"), "completion": said("Oslo")}
+    found = encode_rows([one, three], "prompt", tokenizer, chat_template=training)
+    assert found[0].misfit is None
+    assert "set assistant_only_loss=False" in found[1].misfit

@@ -103,7 +103,8 @@ def encode_rows(
         # Where they part is where TRL starts to count: tokens can merge across the boundary.
         start = common_start(prompt, own)
         misfit = None if start == len(prompt) else _misfit(row, own, start, prompt, processing_class, chat_template)
-        encoded.append(EncodedRow(own, start, mask, misfit or _speakers(row, assistant_only)))
+        misfit = misfit or _speakers(row, assistant_only) or _earlier_turns(row, own, processing_class, chat_template)
+        encoded.append(EncodedRow(own, start, mask, misfit))
     return encoded
 
 
@@ -181,6 +182,24 @@ def _speakers(row: Mapping[str, Any], assistant_only: bool) -> str | None:
                 "assistant_only_loss=True"
             )
     return None
+
+
+def _earlier_turns(
+    row: Mapping[str, Any], ids: list[int], processing_class: PreTrainedTokenizerBase, chat_template: str | None
+) -> str | None:
+    """Why a template that only trains makes another prompt than the tokenizer's own, by which answers are generated."""
+    if chat_template is None or isinstance(row["prompt"], str):
+        return None
+    if all(turn["role"] != "assistant" for turn in row["prompt"]):
+        return None
+    own = _chat_ids([row["prompt"]], processing_class, [template_kwargs(row)])[0][0]
+    if ids[: len(own)] == own:
+        return None
+    return (
+        "with assistant_only_loss TRL's template for training renders earlier turns of the assistant otherwise than "
+        "the tokenizer's own, by which answers are generated: set assistant_only_loss=False (of a prompt and its "
+        "completion the completion alone counts in any case)"
+    )
 
 
 def _misfit(
