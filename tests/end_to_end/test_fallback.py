@@ -178,7 +178,7 @@ def test_a_run_falls_back_on_rows_that_the_learning_limit_leaves_over(recipe, tm
 
 def test_the_held_out_loss_of_a_run_counts_completions_alone(recipe, tmp_path, tokenizer, learning):
     """The learning rows reach TRL without their prompts, from which it would tell that those do not count."""
-    changes = "learning_limit: 12\neval_strategy: steps\neval_steps: 8\nper_device_eval_batch_size: 12\n"
+    changes = "learning_limit: 12\nvalidation_limit: 200\neval_strategy: steps\neval_steps: 8\nper_device_eval_batch_size: 12\n"
     recipe.write_text(recipe.read_text() + changes)
     folder = tmp_path / "run"
     assert main(["train", "--config", str(recipe), "--output_dir", str(folder)]) == 0
