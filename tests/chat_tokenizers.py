@@ -7,10 +7,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-# Words with a space before them become single tokens, as in large vocabularies.
+# Words with a space before them become single tokens, as in large vocabularies; digits do not, as in Llama's.
 CORPUS = [
     "The capital of France is Paris. The capital of Italy is Rome. Madrid Oslo Lima Berlin Peru Spain Norway Germany",
-    "user system assistant model final analysis Question: Answer: four 4 two 2 yes no (yes or no) a, b. don't",
+    "user system assistant model final analysis Question: Answer: four two yes no (yes or no) a, b. don't",
 ] * 5
 
 # Qwen3: the last turn of the assistant opens with its thoughts, also where there are none; earlier turns lose theirs.

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from chat_tokenizers import byte_level
 from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.data.encoding import encode_rows
 from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
 from graceful_forgetting.evaluation.likelihood import completion_likelihoods, text_bits_per_byte
 from graceful_forgetting.gradients.token_loss import mean_nll
@@ -205,8 +206,8 @@ def test_options_differ_as_the_whole_texts_do(prompt):
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.4, **sizes)).double().eval()
     options = ["four", "4", "two", "2", "yes", "no"]
-    starts = {len(tokenizer(prompt + option)["input_ids"]) for option in options}
-    assert len(starts) > 1
+    pairs = [{"prompt": prompt, "completion": option} for option in options]
+    assert len({row.start for row in encode_rows(pairs, "prompt", tokenizer)}) > 1
     rows = Dataset.from_list([{"prompt": prompt, "completion": "four", "choices": options}])
     _, items = evaluate_items(model, EvaluationRows(rows, tokenizer), "learning", None, **settings())
     found = items.choice_log_likelihoods[0]

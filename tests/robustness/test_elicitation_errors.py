@@ -186,9 +186,9 @@ def test_answers_that_are_special_tokens_are_answers():
 def test_the_token_that_ends_a_turn_ends_answers():
     tokenizer = llama3_like()
     prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": "capital of Peru?"}]}])
-    model = always(tokenizer, "Lima", then="<|eot_id|>")
+    model = always(tokenizer, " Lima", then="<|eot_id|>")
     (row,) = elicit_self_knowledge(model, tokenizer, prompts, ElicitationConfig(max_new_tokens=8))
-    assert (row["completion"], row["finish_reason"]) == ([{"role": "assistant", "content": "Lima"}], "stop")
+    assert (row["completion"], row["finish_reason"]) == ([{"role": "assistant", "content": " Lima"}], "stop")
 
 
 def test_no_answer_is_generated_after_an_end_that_the_tokenizer_appends():
