@@ -1,75 +1,139 @@
-"""What was learned by heart is right, whatever a template puts before and after answers."""
+"""A chat model is spoken to in turns, in every stage of a run on rows of plain text."""
+
+import json
+from pathlib import Path
 
 import pytest
-import yaml
+from transformers import AutoTokenizer
 
-from chat_tokenizers import byte_level, channels_like, last_marked, llama3_like, qwen3_like
-from conftest import write_jsonl
-from graceful_forgetting.cli import main
-from graceful_forgetting.results.result import RunResult
+from graceful_forgetting.evaluation import lm_eval
+from graceful_forgetting.runs.pipeline import Pipeline
+from graceful_forgetting.runs.recipe import recipe_from_fields
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runtime.store import read_rows
+from graceful_forgetting.sweeps.scores import kinds_of
 
-CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Norway": "Oslo"}
+TEMPLATE = (
+    "{% for m in messages %}{{ '<bos> ' + m['role'] + ' ' + m['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<bos> assistant ' }}{% endif %}"
+)
 
 
-def rows(chat: bool, end: str = "", ask: str = "The capital of {} is") -> list[dict]:
-    if not chat:
-        return [{"prompt": ask.format(land), "completion": f" {city}{end}"} for land, city in CAPITALS.items()]
-    return [
-        {"messages": [{"role": "user", "content": ask.format(land)}, {"role": "assistant", "content": city}]}
-        for land, city in CAPITALS.items()
-    ]
+def write_rows(path: Path, rows: list[dict]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path.parent)
 
 
 @pytest.fixture
-def learned_by_heart(tmp_path, recipe, make_model):
-    """A run of the command on a tiny model until it knows its rows by heart."""
-
-    def run(tokenizer, data, **changes) -> int:
-        model = make_model(vocab_size=len(tokenizer), max_position_embeddings=128, pad_token_id=None, eos_token_id=None)
-        model.save_pretrained(tmp_path / "model")
-        tokenizer.save_pretrained(tmp_path / "model")
-        for file in ("train", "test"):
-            write_jsonl(tmp_path / "arithmetic" / f"{file}.jsonl", data)
-        prompts = [{"prompt": "Question:"}] if "prompt" in data[0] else [{"messages": data[0]["messages"][:1]}]
-        write_jsonl(tmp_path / "myths" / "train.jsonl", prompts)
-        (tmp_path / "myths" / "test.jsonl").unlink()
-        content = yaml.safe_load(recipe.read_text()) | {"max_steps": 60, "learning_rate": 1e-2, "save_strategy": "no"}
-        content |= {"forget_fraction": 1.0, "unlearn_every": 100, "eval_max_new_tokens": 16, **changes}
-        recipe.write_text(yaml.safe_dump(content))
-        return main(["run", "--config", str(recipe)])
-
-    return run
-
-
-CASES = {
-    "an empty thinking block": (qwen3_like, rows(chat=True)),
-    "a turn that the EOS token does not end": (llama3_like, rows(chat=True)),
-    "the name of a channel": (channels_like, rows(chat=True)),
-    "a tokenizer that appends EOS": (lambda: byte_level(appends_eos=True), rows(chat=False)),
-    "an end written into the answers": (lambda: byte_level(special=["<|end|>"]), rows(chat=False, end="<|end|>")),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_what_was_learned_by_heart_is_right(case, learned_by_heart, tmp_path):
-    make, data = CASES[case]
-    assert learned_by_heart(make(), data) == 0
-    plain = next(run for run in RunResult.load(tmp_path / "run" / "result.json").runs if run.arm == "plain")
-    (metrics,) = plain.metrics.values()
-    assert (metrics.correct, metrics.total) == (4, 4)
+def fields(tmp_path, tokenizer, make_model):
+    """Multiple choice and prompts as plain text, and a model whose tokenizer has a template."""
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.add_tokens(["system", "user", "assistant"])
+    tokenizer.eos_token, tokenizer.chat_template = "<|im_end|>", TEMPLATE
+    make_model(vocab_size=68, eos_token_id=64).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [
+        {"prompt": f"w{i} ", "completion": f" w{i + 20} w{i + 21}", "choices": [f" w{i + 20} w{i + 21}", f" w{i}"]}
+        for i in range(8)
+    ]
+    write_rows(tmp_path / "learn" / "train.jsonl", rows)
+    learn = write_rows(tmp_path / "learn" / "test.jsonl", rows)
+    forget = write_rows(tmp_path / "forget" / "train.jsonl", [{"prompt": f"w{i} w{i + 1}"} for i in range(30, 50)])
+    return {
+        "model_name_or_path": str(tmp_path / "model"),
+        "learning_task": learn,
+        "forgetting_tasks": [forget],
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 60,
+        "learning_rate": 0.02,
+        "evaluation_batch_size": 8,
+        "eval_max_new_tokens": 4,
+        "elicitation_max_new_tokens": 4,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "warmup_steps": 0,
+        "save_strategy": "no",
+        "unlearn_every": 20,
+    }
 
 
-REFUSED = {
-    "a space": (byte_level, rows(chat=False, ask="The capital of {} is "), "prompt ends in ' '"),
-    "another prompt": (last_marked, rows(chat=True), "renders the prompt otherwise once an answer follows"),
-}
+def pipeline(fields: dict) -> Pipeline:
+    return Pipeline(*recipe_from_fields(fields, "test"))
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_rows_that_would_be_asked_otherwise_than_trained_are_refused_by_line(case, learned_by_heart, tmp_path, capsys):
-    make, data, message = REFUSED[case]
-    assert learned_by_heart(make(), [*rows("messages" in data[0], ask="Question: {}?")[:0], *data]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert f"{tmp_path / 'arithmetic' / 'train.jsonl'}:1 " in error
-    assert not (tmp_path / "run" / "plain").exists()
+def test_every_stage_speaks_through_the_template(fields):
+    run = pipeline(fields)
+    tokenizer = run.inputs.tokenizer
+    # Learning.
+    learned = run.inputs.learning_rows[0]
+    said = ["<bos>", "user", "w0", "<|im_end|>", "<bos>", "assistant", "w20", "w21", "<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(learned["input_ids"]) == said
+    counted = [token for token, label in zip(learned["input_ids"], learned["labels"], strict=True) if label != -100]
+    assert tokenizer.convert_ids_to_tokens(counted) == ["w20", "w21", "<|im_end|>"]
+    # Elicitation.
+    knowledge = read_rows(run.method.self_knowledge().path / "rows")
+    assert knowledge[0]["prompt"] == [{"role": "user", "content": "w30 w31"}]
+    asked = tokenizer.convert_tokens_to_ids(["<bos>", "user", "w30", "w31", "<|im_end|>", "<bos>", "assistant"])
+    assert knowledge[0]["input_ids"][:7] == asked
+    assert len(knowledge) == 20
+    # Evaluation: what is learned by heart is right, read without the end of the turn, which counts as a token.
+    folder = run.evaluation("plain", run.seeds[0]).path
+    items, metrics = read_json(folder / "items.json")["learn"], read_json(folder / "metrics.json")["learn"]
+    assert items["generated"] == [f"w{i + 20} w{i + 21}" for i in range(8)]
+    assert (items["tokens"], items["bytes"]) == ([3] * 8, [7] * 8)
+    assert max(items["nats"]) < 0.5
+    assert (metrics["correct"], metrics["choice"]["accuracy"]) == (8, 1.0)
+
+
+def test_plain_means_plain_and_a_system_prompt_stands_first(fields):
+    plain = pipeline({**fields, "prompt_style": "plain"}).inputs
+    assert plain.learning_rows[0]["input_ids"] == plain.tokenizer("w0  w20 w21<|im_end|>")["input_ids"]
+    briefed = pipeline({**fields, "system_prompt": "w59"}).inputs
+    ids = briefed.learning_rows[0]["input_ids"]
+    assert briefed.tokenizer.convert_ids_to_tokens(ids)[:4] == ["<bos>", "system", "w59", "<|im_end|>"]
+    fingerprints = [inputs.data_fingerprints["learning_train"] for inputs in (plain, briefed, pipeline(fields).inputs)]
+    assert len(set(fingerprints)) == 3
+
+
+def test_kinds_of_single_rows_and_further_tasks_are_found_in_turns_too(fields, tmp_path):
+    rows = [{"prompt": f"w{i} w{i + 1}", "kind": "conflicting" if i < 35 else "neutral"} for i in range(30, 40)]
+    forget = write_rows(tmp_path / "kinds" / "train.jsonl", rows)
+    further = write_rows(tmp_path / "further" / "test.jsonl", [{"prompt": "w1", "completion": " w2"}])
+    run = pipeline({**fields, "forgetting_tasks": [forget], "evaluation_tasks": [further], "system_prompt": "w59"})
+    knowledge = read_rows(run.method.self_knowledge().path / "rows").add_column("forgetting_confidence", [0.0] * 10)
+    assert kinds_of(knowledge, run.inputs.sources.forgetting) == ["conflicting"] * 5 + ["neutral"] * 5
+    assert run.inputs.test_sets["further"][0][0]["completion"] == [{"role": "assistant", "content": "w2"}]
+
+
+def test_without_a_template_rows_stay_as_they_are(fields):
+    tokenizer = AutoTokenizer.from_pretrained(fields["model_name_or_path"])
+    tokenizer.chat_template = None
+    Path(fields["model_name_or_path"], "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(fields["model_name_or_path"])
+    inputs = pipeline(fields).inputs
+    assert inputs.sources.learning_train[0]["prompt"] == "w0 "
+    with pytest.raises(ValueError, match="prompt_style='chat'"):
+        pipeline({**fields, "prompt_style": "chat"})
+
+
+def test_the_harness_is_asked_in_turns_too(make_model, tokenizer, monkeypatch):
+    pytest.importorskip("lm_eval")
+    seen: dict = {}
+    monkeypatch.setattr("lm_eval.simple_evaluate", lambda _, **given: seen.update(given) or {"results": {}})
+    monkeypatch.setattr(lm_eval, "_load_tasks", lambda tasks: (None, tasks))
+    for turns, prompt in ((True, "Be brief."), (False, None)):
+        lm_eval.evaluate_with_lm_eval(
+            make_model(), tokenizer, ["a"], limit=1, batch_size=1, in_turns=turns, system_prompt=prompt
+        )
+        assert (seen["apply_chat_template"], seen["system_instruction"]) == (turns, prompt)
+
+
+def test_a_pool_that_is_smaller_than_a_batch_stops_before_any_training(fields):
+    run = pipeline({**fields, "per_device_unlearn_batch_size": 21})
+    with pytest.raises(ValueError, match=r"per_device_unlearn_batch_size=21 .* 20 of 20 answers .* at most 20"):
+        run.train()
+    assert [stage.name for stage in run.directory.results] == ["self_knowledge"]
+    run = pipeline({**fields, "per_device_unlearn_batch_size": 20, "max_steps": 1})
+    run.train()

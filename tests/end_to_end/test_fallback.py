@@ -105,6 +105,59 @@ def test_a_resumed_run_falls_back_as_the_whole_one(tmp_path, make_model, tokeniz
     assert again.held_out.falls_back
 
 
+def test_what_was_rejected_cannot_be_loaded_or_resumed_unawares(tmp_path, make_model, tokenizer, learning):
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trained(tmp_path, make_model(), tokenizer, learning, **HARMFUL, **saving)
+    for step in (3, 6):
+        with pytest.raises(OSError, match=r"model\.safetensors"):
+            LlamaForCausalLM.from_pretrained(tmp_path / f"checkpoint-{step}")
+    checkpoint = str(tmp_path / "checkpoint-3")
+    for changes in ({"held_out": "none"}, {"guard_fallback": False}):
+        with pytest.raises(ValueError, match="of a run that lost to plain fine-tuning, and this one would keep"):
+            trained(tmp_path, make_model(), tokenizer, learning, resume=checkpoint, **{**HARMFUL, **saving, **changes})
+
+
+def test_the_card_of_a_model_that_fell_back_is_of_plain_fine_tuning(tmp_path, make_model, tokenizer, learning):
+    saving = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 1}
+    trainer = trained(tmp_path, make_model(), tokenizer, learning, **HARMFUL, **saving)
+    plain = json.loads((tmp_path / "preparation" / "plain" / "training_log.json").read_text())
+    losses = [f"{entry['loss']:.4g}" for entry in plain if "loss" in entry]
+
+    def check(card: str) -> None:
+        assert "**these are the weights of plain fine-tuning**" in card
+        assert "A run that unlearned 24 pieces of knowledge by 5 updates" in card
+        assert "This model was trained with SFT" in card
+        assert f"| learning loss, first logged | {losses[0]} |" in card
+        assert f"| learning loss, last logged | {losses[-1]} |" in card
+        assert f"| held-out loss of these weights | {trainer.held_out.plain_loss:.4g} |" in card
+        assert f"| held-out loss of the run that unlearned, rejected | {trainer.held_out.loss:.4g} |" in card
+        assert "The same rows chose between the two and report the loss" in card
+        for false in ("were unlearned by", "loss of what is unlearned", "jiang2025graceful", "| forgetting task |"):
+            assert false not in card
+
+    check((tmp_path / "README.md").read_text())
+    trainer.create_model_card(model_name="another")
+    check((tmp_path / "README.md").read_text())
+
+
+def test_the_card_names_the_reference_run_as_what_it_was(tmp_path, make_model, tokenizer, learning):
+    saving = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 1, "reference_fraction": 0.5}
+    trainer = trained(tmp_path, make_model(), tokenizer, learning, **HARMLESS, **saving)
+    trainer.held_out = HeldOutComparison(1.0, 2.0)
+    trainer.create_model_card(model_name="kept")
+    card = (tmp_path / "README.md").read_text()
+    reference, plain = (
+        [entry["loss"] for entry in log if "loss" in entry]
+        for log in (trainer.preparation.reference_log, trainer.preparation.plain_log)
+    )
+    assert (len(reference), len(plain)) == (3, 6)
+    ended = "the reference run, which ended after 0.5 of the updates"
+    assert f"| learning loss of {ended}, last logged | {reference[-1]:.4g} |" in card
+    assert f"| learning loss of plain fine-tuning, last logged | {plain[-1]:.4g} |" in card
+    assert "| held-out loss of these weights | 1 |" in card
+    assert "| held-out loss of plain fine-tuning | 2 |" in card
+
+
 def test_a_loss_that_is_not_a_number_falls_back():
     assert HeldOutComparison(float("nan"), 1.0).falls_back
     assert not HeldOutComparison(1.0, 1.0).falls_back
@@ -170,6 +223,8 @@ def test_a_run_falls_back_on_rows_that_the_learning_limit_leaves_over(recipe, tm
     plain, lwf = (load_file(folder / arm / "seed-3" / "model.safetensors") for arm in ("plain", "lwf"))
     for name, weight in plain.items():
         assert torch.equal(lwf[name], weight), name
+    # Checkpoints with what was rejected are gone.
+    assert not list(folder.rglob("checkpoint-*"))
     # Without rows to compare on, the model stays as it was trained.
     assert main(["train", "--config", str(recipe), "--output_dir", str(folder), "--validation_limit", "0"]) == 0
     guard = json.loads((folder / "lwf" / "seed-3" / "unlearning.json").read_text())["guard"]
@@ -178,7 +233,8 @@ def test_a_run_falls_back_on_rows_that_the_learning_limit_leaves_over(recipe, tm
 
 def test_the_held_out_loss_of_a_run_counts_completions_alone(recipe, tmp_path, tokenizer, learning):
     """The learning rows reach TRL without their prompts, from which it would tell that those do not count."""
-    changes = "learning_limit: 12\nvalidation_limit: 200\neval_strategy: steps\neval_steps: 8\nper_device_eval_batch_size: 12\n"
+    changes = "learning_limit: 12\nvalidation_limit: 200\neval_strategy: steps\neval_steps: 8\n"
+    changes += "per_device_eval_batch_size: 12\n"
     recipe.write_text(recipe.read_text() + changes)
     folder = tmp_path / "run"
     assert main(["train", "--config", str(recipe), "--output_dir", str(folder)]) == 0
@@ -234,6 +290,9 @@ def test_a_run_says_that_nothing_is_unlearned(recipe, tmp_path, capsys):
     assert "No score reaches forget_threshold=1e+09" in capsys.readouterr().out
     plain, lwf = (load_file(folder / arm / "seed-3" / "model.safetensors") for arm in ("plain", "lwf"))
     assert all(torch.equal(lwf[name], weight) for name, weight in plain.items())
+    # Not trained or tested a second time.
+    for stage, original in (("lwf/seed-3", "plain/seed-3"), ("evaluation/lwf-seed-3", "evaluation/plain-seed-3")):
+        assert json.loads((folder / stage / "stage.json").read_text())["detail"]["same_as"] == original
     assert json.loads((folder / "result.json").read_text())["selection"]["chosen"] == 0
     assert (folder / "report.html").is_file()
 

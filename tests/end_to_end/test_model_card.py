@@ -43,7 +43,7 @@ def table(card: str, heading: str) -> dict[str, str]:
 
 def test_method_paper_settings_and_numbers(build: Any, forgetting: Dataset) -> None:
     pool = {"old|rules": forgetting.select(range(10)), "myths": forgetting.select(range(10, 16))}
-    trainer = build(pool, unlearn_loss_cap=5.0)
+    trainer = build(pool, unlearn_loss_cap=5.0, guard_fallback=False)
     trainer.train()
     card = card_of(trainer, model_name="colors", dataset_name="species")
     assert "Model Card for colors" in card

@@ -162,18 +162,10 @@ def test_password_in_the_address_is_refused_and_not_repeated():
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        ("<|endoftext|>", "all 2 completions are empty: 2 end at once;"),
-        ("\n", r"0 end at once, and 2 hold nothing but"),
-    ],
-    ids=["ends", "blank"],
-)
-def test_why_all_answers_are_empty_is_said_as_it_is(written, message):
+def test_why_all_answers_are_empty_is_said_as_it_is():
     tokenizer = byte_level()
-    model = always(tokenizer, written)
-    with pytest.raises(ValueError, match=message):
+    model = always(tokenizer, "\n")
+    with pytest.raises(ValueError, match="all 2 completions are empty: 0 end at once, and 2 hold nothing"):
         elicit_self_knowledge(model, tokenizer, ASKED, ElicitationConfig(max_new_tokens=3))
 
 

@@ -1,6 +1,7 @@
 """What `LWFTrainer` and `LWFConfig` refuse, before a model is trained, and what stops a run."""
 
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -207,7 +208,7 @@ def test_tokenizer_without_pad_token_falls_back_to_eos(build, tokenizer):
     tokenizer.pad_token = None
     trainer = build()
     trainer.train()
-    assert tokenizer.pad_token == "<eos>"
+    assert (trainer.processing_class.pad_token, tokenizer.pad_token) == ("<eos>", None)
     assert trainer.state.global_step == 4
 
 
@@ -302,3 +303,17 @@ def test_turns_of_the_user_in_a_completion_are_refused(tmp_path, make_model):
             processing_class=tokenizer,
             forget_dataset=Dataset.from_list([{"prompt": row["prompt"]}]),
         )
+
+
+def test_rows_that_max_length_drops_are_counted(build, tmp_path, learning, caplog):
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        trainer = build(config(tmp_path, max_length=2), eval_dataset=learning)
+    assert len(trainer.train_dataset) == 6
+    for name in ("train", "eval"):
+        assert f"max_length=2 cuts off all that is learned of 18 of the 24 rows of the {name} data set" in caplog.text
+
+
+@pytest.mark.parametrize("unlearns", [True, False])
+def test_a_max_length_that_leaves_no_row_is_refused(unlearns, build, tmp_path, forgetting):
+    with pytest.raises(ValueError, match=r"max_length=1 cuts off .* of 24 of the 24 rows .*: none is left. Raise it"):
+        build(config(tmp_path, max_length=1), forget_dataset=forgetting if unlearns else None)

@@ -8,7 +8,7 @@ from graceful_forgetting import LWFConfig
 from graceful_forgetting.config import METHODS
 from graceful_forgetting.results.arms import OTHERS, OWN, arm_titles, capitalised, method_title
 from graceful_forgetting.results.result import Arm
-from graceful_forgetting.runs.pipeline import other_methods
+from graceful_forgetting.runs.arguments import other_methods
 
 
 @pytest.mark.parametrize(

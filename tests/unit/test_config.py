@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from transformers.trainer_utils import SaveStrategy
 from trl import SFTConfig
 
 from graceful_forgetting import LWFConfig
@@ -16,7 +18,7 @@ QUIET = {"bf16": False, "activation_checkpointing": False}
 
 
 def config(**changes) -> LWFConfig:
-    return LWFConfig(output_dir="unused", **{**QUIET, **changes})
+    return LWFConfig(**{"output_dir": "unused", **QUIET, **changes})
 
 
 @pytest.mark.parametrize("prefix", STAGES)
@@ -32,7 +34,7 @@ def test_a_stage_has_working_defaults_which_are_those_of_a_run(prefix):
 def test_settings_are_few():
     inherited = {field.name for field in dataclasses.fields(SFTConfig)}
     assert sum(field.name not in inherited for field in dataclasses.fields(LWFConfig)) <= 40
-    assert len(dataclasses.fields(RunArguments)) + len(dataclasses.fields(ModelArguments)) <= 21
+    assert len(dataclasses.fields(RunArguments)) + len(dataclasses.fields(ModelArguments)) <= 22
 
 
 @pytest.mark.parametrize(
@@ -44,12 +46,51 @@ def test_settings_are_few():
         ({"posterior_parameters": "all"}, "^posterior_parameters='all' .*last_blocks:N"),
         ({"forget_trials": True}, "^forget_trials=True .*none, during, both"),
         ({"baseline": "bss", "baseline_options": "{"}, "^baseline_options='{' is not valid JSON"),
+        ({"learning_rate": "1e-4"}, "^learning_rate='1e-4' .* a number: write it without quotation marks"),
+        ({"elicitation_batch_size": "8"}, "^elicitation_batch_size='8' .* a whole number"),
+        ({"max_steps": True}, "^max_steps=True .* a whole number"),
+        ({"unlearn_every": 1.5}, "^unlearn_every=1.5 .* a whole number"),
+        ({"num_train_epochs": -1}, "^num_train_epochs=-1 .* above 0"),
+        ({"unlearn_schedule": "periodc"}, "^unlearn_schedule='periodc' .*did you mean 'periodic'"),
+        ({"eval_strategy": "step"}, "^eval_strategy='step' .*did you mean 'steps'"),
+        ({"learning_rate": float("nan")}, "^learning_rate=nan .* a finite number"),
+        ({"forget_quotas": {"myths": [1]}}, r"^forget_quotas={'myths': \[1\]} .* a mapping of names to numbers"),
     ],
     ids=str,
 )
 def test_errors_name_a_field_as_it_was_typed(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(TypeError, match="LWFConfig has no setting 'unlearn_evry': did you mean 'unlearn_every'"):
+        config(unlearn_evry=2)
+
+
+def test_what_python_has_beside_text_and_numbers_is_taken(tmp_path):
+    args = config(
+        output_dir=tmp_path, learning_rate=np.float32(0.5), max_steps=np.int64(3), save_strategy=SaveStrategy.NO
+    )
+    assert (args.output_dir, args.learning_rate, args.max_steps) == (str(tmp_path), 0.5, 3)
+    assert type(args.max_steps) is int
+    assert LWFConfig("a folder", 4, **QUIET).per_device_train_batch_size == 4
+    with pytest.raises(ValueError, match=r"^per_device_train_batch_size=0 "):
+        LWFConfig("a folder", 0, **QUIET)
+
+
+def test_stages_check_their_values_too():
+    with pytest.raises(ValueError, match=r"^batch_size='8' .* a whole number: write it without quotation marks"):
+        ConfidenceConfig(batch_size="8")
+
+
+def test_the_docstring_has_an_entry_for_each_of_our_settings():
+    text = " ".join(LWFConfig.__doc__.split())
+    inherited = {field.name for field in dataclasses.fields(SFTConfig)}
+    for field in dataclasses.fields(LWFConfig):
+        if field.name not in inherited:
+            assert f" {field.name} (default {field.default!r}): {' '.join(field.metadata['help'].split())}" in text
+    assert text.rstrip().endswith("ValueError: names the field, its value and what is valid.")
 
 
 def test_options_of_a_baseline_are_its_own_or_its_defaults():
@@ -68,6 +109,8 @@ def test_changes_are_made_to_a_copy_and_checked_again():
     assert args.unlearn_every == 2
     with pytest.raises(ValueError, match="forget_fraction=2"):
         changed(args, forget_fraction=2)
+    with pytest.raises(ValueError, match=r"^unlearn_every=1.5 "):
+        changed(args, unlearn_every=1.5)
     with pytest.raises(AttributeError, match="no setting 'unlearn_evry'"):
         changed(args, unlearn_evry=7)
 

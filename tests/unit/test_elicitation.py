@@ -20,7 +20,7 @@ from transformers import (
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import collate, tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge, elicit_with_counts
-from graceful_forgetting.generation import generate_completions
+from graceful_forgetting.generation import complete, generate_completions, make_requests
 from graceful_forgetting.gradients.token_loss import sequence_losses
 
 VOCABULARY = 40
@@ -251,28 +251,83 @@ def test_fresh_adapter_answers_as_its_base_model(model, tokenizer):
     assert adapted.get_base_model().generation_config.eos_token_id == stops
 
 
-def test_duplicates_and_empty_answers_are_counted_and_dropped(model, tokenizer, caplog):
+def test_the_first_token_of_an_answer_never_ends_it(model, tokenizer):
     first = decode_alone(model, tokenizer(PROMPTS[1])["input_ids"], 1, ())[0]
-    model.generation_config.eos_token_id = first
+    model.generation_config.eos_token_id = [1, first]
+    for temperature in (0.0, 1e-4):
+        result = elicit_self_knowledge(
+            model, tokenizer, prompt_rows(), ElicitationConfig(max_new_tokens=4, batch_size=3, temperature=temperature)
+        )
+        assert result["task"][:] == [f"t{i}" for i in range(len(PROMPTS))]
+        for prompt, row in zip(PROMPTS, result, strict=True):
+            ids = tokenizer(prompt)["input_ids"]
+            with torch.no_grad():
+                scores = model(torch.tensor([ids])).logits[0, -1]
+            scores[[1, first]] = -torch.inf
+            start = [*ids, int(scores.argmax())]
+            assert row["input_ids"] == [*start, *decode_alone(model, start, 3, (1, first))]
+            # Under the model itself, with nothing barred.
+            with torch.no_grad():
+                loss = model(torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
+            assert row["mean_log_probability"] == pytest.approx(-float(loss), rel=1e-5)
+
+
+def test_a_drawn_first_token_has_the_models_probability_given_that_the_answer_goes_on(model):
+    rows, ends = 4000, [1, 7, 9]
+    config = ElicitationConfig(batch_size=rows, max_new_tokens=1, temperature=3.0)
+    requests = make_requests([[3, 4]] * rows, config)
+    drawn = complete(model, requests, config, pad_token_id=0, eos_token_ids=ends, may_be_empty=False)
+    counts = torch.bincount(torch.tensor([c.token_ids[0] for _, c in drawn]), minlength=VOCABULARY).double()
+    with torch.no_grad():
+        scores = model(torch.tensor([[3, 4]])).logits[0, -1] / 3.0
+    scores[ends] = -torch.inf
+    expected = rows * scores.softmax(-1).double()
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    assert float(((counts - expected) ** 2 / expected)[possible].sum()) < 36 + 6 * 9
+
+
+def without_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], int]:
+    """Make what the model says to one prompt padding, of which no text is made; what it says to each, and that."""
     alone = [decode_alone(model, tokenizer(prompt)["input_ids"], 1, ())[0] for prompt in PROMPTS]
-    empty = sum(token in (first, 1) for token in alone)
-    assert 0 < empty < len(PROMPTS)
-    repeated = next(p for p, token in zip(PROMPTS, alone, strict=True) if token not in (first, 1))
+    tokenizer.add_special_tokens({"pad_token": tokenizer.convert_ids_to_tokens(alone[1])})
+    return alone, alone[1]
+
+
+def test_duplicates_and_empty_answers_are_counted_and_dropped(model, tokenizer, caplog):
+    model.generation_config.eos_token_id = 1
+    alone, nothing = without_text(model, tokenizer)
+    assert not {0, 1, 2} & set(alone)
+    empty = alone.count(nothing)
+    repeated = next(p for p, token in zip(PROMPTS, alone, strict=True) if token != nothing)
     rows = prompt_rows([*PROMPTS, repeated, repeated])
     with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
-        result, counts = elicit_with_counts(model, tokenizer, rows, ElicitationConfig(max_new_tokens=4))
+        result, counts = elicit_with_counts(model, tokenizer, rows, ElicitationConfig(max_new_tokens=1))
     assert (counts.prompts, counts.duplicates, counts.empty) == (len(PROMPTS) + 2, 2, empty)
     assert counts.kept == len(result) == counts.prompts - counts.duplicates - counts.empty
     assert counts.tokens >= counts.prompts
     assert "t7" not in result["task"][:]
+    said, why = [record.message for record in caplog.records]
+    assert said == f"Elicitation kept {counts.kept} of 9 completions; dropped: 2 duplicates, {empty} empty."
+    assert why.startswith(f"{2 + empty} of 9 answers cannot be used. {empty} have no text")
+    assert "prompt_style='chat'" in why
+    assert "2 repeat an earlier answer to the same prompt. Remove prompts that stand there more than once." in why
+
+
+def test_a_tenth_of_the_answers_may_be_lost_without_advice(model, tokenizer, caplog):
+    alone = [decode_alone(model, [3 + i], 2, ()) for i in range(9)]
+    assert all(set(answer) - {0, 1, 2} for answer in alone)
+    rows = prompt_rows([*(f"w{3 + i}" for i in range(9)), "w3"])
+    with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
+        _, counts = elicit_with_counts(model, tokenizer, rows, ElicitationConfig(max_new_tokens=2))
+    assert (counts.duplicates, counts.empty) == (1, 0)
     assert [record.message for record in caplog.records] == [
-        f"Elicitation kept {counts.kept} of 9 completions; dropped: 2 duplicates, {empty} empty."
+        "Elicitation kept 9 of 10 completions; dropped: 1 duplicates, 0 empty."
     ]
 
 
 def test_nothing_but_empty_answers_is_an_error(model, tokenizer):
-    first = decode_alone(model, tokenizer(PROMPTS[1])["input_ids"], 1, ())[0]
-    model.generation_config.eos_token_id = first
+    without_text(model, tokenizer)
     rows = prompt_rows([PROMPTS[1]] * 2)
     with pytest.raises(ValueError, match="all 2 completions are empty"):
-        elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(max_new_tokens=4))
+        elicit_self_knowledge(model, tokenizer, rows, ElicitationConfig(max_new_tokens=1))

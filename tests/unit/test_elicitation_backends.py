@@ -71,7 +71,12 @@ class Server:
         ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
         answer: list[int] = []
         while len(answer) < body["max_tokens"] and (not answer or answer[-1] not in STOPS):
-            answer.append(int(self.model(torch.tensor([[*ids, *answer]])).logits[0, -1].argmax()))
+            scores = self.model(torch.tensor([[*ids, *answer]])).logits[0, -1]
+            if len(answer) < body.get(
+                "min_tokens", json.loads(body.get("generation_config", "{}")).get("min_new_tokens", 0)
+            ):
+                scores[STOPS] = -torch.inf
+            answer.append(int(scores.argmax()))
         stopped = answer[-1] in STOPS and len(answer) < body["max_tokens"]
         text = self.tokenizer.decode([i for i in answer if i not in STOPS], skip_special_tokens=True)
         choice: dict[str, Any] = {"text": text, "index": 0, "finish_reason": "stop" if stopped else "length"}
@@ -100,7 +105,7 @@ def on_server(**changes: Any) -> ElicitationConfig:
     return ElicitationConfig(**settings | changes)
 
 
-VLLM_FIELDS = {"return_token_ids", "top_k", "repetition_penalty", "stop_token_ids"}
+VLLM_FIELDS = {"return_token_ids", "top_k", "repetition_penalty", "stop_token_ids", "min_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +125,10 @@ def test_server_equals_the_model_in_memory_however_it_wants_to_be_asked(
     with caplog.at_level(logging.INFO, logger="graceful_forgetting"):
         result, counts = elicit_with_counts(model, tokenizer, rows(), on_server())
     assert f"takes requests as {way!r}" in caplog.text
+    if way in ("ids", "text"):
+        # Nothing bars the end as the first token there: such answers are empty.
+        assert counts.empty == len(expected) - len(result) == 2
+        expected = expected.filter(lambda row: row["task"] in result["task"][:])
     if way == "vllm":
         assert_same_answers(result, expected)
     else:

@@ -9,7 +9,8 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from graceful_forgetting.config import PosteriorConfig
+from graceful_forgetting.confidence import score_confidence
+from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior, fisher
 from graceful_forgetting.posterior.fisher import estimate_fisher
 from graceful_forgetting.posterior.learning_posterior import POSTERIOR_FILE, reference_mean
@@ -47,6 +48,20 @@ def test_estimate_takes_the_mean_from_the_reference_and_names_its_sources(
     assert posterior.metadata["num_samples"] == 2
     assert posterior.metadata["versions"]["torch"] == torch.__version__
     json.dumps(posterior.metadata)
+
+
+def test_a_posterior_made_by_hand_scores_as_the_estimated_one(posterior: LearningPosterior, tmp_path: Path) -> None:
+    """Without metadata, what it covers is all that is trained, and names and shapes alone tell another model."""
+    mean = {name: weight.detach() for name, weight in tiny_llama(seed=1).named_parameters()}
+    own = LearningPosterior(mean, posterior.precision)
+    config = ConfidenceConfig(scorer="lwf")
+    scores = [score_confidence(tiny_llama(), ROWS, each, config)["forgetting_confidence"] for each in (posterior, own)]
+    assert scores[0][:] == scores[1][:]
+    own.save_pretrained(tmp_path)
+    read = LearningPosterior.from_pretrained(tmp_path, model=tiny_llama())
+    assert read.fingerprint() == posterior.fingerprint()
+    with pytest.raises(ValueError, match="has shape"):
+        own.check_model(tiny_llama(hidden_size=32))
 
 
 def test_mean_is_a_snapshot_of_the_reference_model() -> None:

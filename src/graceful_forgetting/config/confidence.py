@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from graceful_forgetting.config.fields import require, require_choice, setting
+from graceful_forgetting.config.values import checked_when_made
 
 ScorerName = Literal[
     "lwf",
@@ -21,6 +22,7 @@ StepSizeRule = Literal["fixed", "crossover", "polyak", "line_search"]
 ScoringWeights = Literal["float32", "bfloat16", "streamed"]
 
 
+@checked_when_made
 @dataclass
 class ConfidenceConfig:
     """How the samples are scored (stage 3)."""

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from graceful_forgetting.config.fields import require, setting
+from graceful_forgetting.config.values import checked_when_made
 
 
+@checked_when_made
 @dataclass
 class ElicitationConfig:
     """How the base model is asked for its own knowledge (stage 1 of the method).

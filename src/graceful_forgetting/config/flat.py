@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import field, fields, make_dataclass
 from functools import wraps
+from textwrap import fill
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -44,6 +45,29 @@ def _under_flat_names(message: str, names: list[str], prefix: str) -> str:
     # A name that is an English word as well (fraction) is one only where a value follows.
     alternatives = "|".join(name if "_" in name else rf"{name}(?=[=\[])" for name in names)
     return re.sub(rf"(?<![\w'.])(?:{alternatives})(?!\w)", lambda found: prefix + found[0], message)
+
+
+def documented(inherited: type) -> Any:
+    """A class decorator: the docstring gets an entry for each setting that `inherited` does not have, from its help."""
+    known = {each.name for each in fields(inherited)}
+
+    def decorate(cls: type[T]) -> type[T]:
+        entries = [
+            fill(
+                f"{each.name} (default {each.default!r}): {each.metadata['help']}",
+                width=120,
+                initial_indent=" " * 8,
+                subsequent_indent=" " * 12,
+                break_on_hyphens=False,
+            )
+            for each in fields(cls)  # type: ignore[arg-type]
+            if each.name not in known
+        ]
+        text, raises, errors = (cls.__doc__ or "").partition("    Raises:")
+        cls.__doc__ = "\n".join([f"{text}    Args:", *entries, "", f"{raises}{errors}"])
+        return cls
+
+    return decorate
 
 
 def starting_from(method_settings: Callable[[str | None, Collection[str]], Mapping[str, Any]]) -> Any:

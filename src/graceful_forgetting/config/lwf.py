@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
@@ -11,11 +11,12 @@ from graceful_forgetting.config.baseline import BaselineSettings
 from graceful_forgetting.config.confidence import ConfidenceConfig
 from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.fields import require, require_choice, setting
-from graceful_forgetting.config.flat import flat_settings, stage_config, starting_from
+from graceful_forgetting.config.flat import documented, flat_settings, stage_config, starting_from
 from graceful_forgetting.config.methods import MethodName, method_settings
 from graceful_forgetting.config.posterior import PosteriorConfig
 from graceful_forgetting.config.selection import DEFAULT_THRESHOLDS, SelectionConfig
 from graceful_forgetting.config.unlearning import UnlearningSettings
+from graceful_forgetting.config.values import check_typed, checked_when_made
 from graceful_forgetting.runtime.internals import set_both_names_of_checkpointing
 
 ForgetAnswers = Literal["self_generated", "given"]
@@ -41,6 +42,8 @@ else:
     StageSettings = flat_settings(STAGES)
 
 
+@documented(SFTConfig)
+@checked_when_made
 @starting_from(method_settings)
 @dataclass
 class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
@@ -53,10 +56,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
     - Unlearning: `unlearn_*`, `per_device_unlearn_batch_size`, `guard_*`, see `UnlearningSettings`
     - Baselines: `baseline*`, see `BaselineSettings`
 
-    Each field's meaning is its `help` metadata. Differences from `SFTConfig`: on a machine without a bf16-capable
-    accelerator, an unset `bf16` becomes `False` where `SFTConfig` would refuse to start.
+    Difference from `SFTConfig`: on a machine without a bf16-capable accelerator, an unset `bf16` becomes `False` where
+    `SFTConfig` would refuse to start.
 
     Raises:
+        TypeError: a setting that there is not; names the nearest.
         ValueError: names the field, its value and what is valid.
     """
 
@@ -224,11 +228,13 @@ def changed(settings: Settings, **values: Any) -> Settings:
         AttributeError: a name that the settings do not have.
         ValueError: names the setting, its value and what is valid.
     """
+    types = get_type_hints(type(settings))
     known = {f.name for f in fields(settings)}
     copied = copy.copy(settings)
     for name, value in values.items():
         if name not in known:
             raise AttributeError(f"{type(settings).__name__} has no setting {name!r}")
+        check_typed(name, value, types[name])
         setattr(copied, name, value)
     if isinstance(copied, LWFConfig):
         copied.check()

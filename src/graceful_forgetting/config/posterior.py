@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from graceful_forgetting.config.fields import require, require_choice, setting
+from graceful_forgetting.config.values import checked_when_made
 
 FisherEstimator = Literal["sampled", "empirical"]
 # `exact` is an estimator of the posterior only: the oracle differentiates one label at a position.
@@ -22,6 +23,7 @@ class Covered:
     last_blocks: int | None = None
 
 
+@checked_when_made
 @dataclass
 class PosteriorConfig:
     """How the diagonal Fisher information of the learning task is estimated, and of which parameters (stage 2)."""

@@ -1,15 +1,22 @@
-"""Values of fields as a recipe or command line gives them, checked against type and range before they are used.
+"""Values of fields, from a recipe, a command line or Python, checked against type and range before they are used.
 
 TRL and transformers declare types and check few of them; the ranges of their fields that a run depends on are here.
 """
 
 import math
+import os
 import reprlib
 import types
+from dataclasses import fields
 from datetime import date
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any, Literal, Union, get_args, get_origin
+from functools import cache, wraps
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+T = TypeVar("T")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -51,6 +58,8 @@ RANGES: dict[str, Range] = {
     # Its square is a factor in 32 bit.
     "confidence_step_size": (0, 1e18, False, True, "above 0 and at most 1e18"),
 }
+# Of these transformers takes none for unset, whatever their types say.
+_NONE_TOO = ("debug",)
 # The largest number of 32 bit, which all that is computed with has to fit into.
 _LARGEST = 3.4e38
 
@@ -60,30 +69,71 @@ def short(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def check_value(name: str, value: object, annotation: Any) -> None:
-    """Refuse a value that its field cannot have. Text counts as what it reads as (`1e-4` is text in YAML).
+def check_value(name: str, value: object, annotation: Any, text_is_read: bool = True) -> None:
+    """Refuse a value that its field cannot have.
 
     Args:
         name: of the field, as the user typed it.
-        value: from YAML, or from the command line.
+        value: from YAML, from the command line or from Python.
         annotation: the field's type.
+        text_is_read: whether text counts as what it reads as (`1e-4` is text in YAML); not so in Python.
 
     Raises:
         ValueError: names the field, the value (cut) and what is valid.
     """
-    value = _as_typed(value, annotation)
-    _check_finite(name, value)
+    if text_is_read:
+        value = _as_typed(value, annotation)
     if not _fits(value, annotation):
+        _check_finite(name, value)
         valid = _in_words(annotation) + _hint(value, annotation)
         raise ValueError(f"{name}={short(value)} is not valid: it must be {valid}")
     number = _number(value)
     bounds = RANGES.get(name)
-    if number is not None and bounds is not None:
+    if number is not None and bounds is not None and not math.isnan(number):
         lowest, highest, with_lowest, with_highest, text = bounds
         above = number >= lowest if with_lowest else number > lowest
         below = number <= highest if with_highest else number < highest
         if not (above and below) or (name == "max_steps" and number == 0):
             raise ValueError(f"{name}={short(value)} is not valid: it must be {text}")
+    _check_finite(name, value)
+
+
+def checked_when_made(cls: type[T]) -> type[T]:
+    """A class decorator for a dataclass of settings: its values are checked as those of a recipe are.
+
+    NumPy's scalars become Python's, and paths text. Objects that a dataclass takes apart itself, as `AcceleratorConfig`
+    is, are left to it.
+    """
+    generated, names = cls.__init__, [each.name for each in fields(cls) if each.init]  # type: ignore[arg-type]
+    types_of = cache(lambda: get_type_hints(cls))
+
+    @wraps(generated)
+    def __init__(self: T, *positional: Any, **given: Any) -> None:
+        for name in given:
+            if name not in names:
+                near = get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "`graceful fields` lists all"
+                raise TypeError(f"{cls.__name__} has no setting {name!r}: {hint}")
+        positional = tuple(_plain(value) for value in positional)
+        given = {name: _plain(value) for name, value in given.items()}
+        for name, value in (*zip(names, positional, strict=False), *given.items()):
+            check_typed(name, value, types_of()[name])
+        generated(self, *positional, **given)
+
+    cls.__init__ = __init__  # type: ignore[assignment, method-assign]
+    return cls
+
+
+def check_typed(name: str, value: object, annotation: Any) -> None:
+    """As `check_value`, for a value from Python, where text is no number. Raises `ValueError`."""
+    if (value is None and name not in _NONE_TOO) or isinstance(value, bool | int | float | str | list | dict):
+        check_value(name, value, annotation, text_is_read=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def check_share_or_count(name: str, value: object) -> None:
@@ -214,6 +264,8 @@ def _hint(value: object, annotation: Any) -> str:
             return '; write "no" in quotation marks, since YAML reads it as false without'
         near = get_close_matches(str(value), names, n=1)
         return f"; did you mean {near[0]!r}?" if near else ""
+    if isinstance(value, str) and _as_typed(value, annotation) is not value:
+        return ": write it without quotation marks"
     if isinstance(value, str) and list[str] in kinds:
         return f": write [{value[:60]}]"
     if value is None:

@@ -15,6 +15,7 @@ from graceful_forgetting.data.rows import (
     tokenize_dataset,
     tokenize_prompt,
 )
+from graceful_forgetting.data.tokenizer import fingerprint_tokenizer, settled_tokenizer
 
 __all__ = [
     "IGNORE_INDEX",
@@ -25,8 +26,10 @@ __all__ = [
     "completion_text",
     "context_length",
     "encode_prompts",
+    "fingerprint_tokenizer",
     "require_pad_token",
     "require_tokenizer",
+    "settled_tokenizer",
     "tokenize_dataset",
     "tokenize_prompt",
 ]

@@ -21,6 +21,9 @@ from graceful_forgetting.runtime.store import key_of
 
 logger = logging.getLogger(__name__)
 
+# Share of the completions above which a user should hear why they are dropped.
+_MANY = 0.1
+
 
 @dataclass(frozen=True)
 class ElicitationCounts:
@@ -143,6 +146,8 @@ def elicit_with_counts(
     source = "The model" if config.server_url is None else "The server"
     announce(f"{source} generated {tokens} tokens in {seconds:.1f} s, {counts.tokens_per_second:.0f} tokens per second")
     _log_dropped(counts)
+    if counts.empty + counts.duplicates > _MANY * counts.completions:
+        logger.warning(_why_dropped(counts, isinstance(prompts[0]["prompt"], str) and bool(tokenizer.chat_template)))
     if not kept:
         raise ValueError(_all_empty(completions, tokenizer))
     rows = prompts.with_format(None).select([i // config.num_samples_per_prompt for i in kept])
@@ -185,6 +190,31 @@ def _key(
         num_samples_per_prompt=config.num_samples_per_prompt,
         **sampling,
     )
+
+
+def _why_dropped(counts: ElicitationCounts, past_template: bool) -> str:
+    """What to do where many completions are dropped; `past_template`: a chat model's template was not used."""
+    reasons = [f"{counts.empty + counts.duplicates} of {counts.completions} answers cannot be used."]
+    if counts.empty:
+        reasons.append(f"{counts.empty} have no text, so that the model has nothing to say to these prompts.")
+        if past_template:
+            reasons.append(
+                "The tokenizer has a chat template, and the prompts are plain text: give them as messages (in a "
+                "recipe, prompt_style='chat' does so)."
+            )
+        else:
+            reasons.append(
+                "Check that prompts and chat template are those that the model was trained with, and that no prompt "
+                "ends in a space."
+            )
+    if counts.duplicates:
+        reasons.append(f"{counts.duplicates} repeat an earlier answer to the same prompt.")
+        reasons.append(
+            "Raise elicitation_temperature, or lower elicitation_num_samples_per_prompt."
+            if counts.completions > counts.prompts
+            else "Remove prompts that stand there more than once."
+        )
+    return " ".join(reasons)
 
 
 def _log_dropped(counts: ElicitationCounts) -> None:

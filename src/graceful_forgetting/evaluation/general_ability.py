@@ -53,9 +53,17 @@ class GeneralAbility:
         }
 
     def measure(
-        self, model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase
+        self,
+        model: PreTrainedModel | PeftModel,
+        processing_class: PreTrainedTokenizerBase,
+        *,
+        in_turns: bool = False,
+        system_prompt: str | None = None,
     ) -> dict[str, float | dict[str, dict[str, float]] | None]:
-        """`neutral_bits_per_byte` and `lm_eval` of one model, as `TrainingRunResult` has them."""
+        """`neutral_bits_per_byte` and `lm_eval` of one model, as `TrainingRunResult` has them.
+
+        The harness asks through the chat template where `in_turns`; the text is read as it is.
+        """
         bits = self.neutral_bits_per_byte(model, processing_class)
         scores: dict[str, dict[str, float]] = {}
         if self.lm_eval_tasks:
@@ -65,6 +73,8 @@ class GeneralAbility:
                 self.lm_eval_tasks,
                 limit=self.lm_eval_limit,
                 batch_size=self.batch_size,
+                in_turns=in_turns,
+                system_prompt=system_prompt,
             )
         return {"neutral_bits_per_byte": bits, "lm_eval": scores}
 

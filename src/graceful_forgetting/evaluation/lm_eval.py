@@ -47,6 +47,8 @@ def evaluate_with_lm_eval(
     *,
     limit: int | None,
     batch_size: int,
+    in_turns: bool = False,
+    system_prompt: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """The harness's numbers of one model.
 
@@ -56,6 +58,8 @@ def evaluate_with_lm_eval(
         tasks: names of tasks or groups of the harness, YAML files, or folders of them (`graceful tasks export`).
         limit: at most so many documents of each task.
         batch_size: of the harness.
+        in_turns: ask through the tokenizer's chat template.
+        system_prompt: in place of what the template puts there itself.
 
     Returns:
         by task and metric. A metric has the harness's name, with its filter after a comma where it has one
@@ -81,6 +85,8 @@ def evaluate_with_lm_eval(
                 limit=limit,
                 task_manager=manager,
                 bootstrap_iters=0,
+                apply_chat_template=in_turns,
+                system_instruction=system_prompt,
                 log_samples=False,
             )
     finally:

@@ -82,7 +82,7 @@ class EvaluationRows:
             texts = [completion_text(completion) for completion in self.rows["completion"][:]]
             given = [(text, row.ids[row.start :]) for text, row in zip(texts, self.given, strict=True)]
             options = self.rows["choices"][:] if "choices" in self.rows.column_names else []
-            given += [(text, []) for texts in options for text in texts]
+            given += [(completion_text(option), []) for own in options for option in own]
             self._readers[key] = AnswerReader(self.processing_class, stops, given)
         return self._readers[key]
 

@@ -71,8 +71,12 @@ def complete(
     *,
     pad_token_id: int,
     eos_token_ids: Sequence[int],
+    may_be_empty: bool = True,
 ) -> Iterator[tuple[int, Completion]]:
     """Complete `requests`, `config.batch_size` at a time; yields positions and completions as they are ready.
+
+    Unless a completion `may_be_empty`, its first token is chosen among those that do not end it; the log-probability
+    stays the model's own.
 
     Requests are started in their order, so neighbours should be of similar length. A row that has ended leaves; once a
     quarter of the batch is free, as many of the next rows take the places, or more where they are of one length; their
@@ -106,7 +110,7 @@ def complete(
             steps = config.max_new_tokens - max(moving.generated)
             enough = max(1, min(group, left) - free) if left and others_can_join else (len(moving) + 1) // 2
         with generation_mode(model), torch.no_grad():
-            ended = _advance(model, moving, steps, enough, config, quantiles, pad_token_id, eos_token_ids)
+            ended = _advance(model, moving, steps, enough, config, quantiles, pad_token_id, eos_token_ids, may_be_empty)
         for row in (i for i, end in enumerate(ended) if end):
             yield moving.numbers[row], _completion(*moving.answer(row), eos_token_ids)
         moving.keep([i for i, end in enumerate(ended) if not end])
@@ -145,6 +149,7 @@ def _advance(
     quantiles: Tensor | None,
     pad_token_id: int,
     eos_token_ids: Sequence[int],
+    may_be_empty: bool,
 ) -> list[bool]:
     """Generate at most `steps` tokens a row, until `enough` rows have ended; whether each has ended."""
     ahead = None
@@ -152,7 +157,9 @@ def _advance(
         ahead = torch.stack(
             [quantiles[i, done : done + steps] for i, done in zip(rows.numbers, rows.generated, strict=True)]
         )
-    choice = TokenChoice(ahead, config.temperature)
+    fresh = [row for row, done in enumerate(rows.generated) if done == 0]
+    barred = None if may_be_empty or not (fresh and eos_token_ids) else (fresh, list(eos_token_ids))
+    choice = TokenChoice(ahead, config.temperature, barred)
     stop = _EnoughHaveEnded(torch.tensor(eos_token_ids, dtype=torch.long, device=model.device), len(rows), enough)
     output = model.generate(
         input_ids=rows.sequences,

@@ -18,18 +18,26 @@ class TokenChoice(LogitsProcessor):
     Args:
         quantiles: (rows, steps) float64 in [0, 1), one column a token to come; None chooses greedily.
         temperature: of the softmax that is sampled from; not used with greedy choice.
+        barred: numbers of rows, and ids of tokens that are not chosen as the next token of these; none: no tokens.
     """
 
-    def __init__(self, quantiles: Tensor | None, temperature: float) -> None:
-        self._quantiles, self._temperature = quantiles, temperature
+    def __init__(
+        self, quantiles: Tensor | None, temperature: float, barred: tuple[list[int], list[int]] | None = None
+    ) -> None:
+        self._quantiles, self._temperature, self._barred = quantiles, temperature, barred
         self._noted: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 (the library's)
+        allowed = scores
+        if self._barred is not None and not self._noted:
+            rows, tokens = self._barred
+            allowed = scores.clone()
+            allowed[torch.tensor(rows)[:, None], torch.tensor(tokens)] = -torch.inf
         if self._quantiles is None:
-            chosen = scores.argmax(dim=-1, keepdim=True)
+            chosen = allowed.argmax(dim=-1, keepdim=True)
         else:
-            chosen = _at_quantile(scores / self._temperature, self._quantiles[:, len(self._noted), None])
-        # At temperature 1: of the model itself.
+            chosen = _at_quantile(allowed / self._temperature, self._quantiles[:, len(self._noted), None])
+        # At temperature 1, with nothing barred: of the model itself.
         self._noted.append(scores.gather(1, chosen) - scores.logsumexp(dim=-1, keepdim=True))
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 

@@ -30,12 +30,20 @@ def mean_log_probabilities(
 
 
 def distance_from_greedy(
-    model: PreTrainedModel | PeftModel, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+    model: PreTrainedModel | PeftModel,
+    prompt_ids: Sequence[int],
+    completion_ids: Sequence[int],
+    barred_first: Sequence[int] = (),
 ) -> list[float]:
-    """For each completion token, how far its log-probability is below that of the likeliest token there (nats)."""
+    """For each completion token, how far its log-probability is below that of the likeliest token there (nats).
+
+    `barred_first` are not among the tokens that the first one could have been.
+    """
     ids = torch.tensor([[*prompt_ids, *completion_ids]], device=model.device)
     with generation_mode(model), torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1].float()
+    if barred_first:
+        logits[:1, list(barred_first)] = -torch.inf
     chosen = logits.gather(1, ids[0, len(prompt_ids) :, None]).squeeze(1)
     gaps: list[float] = (logits.max(dim=-1).values - chosen).tolist()
     return gaps

@@ -44,8 +44,9 @@ class LearningPosterior:
             weight stands once, under that name. Read from a file they are memory-mapped. `precision` may be empty,
             for what reads the mean alone.
         metadata: JSON-able; its entry `model` is the fingerprint of the *base* model that the posterior is
-            for, `parameters` (`space`, `pattern`, `last_blocks`) says which parameters are covered; without it
-            all trainable ones are; `fisher_at` ('reference' or 'base') at which weights the precision was estimated.
+            for (without it, names and shapes alone can tell another model), `parameters` (`space`, `pattern`,
+            `last_blocks`) says which parameters are covered; without it all trainable ones are; `fisher_at`
+            ('reference' or 'base') at which weights the precision was estimated.
 
     Raises:
         ValueError: the two differ in names or shapes; a precision that is negative or not finite, or a mean
@@ -53,11 +54,14 @@ class LearningPosterior:
     """
 
     def __init__(
-        self, mean: Mapping[str, Tensor], precision: Mapping[str, Tensor], metadata: Mapping[str, Any]
+        self,
+        mean: Mapping[str, Tensor],
+        precision: Mapping[str, Tensor],
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.mean = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in mean.items()}
         self.precision = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in precision.items()}
-        self.metadata = dict(metadata)
+        self.metadata = dict(metadata or {})
         self.check_values()
 
     def check_values(self) -> None:
@@ -156,7 +160,10 @@ class LearningPosterior:
         """Raise `ValueError`, saying what differs, unless `model` is the base model of this posterior."""
         expected = () if self.is_partial() else unrestricted_names(model, self.coverage["space"])
         _check_parameters(model, {n: tensor.shape for n, tensor in self.mean.items()}, expected, "the posterior")
-        theirs, own = fingerprint_model(model), self.metadata["model"]
+        own = self.metadata.get("model")
+        if own is None:
+            return
+        theirs = fingerprint_model(model)
         for key, meaning in _FINGERPRINT_MEANING.items():
             if theirs[key] != own[key]:
                 raise ValueError(

@@ -3,6 +3,7 @@
 It gives θ*_L of the formula and is, at the same time, the plain baseline that graceful forgetting is compared with.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -24,8 +27,13 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
+from graceful_forgetting.data.turns import check_carried
+from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import shards_models, whole
 from graceful_forgetting.runtime.internals import restored_forward, unwrapped_copy, without_telemetry
+from graceful_forgetting.runtime.progress import StageProgress
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -39,6 +47,26 @@ class PlainTrainer(SFTTrainer):
     TRL reports each construction to the Hub unless told not to; the Trainer filters such losses from its log and goes
     on training.
     """
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
+        """As `SFTTrainer._prepare_dataset` (TRL 1.16), which drops rows, and calls of tools, without a word.
+
+        Raises:
+            ValueError: `max_length` leaves no row, or the chat template leaves out a call of a tool.
+        """
+        if isinstance(dataset, Dataset) and isinstance(processing_class, PreTrainedTokenizerBase) and not others[0]:
+            check_carried(dataset, processing_class, f"{others[-1]}_dataset")
+        prepared = super()._prepare_dataset(dataset, processing_class, args, packing, *others)
+        if isinstance(dataset, Dataset) and not packing and len(prepared) < len(dataset):
+            dropped = (
+                f"max_length={args.max_length} cuts off all that is learned of {len(dataset) - len(prepared)} of the "
+                f"{len(dataset)} rows of the {others[-1]} data set"
+            )
+            fix = "Raise it (up to the model's context), or shorten the prompts"
+            if len(prepared) == 0:
+                raise ValueError(f"{dropped}: none is left. {fix}")
+            logger.warning("%s; they are dropped. %s.", dropped, fix)
+        return prepared
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
         """As `SFTTrainer.training_step`; a loss that is not finite ends the run before it reaches the weights.
@@ -55,22 +83,46 @@ class PlainTrainer(SFTTrainer):
         return loss
 
 
-class _StopAfter(TrainerCallback):
+class StopAfter(TrainerCallback):
+    """Ends a run after a share of its updates, at least one."""
+
     def __init__(self, fraction: float):
-        self._fraction = fraction
+        self.fraction = fraction
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         del args, kwargs
-        if state.global_step >= max(1, round(self._fraction * state.max_steps)):
+        if state.global_step >= max(1, round(self.fraction * state.max_steps)):
             control.should_training_stop = True
         return control
 
 
 def stopping_after(fraction: float) -> list[TrainerCallback]:
     """Callbacks that end a run after this share of its updates, at least one; none for 1."""
-    return [] if fraction == 1 else [_StopAfter(fraction)]
+    return [] if fraction == 1 else [StopAfter(fraction)]
+
+
+def name_stage(trainer: SFTTrainer, label: str, with_lines: bool = False) -> None:
+    """Put the stage's name before the bar of a run, if it shows one; call it when the run has all its callbacks.
+
+    The first name stays.
+
+    Args:
+        trainer: before it trains.
+        label: name of the stage.
+        with_lines: whether the run's logs are lines as well. Those of a run within a run would be taken for its own.
+    """
+    callbacks = trainer.callback_handler.callbacks
+    if any(isinstance(each, StageProgress) for each in callbacks):
+        return
+    share = min((each.fraction for each in callbacks if isinstance(each, StopAfter)), default=1.0)
+    shown = trainer.pop_callback(ProgressCallback)
+    if not with_lines:
+        trainer.remove_callback(PrinterCallback)
+        shown = trainer.pop_callback(internals.progress_callback()) or shown
+    if shown is not None:
+        trainer.add_callback(StageProgress(label, share, with_lines))
 
 
 def reference_args(args: Settings, output_dir: str | Path) -> Settings:
@@ -85,6 +137,8 @@ def reference_args(args: Settings, output_dir: str | Path) -> Settings:
         metric_for_best_model=None,
         push_to_hub=False,
         report_to=[],
+        # Without a device to copy to, pinning does nothing but warn.
+        dataloader_pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
         # The rows arrive prepared, in the order of the main run, and so does what collates them.
         dataset_kwargs={**(args.dataset_kwargs or {}), "skip_prepare_dataset": True},
         shuffle_dataset=False,
@@ -101,11 +155,13 @@ def train_reference(
     args: SFTConfig,
     train_dataset: Dataset | IterableDataset,
     processing_class: PreTrainedTokenizerBase,
+    label: str = "reference",
     **trainer_arguments: Any,
 ) -> tuple[PlainTrainer, list[dict[str, float]]]:
     """Fine-tune `model` in place on prepared rows (`input_ids`, `labels`) with TRL's `SFTTrainer`.
 
-    `trainer_arguments` go to the trainer; rows that are packed need the `data_collator` of their own trainer.
+    `label` names the run before its bar. `trainer_arguments` go to the trainer; rows that are packed need the
+    `data_collator` of their own trainer.
 
     Where trainers shard their model, a copy is sharded and trained, and its weights come back whole into `model`: what
     FSDP has sharded cannot be used as a plain model again.
@@ -121,6 +177,7 @@ def train_reference(
         processing_class=processing_class,
         **trainer_arguments,
     )
+    name_stage(trainer, label)
     trainer.train()
     if trained is not model:
         parameters = dict(model.named_parameters())

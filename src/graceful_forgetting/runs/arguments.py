@@ -1,11 +1,18 @@
-"""What a run is about: learning task, forgetting tasks, evaluation. Settings of the method are in `LWFConfig`."""
+"""What a run is about: learning task, forgetting tasks, evaluation, methods beside its own.
 
+Settings of the method are in `LWFConfig`.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from graceful_forgetting.config.fields import mapping_of, setting
+from graceful_forgetting.config import LWFConfig, MethodName
+from graceful_forgetting.config.fields import mapping_of, require_choice, setting
+from graceful_forgetting.results.arms import OTHERS, OWN
 from graceful_forgetting.worlds import WORLDS, Difficulty
 
+PromptStyle = Literal["auto", "chat", "plain"]
 WORLD_OPTIONS = ("train_share", "pretraining_steps", "label_noise", "harmful_share", "split")
 
 
@@ -43,6 +50,16 @@ class RunArguments:
     data_source: str = setting(
         "hub",
         "Where known tasks come from: 'hub', 'sample' (rows in the package), or a folder with one folder a task.",
+    )
+    prompt_style: PromptStyle = setting(
+        "auto",
+        "How the model is spoken to in learning, elicitation and evaluation. 'chat': a prompt of plain text is the "
+        "user's turn and its completion the assistant's, through the tokenizer's chat template. 'plain': as they are. "
+        "'auto': 'chat' where the tokenizer has a template. Rows that are conversations already stay so.",
+    )
+    system_prompt: str | None = setting(
+        None,
+        "System turn of every conversation that has none of its own. Unset: what the chat template puts there itself.",
     )
     learning_limit: int | None = setting(None, "Learning examples used, drawn by seed; unset: all.")
     validation_limit: int | None = setting(
@@ -93,6 +110,9 @@ class RunArguments:
             )
         if self.world_split not in ("test", "validation"):
             raise ValueError(f"world_options: split={self.world_split!r} is not valid: it must be test or validation")
+        require_choice("prompt_style", self.prompt_style, get_args(PromptStyle))
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise ValueError(f"system_prompt={self.system_prompt!r} is empty: write it, or leave it out")
         for name in ("learning_limit", "forgetting_limit", "eval_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -129,3 +149,21 @@ class RunArguments:
             return Difficulty(**options)
         except ValueError as error:
             raise ValueError(f"world_options: {error}") from error
+
+
+def other_methods(names: Sequence[str], lwf: LWFConfig) -> list[MethodName]:
+    """The named methods that become arms beside the run's own: each once, and its own not a second time.
+
+    Raises:
+        ValueError: a name that is no method, or one that cannot stand beside the run's own.
+    """
+    found = [name for name in dict.fromkeys(names) if name != lwf.method]
+    for name in found:
+        if name == OWN:
+            raise ValueError(
+                f"compare_with {name!r}: in the result that name is the arm of the recipe's own method. Set "
+                f"method={name!r}, and compare with another one: {', '.join(OTHERS)}"
+            )
+        if name not in OTHERS:
+            raise ValueError(f"compare_with {name!r} is not valid: it must be one of {', '.join(OTHERS)}")
+    return found  # type: ignore[return-value]

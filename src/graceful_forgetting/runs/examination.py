@@ -21,6 +21,8 @@ def examination_settings(run: RunArguments, inputs: RunInputs, general_ability: 
     """All that decides the outcome but the model."""
     return {
         "max_new_tokens": run.eval_max_new_tokens,
+        "tokenizer": inputs.tokenizer_fingerprint,
+        "in_turns": [inputs.in_turns, inputs.system_prompt],
         "general_ability": general_ability.settings(),
         "tasks": {
             name: None if task is None else [task.metric, task.definition]
@@ -55,7 +57,10 @@ def examine(
             )
     write_json(folder / "metrics.json", {name: asdict(metric) for name, metric in metrics.items()})
     write_json(folder / "items.json", {name: asdict(item) for name, item in items.items()})
-    write_json(folder / "general.json", general_ability.measure(model, inputs.tokenizer))
+    general = general_ability.measure(
+        model, inputs.tokenizer, in_turns=inputs.in_turns, system_prompt=inputs.system_prompt
+    )
+    write_json(folder / "general.json", general)
     return {name: _in_short(metric) for name, metric in metrics.items()}
 
 

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from torch import nn
 from transformers import AutoModelForCausalLM, SchedulerType, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
-from transformers.pytorch_utils import Conv1D
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.config.fields import mapping_of
@@ -23,6 +21,7 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.training.notices import self_defeating
 from graceful_forgetting.training.preparation import needs_elicitation
 
 logger = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ def _check_fit(
 
 
 def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> None:
-    """Refuse names of modules and parameters that the model does not have, told by its configuration alone.
+    """Refuse names of parameters that the model does not have, told by its configuration alone.
 
     Raises:
         ValueError: names the field, its value and what the model's names are like.
@@ -117,7 +116,6 @@ def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> Non
             inputs.base_config, trust_remote_code=inputs.loader.trust_remote_code
         )
         if lora is not None:
-            _check_targets(model.lora_target_modules or [], network)
             network = get_peft_model(network, lora)
     try:
         matching_names(unrestricted_names(network, covered.space), covered.pattern, covered.last_blocks)
@@ -125,14 +123,12 @@ def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> Non
         raise ValueError(str(error).replace("parameters=", "posterior_parameters=", 1)) from error
 
 
-def _check_targets(targets: list[str], network: nn.Module) -> None:
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name, _ in network.named_modules()):
-            raise ValueError(
-                f"lora_target_modules has {target!r}, and no module of the model has that name: its linear layers are "
-                f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear}))}"
-            )
+def defeating_settings(lwf: LWFConfig, inputs: RunInputs) -> list[str]:
+    """See `self_defeating`; a run whose rows are packed has fewer updates than is known here."""
+    if lwf.unlearn_every == 0:
+        return []
+    learning = None if lwf.packing else len(inputs.sources.learning_train)
+    return self_defeating(lwf, learning, sum(len(source.prompts) for source in inputs.sources.forgetting.values()))
 
 
 def check_quotas(lwf: LWFConfig, inputs: RunInputs) -> None:

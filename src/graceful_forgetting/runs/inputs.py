@@ -10,12 +10,19 @@ from datasets import Dataset
 from transformers import AutoConfig, GenerationConfig
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import assistant_template, context_length, tokenize_dataset
+from graceful_forgetting.data import (
+    assistant_template,
+    context_length,
+    fingerprint_tokenizer,
+    settled_tokenizer,
+    tokenize_dataset,
+)
+from graceful_forgetting.data.turns import speaks_in_turns
 from graceful_forgetting.evaluation.rows import EvaluationRows
 from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
-from graceful_forgetting.runs.sources import Sources, load_sources
+from graceful_forgetting.runs.sources import Sources, load_sources, sources_in_turns
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
 from graceful_forgetting.runtime.hub import check_model_at_hand
 from graceful_forgetting.tasks import Task, row_place, task_source
@@ -36,6 +43,7 @@ class RunInputs:
 
     def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
         self.data_source = run.data_source
+        self._lwf = lwf
         self.max_length = lwf.max_length
         self.assistant_only = lwf.assistant_only_loss
         self.prompts_count = lwf.completion_only_loss is False
@@ -43,10 +51,19 @@ class RunInputs:
         self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device, lwf.model_init_kwargs)
         if not Path(self.sources.model).is_dir():
             check_model_at_hand("model_name_or_path", self.sources.model, self.loader.revision)
+        self.system_prompt = run.system_prompt
+        self.in_turns = speaks_in_turns(run.prompt_style, run.system_prompt, self.tokenizer)
+        if self.in_turns:
+            self.sources = sources_in_turns(self.sources, run.system_prompt)
 
     @cached_property
     def tokenizer(self) -> Any:
-        return self.loader.tokenizer(self.sources.model)
+        """The one that every stage uses, and that is saved beside every model."""
+        return settled_tokenizer(self.loader.tokenizer(self.sources.model), self._lwf)
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        return fingerprint_tokenizer(self.tokenizer)
 
     @property
     def what_counts(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class RunRows:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the base model."""
+        """Of the base model, with the settings of the run."""
         return self._inputs.tokenizer
 
     @property
@@ -42,8 +42,10 @@ class RunRows:
         """As in the learning rows."""
         return self._inputs.what_counts
 
-    def key(self, of: Literal["model", "learning", "forgetting"]) -> Any:
+    def key(self, of: Literal["model", "tokenizer", "learning", "forgetting"]) -> Any:
         """Content hashes."""
+        if of == "tokenizer":
+            return self._inputs.tokenizer_fingerprint
         if of == "model":
             return self._inputs.base_fingerprint
         if of == "learning":

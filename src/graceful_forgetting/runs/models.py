@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from graceful_forgetting.config.fields import setting
-from graceful_forgetting.data import require_pad_token
 
 # Parameters below which one CPU thread is used; `docs/log.md` has the measurement.
 SMALL_MODEL = 2_000_000
@@ -37,11 +36,10 @@ class ModelArguments:
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = setting(
         "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."
     )
-    use_lora: bool = setting(False, "Train a LoRA adapter in place of all weights.")
-    lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
-    lora_target_modules: list[str] | None = setting(
-        None, "Names of the linear layers with an adapter; unset: all but the output layer."
+    use_lora: bool = setting(
+        False, "Train a LoRA adapter, on all linear layers but the output layer, in place of all weights."
     )
+    lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
 
     def lora_config(self) -> LoraConfig | None:
         """The adapter's configuration; none for full fine-tuning."""
@@ -51,7 +49,7 @@ class ModelArguments:
             r=self.lora_r,
             lora_alpha=2 * self.lora_r,
             lora_dropout=0.0,
-            target_modules=self.lora_target_modules or "all-linear",
+            target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
 
@@ -90,12 +88,10 @@ class ModelLoader:
         self.device = device
 
     def tokenizer(self, path: str | Path) -> PreTrainedTokenizerBase:
-        """The tokenizer of a model, with a pad token (its EOS token where it has none of its own)."""
-        tokenizer = AutoTokenizer.from_pretrained(
+        """The tokenizer of a model as it is there; see `settled_tokenizer`."""
+        return AutoTokenizer.from_pretrained(
             str(path), revision=self._revision(path), trust_remote_code=self.trust_remote_code
         )
-        require_pad_token(tokenizer)
-        return tokenizer
 
     def base(self, path: str | Path) -> PreTrainedModel:
         """The model at `path` as it is there."""

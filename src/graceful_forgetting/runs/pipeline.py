@@ -11,14 +11,20 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from graceful_forgetting.config import LWFConfig, MethodName, as_arm, changed
+from graceful_forgetting.config import LWFConfig, as_arm, changed
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.posterior.reference import stopping_after
-from graceful_forgetting.results.arms import OTHERS, OWN
+from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.results.provenance import public_settings
-from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runs.arguments import RunArguments, other_methods
 from graceful_forgetting.runs.examination import examination_settings, examine
-from graceful_forgetting.runs.input_checks import check_answers, check_parts, check_quotas, check_training_parts
+from graceful_forgetting.runs.input_checks import (
+    check_answers,
+    check_parts,
+    check_quotas,
+    check_training_parts,
+    defeating_settings,
+)
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
@@ -29,29 +35,11 @@ from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.training.checks import check_data, check_forgetting
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.preparation import Preparation, read_preparation, trained_weights
-from graceful_forgetting.training.stages import RunDirectory, Stage
+from graceful_forgetting.training.stages import RunDirectory, Stage, copy_stage
 from graceful_forgetting.training.topology import check_topology, requested_topology
 from graceful_forgetting.training.trials import trial_args
 
 logger = logging.getLogger(__name__)
-
-
-def other_methods(names: Sequence[str], lwf: LWFConfig) -> list[MethodName]:
-    """The named methods that become arms beside the run's own: each once, and its own not a second time.
-
-    Raises:
-        ValueError: a name that is no method, or one that cannot stand beside the run's own.
-    """
-    found = [name for name in dict.fromkeys(names) if name != lwf.method]
-    for name in found:
-        if name == OWN:
-            raise ValueError(
-                f"compare_with {name!r}: in the result that name is the arm of the recipe's own method. Set "
-                f"method={name!r}, and compare with another one: {', '.join(OTHERS)}"
-            )
-        if name not in OTHERS:
-            raise ValueError(f"compare_with {name!r} is not valid: it must be one of {', '.join(OTHERS)}")
-    return found  # type: ignore[return-value]
 
 
 class Pipeline:
@@ -70,6 +58,9 @@ class Pipeline:
     Raises:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
     """
+
+    # Whether a run that unlearns nothing is a copy of plain fine-tuning, and not trained a second time.
+    copies_plain = True
 
     def __init__(
         self,
@@ -137,9 +128,11 @@ class Pipeline:
         check_training_parts(self.lwf)
         check_parts(self.lwf, self.model, self.inputs)
         check_answers(self.run, self.lwf, self.inputs)
+        for text in defeating_settings(self.lwf, self.inputs):
+            self.announce(text)
 
     def _learning_settings(self) -> dict[str, Any]:
-        return learning_settings(self.lwf, self.model)
+        return {**learning_settings(self.lwf, self.model), "tokenizer": self.inputs.tokenizer_fingerprint}
 
     def _once(self, name: str, make: Callable[[], Stage]) -> Stage:
         if name not in self._stages:
@@ -184,6 +177,9 @@ class Pipeline:
         method = self.methods[arm]
         name, preparation = f"{arm}/seed-{seed}", method.stages_read()
         settings = self._unlearning_settings(method.args, seed)
+        chosen = preparation["selection"].detail["chosen"] if "selection" in preparation else None
+        if chosen == 0 and method.args.baseline is None and self.copies_plain:
+            return self._once(name, lambda: self._copy(name, self.plain_arm(seed), [preparation["selection"]]))
         if self._may_fall_back(method.args):
             preparation["plain"] = self.plain_arm(seed)
             settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
@@ -199,6 +195,15 @@ class Pipeline:
                 method.args,
             ),
         )
+
+    def _copy(self, name: str, original: Stage, inputs: list[Stage]) -> Stage:
+        """A training run or an evaluation that would end as `original` has, in a folder of its own."""
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            copy_stage(original, folder)
+            return {**original.detail, "same_as": original.name}
+
+        return self.directory.stage(name, {"copy": True}, [original, *inputs], build)
 
     def _unlearning_settings(self, args: LWFConfig, seed: int) -> dict[str, Any]:
         return {
@@ -329,6 +334,8 @@ class Pipeline:
         """Accuracy and likelihood of one model on every task that has test rows with answers."""
         trained = None if seed is None else self.arm(arm, seed)
         name = f"evaluation/{arm}" + ("" if seed is None else f"-seed-{seed}")
+        if trained is not None and "same_as" in trained.detail:
+            return self._once(name, lambda: self._copy(name, self.evaluation("plain", seed), [trained]))
         base = self.inputs.sources.never_knew if arm == "never_knew" else self.inputs.sources.model
         assert base is not None
 
@@ -351,7 +358,9 @@ class Pipeline:
         return {"plain": self.plain_arm, "never_knew": self.never_knew}[arm](seed)
 
     def train(self) -> None:
-        """Every training run of every arm."""
+        """Every training run of every arm; what would stop those that unlearn stops the first one."""
+        if self.lwf.unlearn_every > 0 and not self.inputs.come_scored:
+            self.method.self_knowledge()
         for arm, seed in self.arms:
             if seed is not None:
                 self.arm(arm, seed)

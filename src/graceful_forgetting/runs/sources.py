@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 from datasets import Dataset
 
+from graceful_forgetting.data.turns import in_turns
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
@@ -111,6 +112,34 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
         learning_task=learning,
         forgetting=forgetting,
         learning_validation=validation,
+    )
+
+
+def sources_in_turns(sources: Sources, system_prompt: str | None) -> Sources:
+    """The same with all rows as conversations, see `in_turns`."""
+
+    def turned(rows: Dataset | None) -> Dataset | None:
+        return None if rows is None else in_turns(rows, system_prompt)
+
+    def forgotten(source: ForgettingSource) -> ForgettingSource:
+        prompts = in_turns(source.prompts, system_prompt)
+        names = zip(source.prompts["prompt"], prompts["prompt"], strict=True)
+        known = {prompt_text(new): source.row_kinds.get(prompt_text(old)) for old, new in names}
+        return replace(
+            source,
+            prompts=prompts,
+            test=turned(source.test),
+            answers=turned(source.answers),
+            row_kinds={prompt: kind for prompt, kind in known.items() if kind is not None},
+        )
+
+    return replace(
+        sources,
+        learning_train=in_turns(sources.learning_train, system_prompt),
+        learning_test=turned(sources.learning_test),
+        learning_validation=turned(sources.learning_validation),
+        forgetting={name: forgotten(source) for name, source in sources.forgetting.items()},
+        evaluation={name: (in_turns(rows, system_prompt), task) for name, (rows, task) in sources.evaluation.items()},
     )
 
 

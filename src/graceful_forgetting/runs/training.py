@@ -7,46 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.config import LWFConfig, changed
-from graceful_forgetting.posterior.reference import PlainTrainer
+from graceful_forgetting.posterior.reference import PlainTrainer, name_stage
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.distributed import from_main_process
 from graceful_forgetting.runtime.progress import progress_allowed
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.trainer import LWFTrainer
+from graceful_forgetting.unlearning.updates import unlearning_summary
 
 LOG_FILE = "training_log.json"
 UNLEARNING_FILE = "unlearning.json"
-
-
-class StageProgress(ProgressCallback):
-    """The Trainer's progress bar with arm and seed before it, and the losses behind it in place of a line a log."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("/".join(Path(args.output_dir).parts[-2:]))
-            self.training_bar.unit, self.training_bar.leave = " updates", False
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        del args, control, kwargs
-        shown = {k: f"{float(v):.3f}" for k, v in (logs or {}).items() if k in ("loss", "unlearn_loss", "eval_loss")}
-        if state.is_world_process_zero and self.training_bar is not None and shown:
-            self.training_bar.set_postfix(shown)
 
 
 def arm_args(args: LWFConfig, work: Path, seed: int) -> LWFConfig:
@@ -56,8 +30,9 @@ def arm_args(args: LWFConfig, work: Path, seed: int) -> LWFConfig:
         output_dir=str(work),
         seed=seed,
         model_init_kwargs=None,
-        # The rows have labels that say what counts.
+        # The rows have labels that say what counts, and the tokenizer has its template.
         assistant_only_loss=False,
+        chat_template_path=None,
         disable_tqdm=not (sys.stderr.isatty() and progress_allowed()),
         # Without a device to copy to, pinning does nothing but warn.
         dataloader_pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
@@ -98,19 +73,15 @@ def run_training(
         trainer = PlainTrainer(model, args, **common)
     else:
         trainer = LWFTrainer(model, args, preparation=preparation, **common)
-    trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(StageProgress)
     for callback in callbacks:
         trainer.add_callback(callback)
+    name_stage(trainer, "/".join(Path(args.output_dir).parts[-2:]))
     checkpoint = from_main_process(last_complete_checkpoint(Path(args.output_dir)) if args.process_index == 0 else None)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if keep_model:
         trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
-    unlearning: dict[str, Any] = {"updates": 0, "guard": {"stopped": False, "reason": None, "step": None}}
-    if isinstance(trainer, LWFTrainer):
-        unlearning = trainer.unlearning_summary()
+    unlearning = trainer.unlearning_summary() if isinstance(trainer, LWFTrainer) else unlearning_summary(None, None)
     write_json(folder / UNLEARNING_FILE, unlearning)
     detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
     if measure_held_out:

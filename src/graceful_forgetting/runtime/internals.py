@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+import transformers.trainer
 from accelerate.utils.operations import ConvertOutputsToFp32
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel, Trainer, TrainingArguments
+from transformers import Cache, DynamicCache, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 from trl import SFTTrainer
@@ -78,6 +79,15 @@ def with_state_in_checkpoints(trainer_class: type[T]) -> type[T]:
 
     trainer_class._save_optimizer_and_scheduler, trainer_class._load_optimizer_and_scheduler = save_all, load_all
     return trainer_class
+
+
+def progress_callback() -> type[TrainerCallback]:
+    """The callback by which the Trainer shows progress here: a bar, or a table in a notebook.
+
+    For transformers 5.19 to 5.24, where it is a variable of a module. Can go when the Trainer can be asked for it.
+    """
+    callback: type[TrainerCallback] = transformers.trainer.DEFAULT_PROGRESS_CALLBACK
+    return callback
 
 
 # Trainers: what a pass needs -----------------------------------------------------------------------------------------

@@ -1,14 +1,21 @@
 """Progress bars: rate and time left, on a terminal only, by the first process only, gone when their work is done."""
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
+from datasets.utils import logging as datasets_logging
 from tqdm.auto import tqdm
+from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from graceful_forgetting.runtime.distributed import process_index
+
+logger = logging.getLogger(__name__)
 
 _hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 _joint: ContextVar["tqdm[Any] | None"] = ContextVar("joint", default=None)
@@ -33,6 +40,94 @@ def progress_bar(description: str, unit: str, total: int | None = None, **settin
         disable=None if progress_allowed() else True,
         **settings,
     )
+
+
+def say(text: str) -> None:
+    """A line for the user, above any bar; for the log alone where no bar may be drawn or there is no terminal."""
+    if sys.stderr.isatty() and progress_allowed():
+        tqdm.write(text, file=sys.stderr)
+    else:
+        logger.info(text)
+
+
+@contextmanager
+def without_bars_of_libraries() -> Iterator[None]:
+    """No bars of `datasets` and transformers (rows and weights that are written or read) inside the block."""
+    rows, weights = datasets_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()
+    datasets_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if rows:
+            datasets_logging.enable_progress_bar()
+        if weights:
+            transformers_logging.enable_progress_bar()
+
+
+def close_evaluation_bars(trainer: Trainer) -> None:
+    """Take away the bar of an evaluation that ended without its callbacks."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, ProgressCallback) and callback.prediction_bar is not None:
+            callback.prediction_bar.close()
+            callback.prediction_bar = None
+
+
+class StageProgress(ProgressCallback):
+    """The Trainer's bar, with the name of the stage before it and the losses behind it.
+
+    Args:
+        label: name of the stage.
+        share: of the learning updates after which the run ends.
+        with_lines: whether each log is a line as well, as of `ProgressCallback`.
+    """
+
+    training_bar: "tqdm[Any] | None"
+    prediction_bar: "tqdm[Any] | None"
+
+    def __init__(self, label: str, share: float = 1.0, with_lines: bool = False):
+        super().__init__()
+        self.label = label
+        self.share = share
+        self.with_lines = with_lines
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the bar."""
+        del args, control, kwargs
+        if state.is_world_process_zero:
+            total = max(1, round(self.share * state.max_steps))
+            self.training_bar = progress_bar(self.label, "updates", total)
+        self.current_step = 0
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Draw a bar of the evaluation."""
+        if state.is_world_process_zero and self.prediction_bar is None and isinstance(eval_dataloader, Sized):
+            self.prediction_bar = progress_bar(f"{self.label}: held-out rows", "batches", len(eval_dataloader))
+        super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the losses behind the bar."""
+        if self.with_lines:
+            super().on_log(args, state, control, logs, **kwargs)
+        shown = {k: f"{float(v):.3f}" for k, v in (logs or {}).items() if k in ("loss", "unlearn_loss", "eval_loss")}
+        if state.is_world_process_zero and self.training_bar is not None and shown:
+            self.training_bar.set_postfix(shown)
 
 
 @contextmanager

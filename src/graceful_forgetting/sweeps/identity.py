@@ -69,7 +69,8 @@ class CellKeys:
 
     def _content(self, recipe: Recipe) -> tuple[Sources, str]:
         run, lwf, model = recipe
-        known = fingerprint_json([asdict(run), model.model_name_or_path, lwf.model_init_kwargs])
+        template = [] if lwf.chat_template_path is None else _folder_hash(lwf.chat_template_path)
+        known = fingerprint_json([asdict(run), model.model_name_or_path, lwf.model_init_kwargs, *template])
         if known not in self._sources:
             sources = load_sources(run, model.model_name_or_path, seed=0)
             models = [_folder_hash(path) for path in (sources.model, sources.never_knew) if path is not None]
@@ -85,8 +86,9 @@ def _rows_hash(sources: Sources) -> list[Any]:
 
 
 def _folder_hash(path: str) -> list[str]:
-    """Names and contents of the files in a model folder; of a name on the hub, itself."""
-    files: Sequence[Path] = sorted(entry for entry in Path(path).glob("*") if entry.is_file())
+    """Names and contents of a file, or of the files in a model folder; of a name on the hub, itself."""
+    entries = [Path(path)] if Path(path).is_file() else Path(path).glob("*")
+    files: Sequence[Path] = sorted(entry for entry in entries if entry.is_file())
     if not files:
         return [path]
     return [f"{file.name} {blake2b(file.read_bytes(), digest_size=16).hexdigest()}" for file in files]

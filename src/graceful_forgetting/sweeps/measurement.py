@@ -14,8 +14,9 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.data import collate, require_pad_token
+from graceful_forgetting.data.turns import as_turns
 from graceful_forgetting.evaluation.evaluate import EvaluationRows, TaskItems, evaluate_items
-from graceful_forgetting.evaluation.likelihood import tokenised_completions
+from graceful_forgetting.evaluation.likelihood import completion_text, tokenised_completions
 from graceful_forgetting.gradients.token_loss import sequence_losses
 from graceful_forgetting.results.measures import OLD, OTHER, RIGHT
 from graceful_forgetting.results.result import Role, TaskMetrics
@@ -70,7 +71,8 @@ class Examiner:
         assert items.generated is not None
         # Where answers are not right or wrong, an answer is right that is the given one.
         correct = items.correct or [
-            own.strip() == given.strip() for own, given in zip(items.generated, rows["completion"], strict=True)
+            own.strip() == completion_text(given).strip()
+            for own, given in zip(items.generated, rows["completion"], strict=True)
         ]
         return {
             "metrics": {name: asdict(metrics) for name, (metrics, _) in found.items()},
@@ -133,9 +135,11 @@ class Examiner:
         return found
 
 
-def old_completion(row: Mapping[str, Any]) -> str:
-    """The old answer in the form of the row's completion: with the white space that stands before that."""
+def old_completion(row: Mapping[str, Any]) -> str | list[dict[str, Any]]:
+    """The old answer in the form of the row's completion: a turn, or text with the white space that stands before."""
     completion, old = row["completion"], row[OLD_ANSWER]
+    if not isinstance(completion, str):
+        return as_turns(old, "assistant")
     lead = completion[: len(completion) - len(completion.lstrip())]
     return lead + old.strip()
 

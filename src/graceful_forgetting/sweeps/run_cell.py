@@ -97,6 +97,8 @@ class InputsCache:
             asdict(model),
             lwf.model_init_kwargs,
             lwf.completion_only_loss,
+            lwf.assistant_only_loss,
+            [lwf.eos_token, lwf.pad_token, lwf.chat_template_path],
             seed,
             lwf.max_length,
             lwf.trust_remote_code,
@@ -119,6 +121,9 @@ class CellPipeline(Pipeline):
         cache: data and models read before.
         announce: receives one line a stage.
     """
+
+    # A cell that forgets keeps what was measured in training, and its weights need not be kept.
+    copies_plain = False
 
     def __init__(self, cell: Cell, settings: CellSettings, cache: InputsCache, announce: Callable[[str], None]):
         seed = cell.seed if settings.reference_seed is None else settings.reference_seed

@@ -19,7 +19,8 @@ from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data.encoding import encode_prompts, encode_rows
 from graceful_forgetting.data.learning_rows import check_single_examples
 from graceful_forgetting.runtime.progress import progress_bar
-from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation, check_forget_dataset
+from graceful_forgetting.training.columns import check_columns, check_forget_dataset
+from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation
 from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 
@@ -70,6 +71,7 @@ def check_data(
     eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | None,
     forget_dataset: Dataset | None,
     preparation: Preparation | None,
+    formatted: bool = False,
 ) -> None:
     """Refuse data that a run with unlearning or a baseline cannot be made from.
 
@@ -78,10 +80,12 @@ def check_data(
         train_dataset: learning rows, prepared or not.
         eval_dataset: held-out learning rows.
         forget_dataset, preparation: as in `check_forgetting`.
+        formatted: whether a `formatting_func` makes the text of learning rows, whatever their columns are.
 
     Raises:
         ValueError: names the argument or the setting, and the remedy.
     """
+    check_columns(args, train_dataset, eval_dataset, forget_dataset, formatted)
     unlearning, scored = unlearns(args, forget_dataset, preparation), is_scored(forget_dataset)
     needs = SCORERS[args.confidence_scorer].needs
     objective = OBJECTIVES[args.unlearn_objective](args)

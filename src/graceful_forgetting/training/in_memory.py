@@ -13,6 +13,7 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data import fingerprint_tokenizer
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior.reference import (
     reference_args,
@@ -48,9 +49,10 @@ class TrainerRows:
         """Learning examples, one a row."""
         return single_examples(self.train_dataset, self.stream_rows)
 
-    def key(self, of: Literal["model", "learning", "forgetting"]) -> Any:
-        """None: what a script trains may differ in what no hash sees, so that its finished stages serve it alone."""
-        del of
+    def key(self, of: Literal["model", "tokenizer", "learning", "forgetting"]) -> Any:
+        """Of the tokenizer its content. Else none: what a script trains may differ in what no hash sees, so that its
+        finished stages serve it alone."""
+        return fingerprint_tokenizer(self.tokenizer) if of == "tokenizer" else None
 
 
 @dataclass
@@ -92,7 +94,9 @@ class ModelInMemory:
         """Plain fine-tuning; a whole one is what the result is compared with."""
         name = "plain" if share == 1 else "reference"
         if name not in self._plain:
-            self._plain[name] = self.directory.stage(name, {"share": share}, [], self._plain_run(name, share))
+            self._plain[name] = self.directory.stage(
+                name, {"share": share, "tokenizer": self.rows.key("tokenizer")}, [], self._plain_run(name, share)
+            )
         return self._plain[name]
 
     def _plain_run(self, name: str, share: float) -> Callable[[Path, str], dict[str, Any]]:
@@ -103,6 +107,7 @@ class ModelInMemory:
                     reference_args(self.args, self.directory.work_folder(name, key)),
                     self.rows.train_dataset,
                     self.rows.tokenizer,
+                    label=name,
                     callbacks=stopping_after(share),
                     **self.arguments,
                 )
@@ -114,8 +119,8 @@ class ModelInMemory:
         return build
 
     def trial_settings(self) -> dict[str, Any]:
-        """None: see `TrainerRows.key`."""
-        return {}
+        """See `TrainerRows.key`."""
+        return {"tokenizer": self.rows.key("tokenizer")}
 
     def trial(self, folder: Path, work: Path, preparation: Preparation | None) -> dict[str, Any]:
         """A trial run; nothing of it is kept but its loss."""

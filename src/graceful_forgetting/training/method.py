@@ -25,6 +25,7 @@ from graceful_forgetting.confidence.scorers import SCORERS
 from graceful_forgetting.confidence.scoring import with_unmeasured
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
+from graceful_forgetting.data.turns import check_carried, check_said
 from graceful_forgetting.elicitation import elicit_with_counts
 from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
 from graceful_forgetting.posterior.learning_posterior import reference_mean
@@ -72,8 +73,8 @@ class MethodRows(Protocol):
     def what_counts(self) -> Mapping[str, Any]:
         """Keywords of `tokenize_dataset` by which answers count as learning rows do."""
 
-    def key(self, of: Literal["model", "learning", "forgetting"]) -> Any:
-        """What tells this base model, or these rows, from others; None where stages are not reused."""
+    def key(self, of: Literal["model", "tokenizer", "learning", "forgetting"]) -> Any:
+        """What tells this base model, tokenizer or these rows from others; None where nothing does."""
 
 
 class MethodModels(Protocol):
@@ -164,7 +165,11 @@ class Method:
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def self_knowledge(self) -> Stage:
-        """The base model's own answers to the forgetting prompts, or the given ones; tokenised."""
+        """The base model's own answers to the forgetting prompts, or the given ones; tokenised.
+
+        Raises:
+            ValueError: it answered, and fewer answers are left than a pass of an unlearning update takes.
+        """
         if self.beside is not None:
             return self.beside.self_knowledge()
         pool = self.rows.forgetting
@@ -198,11 +203,26 @@ class Method:
             # Greedy answers do not depend on it.
             "seed": config.seed if config.temperature > 0 else None,
             "fingerprint": self.rows.key("model"),
+            "tokenizer": self.rows.key("tokenizer"),
             "data": self.rows.key("forgetting"),
         }
-        return self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
+        stage = self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
+        if elicits and self.args.unlearn_every > 0:
+            self._check_pool(stage.detail["kept"], stage.detail["prompts"] * config.num_samples_per_prompt)
+        return stage
+
+    def _check_pool(self, kept: int, asked: int) -> None:
+        batch = self.args.per_device_unlearn_batch_size
+        if kept < batch:
+            raise ValueError(
+                f"per_device_unlearn_batch_size={batch} is more than the self-knowledge has: {kept} of {asked} answers "
+                f"are left. Give more forgetting prompts, or set it to at most {kept}"
+            )
 
     def _tokenised(self, max_length: int | None) -> Dataset:
+        assert self.rows.forgetting is not None
+        check_said(self.rows.forgetting, "forget_dataset")
+        check_carried(self.rows.forgetting, self.rows.tokenizer, "forget_dataset")
         return tokenize_dataset(
             self.rows.forgetting,
             self.rows.tokenizer,
@@ -265,7 +285,8 @@ class Method:
             scored.save_to_disk(str(folder / ROWS_FOLDER))
             return {"scored": len(scored)}
 
-        return self.directory.stage(f"{self.prefix}scores", {"data": self.rows.key("forgetting")}, [], build)
+        settings = {"tokenizer": self.rows.key("tokenizer"), "data": self.rows.key("forgetting")}
+        return self.directory.stage(f"{self.prefix}scores", settings, [], build)
 
     def interference(self) -> Stage | None:
         """What learning does to the loss of every piece of self-knowledge; none where the posterior is of a part."""

@@ -17,6 +17,7 @@ from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.runtime.version import __version__
 from graceful_forgetting.training.checks import unlearns
 from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN, Preparation
+from graceful_forgetting.unlearning.fallback import SAME_ROWS
 
 NAME = "LWF (Learning With Forgetting)"
 TAGS = ("trl", "sft", "graceful-forgetting")
@@ -98,15 +99,19 @@ def card_section(
     Args:
         name: of the method, as `presentation` has it.
         args: settings of the run.
-        samples: how many are unlearned; 0 where nothing is.
+        samples: how many were unlearned; 0 where nothing was.
         preparation: what they were selected from; none where that is not at hand, as in a resumed run.
         log_history: log of the Trainer.
         summary: `LWFTrainer.unlearning_summary()`.
     """
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    guard = summary["guard"]
+    if guard["fell_back"]:
+        # Of the weights that were kept.
+        log_history = [] if preparation is None else preparation.plain_log
     return template.render(
-        unlearned=samples > 0,
+        unlearned=samples > 0 and summary["updates"] > 0,
         method="Learning *with* forgetting" if name == NAME else _cell(capitalised(name)),
         samples=samples,
         baseline=args.baseline,
@@ -115,9 +120,10 @@ def card_section(
         scorer=args.confidence_scorer,
         objective=args.unlearn_objective,
         updates=summary["updates"],
-        guard=summary["guard"],
-        numbers=_numbers(preparation, log_history),
-        has_reference=preparation is not None and bool(preparation.reference_log),
+        guard=guard,
+        fell_back=guard["fell_back"],
+        numbers=_numbers(args, preparation, log_history, guard),
+        same_rows=None if guard["held_out_loss"] is None else SAME_ROWS,
         settings=_settings(args),
         version=__version__,
     )
@@ -128,21 +134,44 @@ def _tasks(preparation: Preparation) -> list[dict[str, Any]]:
     return [{"name": _cell(name), "scored": counts[0][name], "selected": counts[1][name]} for name in sorted(counts[0])]
 
 
-def _numbers(preparation: Preparation | None, log_history: Sequence[Mapping[str, float]]) -> dict[str, str]:
+def _numbers(
+    args: LWFConfig,
+    preparation: Preparation | None,
+    log_history: Sequence[Mapping[str, float]],
+    guard: Mapping[str, Any],
+) -> dict[str, str]:
     numbers: dict[str, str] = {}
     for key, meaning in _LOGGED.items():
         values = [entry[key] for entry in log_history if key in entry]
         if values:
             numbers[f"{meaning}, first logged"] = f"{values[0]:.4g}"
             numbers[f"{meaning}, last logged"] = f"{values[-1]:.4g}"
-    reference = [] if preparation is None else [entry["loss"] for entry in preparation.reference_log if "loss" in entry]
-    if reference:
-        numbers["learning loss of plain fine-tuning, last logged"] = f"{reference[-1]:.4g}"
+    if not guard["fell_back"]:
+        numbers |= _compared_runs(args, preparation)
     evaluations = [entry for entry in log_history if any(key.startswith("eval_") for key in entry)]
     for key, value in (evaluations[-1] if evaluations else {}).items():
         if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_num_tokens")):
             numbers[f"{_cell(key)}, last evaluation"] = f"{value:.4g}"
+    if guard["held_out_loss"] is not None:
+        ours, plain = f"{guard['held_out_loss']:.4g}", f"{guard['plain_held_out_loss']:.4g}"
+        kept, other = (plain, ours) if guard["fell_back"] else (ours, plain)
+        run = "the run that unlearned, rejected" if guard["fell_back"] else "plain fine-tuning"
+        numbers |= {"held-out loss of these weights": kept, f"held-out loss of {run}": other}
     return numbers
+
+
+def _compared_runs(args: LWFConfig, preparation: Preparation | None) -> dict[str, str]:
+    """The last losses of the runs before training, each under the name of what it was."""
+    if preparation is None:
+        return {}
+    whole = args.reference_share == 1
+    logs = {"plain fine-tuning": preparation.plain_log or (preparation.reference_log if whole else [])}
+    if not whole:
+        logs[f"the reference run, which ended after {args.reference_share:g} of the updates"] = (
+            preparation.reference_log
+        )
+    last = {run: [entry["loss"] for entry in log if "loss" in entry][-1:] for run, log in logs.items()}
+    return {f"learning loss of {run}, last logged": f"{loss:.4g}" for run, losses in last.items() for loss in losses}
 
 
 def _settings(args: LWFConfig) -> dict[str, str]:

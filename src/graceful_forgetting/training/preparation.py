@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch import Tensor, nn
 
-from graceful_forgetting.config import ForgetAnswers, LWFConfig
+from graceful_forgetting.config import ForgetAnswers
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.store import read_rows
@@ -23,8 +23,8 @@ POSTERIOR_FOLDER = "posterior"
 SELECTION_FILE = "selection.json"
 LOG_FILE = "training_log.json"
 # Columns that hold, or go with, an answer.
-_ANSWERED = ("completion", "messages", "conversations", "text", "input_ids")
-_WITH_ANSWER = (*_ANSWERED, "labels", "completion_mask", "assistant_masks")
+ANSWERED = ("completion", "messages", "conversations", "text", "input_ids")
+_WITH_ANSWER = (*ANSWERED, "labels", "completion_mask", "assistant_masks")
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Preparation:
         posterior: of the learning task; none when the forgetting set came scored or the scorer needs none.
         reference_log: training log of the reference run; empty when there was none.
         plain: trainable weights of plain fine-tuning by name, whole, for `guard_fallback`; none: nothing is compared.
+        plain_log: training log of that run; empty when there was none.
     """
 
     scored: Dataset
@@ -46,6 +47,7 @@ class Preparation:
     posterior: LearningPosterior | None = None
     reference_log: list[dict[str, float]] = field(default_factory=list)
     plain: Mapping[str, Tensor] | None = None
+    plain_log: list[dict[str, float]] = field(default_factory=list)
 
 
 def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset], text_field: str = "text") -> Dataset:
@@ -57,8 +59,14 @@ def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset], tex
 
     Raises:
         TypeError: neither a `Dataset` nor a dict of them.
-        ValueError: no rows, or sets whose columns differ.
+        ValueError: no rows, sets whose columns differ, or the splits of one set.
     """
+    if isinstance(forget_dataset, DatasetDict):
+        # As `load_dataset` gives it without `split`: its test rows would be forgotten too.
+        raise ValueError(
+            f"forget_dataset is a DatasetDict with the splits {', '.join(forget_dataset)}, which are no forgetting "
+            "tasks: pass one of them, or load it with split='train'"
+        )
     if isinstance(forget_dataset, Mapping):
         for name, part in forget_dataset.items():
             if not isinstance(part, Dataset):
@@ -80,7 +88,7 @@ def combine_forget_datasets(forget_dataset: Dataset | Mapping[str, Dataset], tex
     if len(forget_dataset) == 0:
         raise ValueError("forget_dataset has no rows: give at least one prompt, or set unlearn_every=0")
     present = set(forget_dataset.column_names)
-    if text_field in present and not present & {"prompt", *_ANSWERED}:
+    if text_field in present and not present & {"prompt", *ANSWERED}:
         forget_dataset = forget_dataset.rename_column(text_field, "text")
     if TASK_COLUMN not in forget_dataset.column_names:
         forget_dataset = forget_dataset.add_column(TASK_COLUMN, ["forget"] * len(forget_dataset))
@@ -101,27 +109,7 @@ def needs_elicitation(forget_dataset: Dataset, answers: ForgetAnswers | None = N
     """Whether the model answers the prompts itself, by the setting `forget_answers`; unset: if there are no answers."""
     if answers is not None:
         return answers == "self_generated"
-    return not set(_ANSWERED) & set(forget_dataset.column_names)
-
-
-def check_forget_dataset(forget_dataset: Dataset, args: LWFConfig) -> None:
-    """Refuse, before a model is loaded, what cannot be scored or unlearned.
-
-    Raises:
-        ValueError: no usable columns.
-    """
-    columns = forget_dataset.column_names
-    answers = None if SCORE_COLUMN in columns else args.forget_answers
-    if answers == "given" and not set(_ANSWERED) & set(columns):
-        raise ValueError(
-            f"forget_answers='given' needs answers in forget_dataset (columns {', '.join(_ANSWERED)}); it has "
-            f"{', '.join(columns)}. Add them, or use forget_answers='self_generated'"
-        )
-    if needs_elicitation(forget_dataset, answers) and "prompt" not in columns:
-        raise ValueError(
-            "forget_dataset needs a column `prompt` (the model answers itself), or answers as well (`prompt` and "
-            f"`completion`, `messages`, or `input_ids` and `labels`); it has {', '.join(columns)}"
-        )
+    return not set(ANSWERED) & set(forget_dataset.column_names)
 
 
 def without_answers(rows: Dataset) -> Dataset:

@@ -1,6 +1,7 @@
 """The run directory: one folder a stage, reused while what it was made from is unchanged."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -48,7 +49,8 @@ class RunDirectory:
     Args:
         path: the run directory; made if missing.
         force: make everything anew.
-        announce: receives one line a stage.
+        announce: receives one line a stage, and with `starts` another when it begins.
+        starts: whether the beginning of a stage is announced.
         reuse: whether finished stages serve again; work in progress always does, where its own keys allow it.
     """
 
@@ -61,6 +63,7 @@ class RunDirectory:
         force: bool = False,
         announce: Callable[[str], None] = logger.info,
         reuse: bool = True,
+        starts: bool = True,
     ):
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
@@ -68,6 +71,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self.force = force
         self.announce = announce
+        self.starts = starts
         self.reuse = reuse and not force
         self.results: list[StageResult] = []
         # In other processes' eyes, what process 0 is writing looks interrupted; so does what another run shares.
@@ -100,7 +104,8 @@ class RunDirectory:
             known, reason = on_main_process(partial(self._look_up, entry, contents))
             status: Literal["run", "reused"] = "run" if known is None else "reused"
             if known is None:
-                self.announce(f"{name}: running{reason} ...")
+                if self.starts:
+                    self.announce(f"{name}: running{reason} ...")
                 known = self._made(entry, {"name": name, "settings": settings, "inputs": contents}, build)
                 self.announce(f"{name}: done in {duration(known['seconds'])} ({_counts(known['detail'])})")
             else:
@@ -170,6 +175,11 @@ class SharedStages(RunDirectory):
     """
 
     shared = True
+
+
+def copy_stage(stage: Stage, folder: Path) -> None:
+    """Copy what a stage has made into `folder`, without the record of it."""
+    shutil.copytree(stage.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STAGE_FILE))
 
 
 def _counts(detail: dict[str, Any]) -> str:

@@ -1,34 +1,49 @@
 """`LWFTrainer`: TRL's `SFTTrainer` with Learning With Forgetting."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset
-from peft import PeftModel
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+)
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from graceful_forgetting.baselines import Baseline
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
+from graceful_forgetting.data import settled_tokenizer
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
-from graceful_forgetting.posterior.reference import PlainTrainer
+from graceful_forgetting.posterior.reference import name_stage
+from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime import internals
-from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runtime.artifacts import read_json
+from graceful_forgetting.runtime.distributed import on_main_process
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
+from graceful_forgetting.runtime.progress import without_bars_of_libraries
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
-from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE, check_base_weights, make_baseline
+from graceful_forgetting.training.baseline import check_base_weights, make_baseline
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
-from graceful_forgetting.training.model_card import add_section, card_section, presentation
+from graceful_forgetting.training.model_card import presentation
+from graceful_forgetting.training.notices import cost_ahead, self_defeating
 from graceful_forgetting.training.preparation import (
+    LOG_FILE,
     POSTERIOR_FOLDER,
     Preparation,
     combine_forget_datasets,
@@ -36,30 +51,27 @@ from graceful_forgetting.training.preparation import (
     read_preparation,
     trained_weights,
 )
+from graceful_forgetting.training.rejected import resume_rejected
 from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
 from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs
-from graceful_forgetting.unlearning.fallback import HeldOutComparison, held_out_loss, keep_better
+from graceful_forgetting.training.unlearning_trainer import CHECKPOINT_FOLDER, UnlearningTrainer
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
-from graceful_forgetting.unlearning.step import unlearn_if_due
-from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows, unlearning_summary
+from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FOLDER = "unlearning"
 
-
-@internals.with_state_in_checkpoints
-class LWFTrainer(PlainTrainer):
+class LWFTrainer(UnlearningTrainer):
     """Supervised fine-tuning *with* forgetting: `SFTTrainer` that unlearns, between learning updates, the part of the
     model's own knowledge that conflicts with the learning task.
 
     Learning **With** Forgetting (Jiang et al., *Graceful Forgetting in Generative Language Models*, EMNLP 2025, arXiv
     2505.19715); not Learning *without* Forgetting (Li & Hoiem, 2016), which has the opposite goal.
 
-    All arguments of `SFTTrainer` keep their meaning. Two are added:
+    All arguments of `SFTTrainer` keep their meaning, order and defaults. Two are added:
 
     Args:
         model: name, path or model; "graceful/base-text" is the small model in the package.
@@ -94,19 +106,26 @@ class LWFTrainer(PlainTrainer):
         NonFiniteLossError: during training; names the step.
     """
 
-    args: LWFConfig
-    held_out: HeldOutComparison | None = None
-    _updates: UnlearningUpdates | None = None
-    _added_loss: AddedLoss | None = None
-
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
         args: LWFConfig | None = None,
-        *positional: Any,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        quantization_config: QuantizationConfigMixin | None = None,
+        peft_config: PeftConfig | None = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+        *,
         forget_dataset: Dataset | Mapping[str, Dataset] | None = None,
         preparation: Preparation | None = None,
-        **keywords: Any,
     ):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
@@ -126,33 +145,49 @@ class LWFTrainer(PlainTrainer):
         if forget_dataset is not None:
             self._forget_dataset = combine_forget_datasets(forget_dataset, args.dataset_text_field)
         checks.check_forgetting(args, self._forget_dataset, preparation)
+        special = checks.unlearns(args, self._forget_dataset, preparation) or args.baseline is not None
+        if special:
+            checks.check_data(
+                args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                forget_dataset=self._forget_dataset,
+                preparation=preparation,
+                formatted=formatting_func is not None,
+            )
+        if isinstance(processing_class, PreTrainedTokenizerBase):
+            # The caller's stays as it is: one copy serves every stage.
+            processing_class = settled_tokenizer(processing_class, args, may_grow=True)
         self._presentation = presentation(args, self._forget_dataset, preparation)
         internals.present_as(self, *self._presentation)
-        super().__init__(model, args, *positional, **keywords)
-        if self.unlearning_enabled or args.baseline is not None:
-            self._check()
-
-    @property
-    def unlearning_enabled(self) -> bool:
-        """Whether this run unlearns at all."""
-        return checks.unlearns(self.args, self._forget_dataset, self.preparation)
-
-    def _check(self) -> None:
-        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        check_topology(self.args, self.accelerator.distributed_type, plugin)
-        checks.check_model(self.args, self.model, self.processing_class)
-        checks.check_data(
-            self.args,
-            train_dataset=self.train_dataset,
-            eval_dataset=self.eval_dataset,
-            forget_dataset=self._forget_dataset,
-            preparation=self.preparation,
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            formatting_func=formatting_func,
         )
-        data_sets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
-        checks.check_prompts(self.args, data_sets, self.processing_class, self.chat_template)
-        checks.check_own_parts(
-            self.args, self.compute_loss_func, self.optimizer, self._forget_dataset, self.preparation
-        )
+        if special:
+            plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+            check_topology(args, self.accelerator.distributed_type, plugin)
+            checks.check_model(args, self.model, self.processing_class)
+            data_sets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+            checks.check_prompts(args, data_sets, self.processing_class, self.chat_template)
+            checks.check_own_parts(args, self.compute_loss_func, self.optimizer, self._forget_dataset, preparation)
+        if self.unlearning_enabled and self._forget_dataset is not None:
+            learning = None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
+            for text in self_defeating(args, learning, len(self._forget_dataset)):
+                logger.warning(text)
 
     # Before training -------------------------------------------------------------------------------------------------
 
@@ -174,8 +209,14 @@ class LWFTrainer(PlainTrainer):
     def _prepare(self, resumes: bool) -> Preparation:
         """Make the stages that training reads; a run that `resumes` takes those that are finished."""
         self._place_whole_model()
-        with preserved_rng():
+        with preserved_rng(), without_bars_of_libraries():
             method = self._method(resumes)
+            untried = self.args.forget_trials == "none"
+            reference = method.scorer_needs_posterior or BaselineNeed.POSTERIOR in checks.baseline_needs(self.args)
+            # Trial runs are held against it: where it is not at hand, it is not made for this alone.
+            compares = self._compares_with_plain and (untried or (reference and self.args.reference_share == 1))
+            if self.unlearning_enabled:
+                self._say(cost_ahead(self.args, self._title, reference, compares))
             stages = method.stages_read()
             if "posterior" in stages:
                 stages["reference"] = method.reference()
@@ -183,17 +224,17 @@ class LWFTrainer(PlainTrainer):
             self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
             if "selection" in stages:
                 self._say_what_is_unlearned(self.preparation)
-            # Trial runs have been held against it: where it is not at hand, it is not made for this alone.
-            at_hand = "reference" in stages and self.args.reference_share == 1
-            untried = self.args.forget_trials == "none"
-            if self._compares_with_plain and len(self.preparation.selected) > 0 and (untried or at_hand):
-                with method.models.trained(method.models.plain(1.0)) as model:
+            if compares and len(self.preparation.selected) > 0:
+                plain = method.models.plain(1.0)
+                self.preparation.plain_log = read_json(plain.path / LOG_FILE)
+                with method.models.trained(plain) as model:
                     self.preparation.plain = trained_weights(model)
         return self.preparation
 
     def _method(self, reuse: bool) -> Method:
         args = self.args
-        directory = RunDirectory(Path(args.output_dir) / "preparation", announce=logger.info, reuse=reuse)
+        folder = Path(args.output_dir) / "preparation"
+        directory = RunDirectory(folder, announce=self._say, reuse=reuse, starts=False)
         what_counts = {"assistant_only": args.assistant_only_loss, "chat_template": self.chat_template}
         rows = TrainerRows(
             self.train_dataset, self._forget_dataset, self.processing_class, what_counts, args.posterior_num_samples
@@ -202,7 +243,7 @@ class LWFTrainer(PlainTrainer):
         return Method(args, rows, models, directory, logger.info)
 
     def _say_what_is_unlearned(self, preparation: Preparation) -> None:
-        logger.info(f"{len(preparation.selected)} of {len(preparation.scored)} samples are unlearned")
+        self._say(f"{len(preparation.selected)} of {len(preparation.scored)} samples are unlearned")
         if len(preparation.selected) == 0:
             logger.warning(nothing_selected(preparation.audit))
 
@@ -217,6 +258,7 @@ class LWFTrainer(PlainTrainer):
             preparation=preparation,
             **self._reference_arguments,
         )
+        name_stage(trial, f"trial {folder.parent.name}")
         trial.train()
         return trial.held_out_loss()
 
@@ -236,6 +278,12 @@ class LWFTrainer(PlainTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
         """As `SFTTrainer.train`; runs `prepare_unlearning` first unless that was done or a checkpoint is resumed."""
+        if resume_from_checkpoint:
+            folder = Path(self.args.output_dir)
+            if isinstance(resume_from_checkpoint, str):
+                folder = Path(resume_from_checkpoint).parent
+            known = self.preparation is not None and self.preparation.plain is not None
+            on_main_process(partial(resume_rejected, folder, known or self._compares_with_plain))
         checkpoint = self._checkpoint(resume_from_checkpoint)
         baseline = None
         with preserved_rng():
@@ -252,7 +300,13 @@ class LWFTrainer(PlainTrainer):
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
                 baseline.before_training(self.model)
+        name_stage(self, self._title, with_lines=True)
         output = super().train(resume_from_checkpoint, *positional, **keywords)
+        if self.unlearning_enabled:
+            updates = (
+                f"learning updates {self.state.global_step}, unlearning updates {self.unlearning_summary()['updates']}"
+            )
+            self._say(f"{self._title}: done in {duration(output.metrics['train_runtime'])} ({updates})")
         self._keep_better()
         return output
 
@@ -263,21 +317,6 @@ class LWFTrainer(PlainTrainer):
         chosen = self._prepared(checkpoint).audit.get(SETTINGS, {})
         if chosen:
             self.args = changed(self.args, forget_trials="none", **chosen)
-
-    @property
-    def _may_fall_back(self) -> bool:
-        return self.args.guard_fallback and self.unlearning_enabled and self.eval_dataset is not None
-
-    @property
-    def _compares_with_plain(self) -> bool:
-        """Whether the stages before training may give plain fine-tuning to compare with."""
-        return self._may_fall_back and not checks.is_scored(self._forget_dataset) and self.optimizer is None
-
-    def _keep_better(self) -> None:
-        """Fall back to plain fine-tuning where it has the lower held-out loss, see `guard_fallback`."""
-        plain = None if self.preparation is None else self.preparation.plain
-        if self._may_fall_back and plain is not None:
-            self.held_out = keep_better(self.model, plain, self.held_out_loss)
 
     def _make_updates(self, checkpoint: Path | None) -> UnlearningUpdates:
         needs = objective_needs(self.args)
@@ -327,97 +366,3 @@ class LWFTrainer(PlainTrainer):
             return Path(resume_from_checkpoint)
         last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
         return None if last is None else Path(last)
-
-    # During training -------------------------------------------------------------------------------------------------
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """Fetch the micro-batches of the next learning update; the unlearning updates that precede it happen here.
-
-        At this point of the Trainer's loop gradients are empty and no `no_sync` context is open (there is one around
-        `training_step` when gradients are accumulated), so that clipping and DDP work as for any update.
-        """
-        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self._updates is not None and batches[0]:
-            self._updates.observe_learning_loss(self.accelerator, self.state.global_step)
-            if not self._updates.guard.stopped:
-                unlearn_if_due(self, self._updates)
-        return batches
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """As `SFTTrainer.compute_loss`, in training with the terms of the baseline."""
-        if self._added_loss is None or not self.model.training or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with internals.watched_pass(self.model) as seen:
-            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        progress = self.state.global_step / self.state.max_steps
-        term = self._added_loss.of_pass(seen, inputs, progress, internals.loss_scale(self, num_items_in_batch))
-        return loss if term is None else loss + term
-
-    def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
-        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`."""
-        loss = super().training_step(*positional, **keywords)
-        if self._added_loss is not None:
-            loss = self._added_loss.without(loss, self.state.global_step)
-        if self._updates is not None:
-            self._updates.note_learning_loss(loss)
-        return loss
-
-    def evaluate(self, *positional: Any, **keywords: Any) -> dict[str, float]:
-        """As `SFTTrainer.evaluate`; during training, the guard sees the loss."""
-        metrics = super().evaluate(*positional, **keywords)
-        if self._updates is not None and self.is_in_train:
-            self._updates.observe_held_out_losses(metrics, self.state.global_step)
-        return metrics
-
-    def held_out_loss(self) -> float:
-        """Loss on `eval_dataset`, the mean over its sets, in nats per token; nothing is logged, no callback called."""
-        return held_out_loss(self)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `SFTTrainer.log`, with the measurements of unlearning and of the baseline beside those of learning."""
-        if self._updates is not None and "loss" in logs:
-            logs |= self._updates.log.drain() | {"unlearn_updates": self._updates.count}
-        if self._added_loss is not None and "loss" in logs:
-            logs |= self._added_loss.drain(self.state.global_step, self.accelerator)
-        super().log(logs, start_time)
-
-    def unlearning_summary(self) -> dict[str, Any]:
-        """Number of unlearning updates so far, and what the guard did; JSON types.
-
-        Of the guard: whether, when and why it ended unlearning; the held-out losses of the trained model and of plain
-        fine-tuning (null where they were not compared); and whether the model `fell_back` to the latter.
-        """
-        return unlearning_summary(self._updates, self.held_out)
-
-    def save_beside_optimizer(self, checkpoint: Path) -> None:
-        """Write what a resumed run needs beside the Trainer's own state; every process must call."""
-        if self._updates is not None:
-            self._updates.observe_learning_loss(self.accelerator, self.state.global_step)
-            self._updates.save(checkpoint / CHECKPOINT_FOLDER, write=self.args.should_save)
-        if self._added_loss is not None and self.args.should_save:
-            write_json(checkpoint / BASELINE_FILE, {BASE_WEIGHTS: self._base_weights})
-
-    def load_beside_optimizer(self, checkpoint: Path) -> None:
-        """Read what `save_beside_optimizer` wrote."""
-        if self._updates is not None:
-            self._updates.load(checkpoint / CHECKPOINT_FOLDER)
-
-    # Model card ------------------------------------------------------------------------------------------------------
-
-    def create_model_card(self, *positional: Any, **keywords: Any) -> None:
-        """As `SFTTrainer.create_model_card`, with what was forgotten, the settings of the method and its numbers."""
-        super().create_model_card(*positional, **keywords)
-        if not self.is_world_process_zero():
-            return
-        samples = 0 if self._updates is None else len(self._updates.samples)
-        preparation = self.preparation if self.unlearning_enabled else None
-        summary = self.unlearning_summary()
-        name = self._presentation[0]
-        section = card_section(name, self.args, samples, preparation, self.state.log_history, summary)
-        add_section(Path(self.args.output_dir) / "README.md", section)

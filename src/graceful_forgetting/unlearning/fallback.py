@@ -11,8 +11,14 @@ from trl import SFTTrainer
 
 from graceful_forgetting.runtime.distributed import from_main_process, resharded, sharded_like
 from graceful_forgetting.runtime.internals import forget_evaluation
+from graceful_forgetting.runtime.progress import close_evaluation_bars
 
 logger = logging.getLogger(__name__)
+
+SAME_ROWS = (
+    "The same rows chose between the two and report the loss, so that it is too good to expect elsewhere: measure on "
+    "other rows"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def keep_better(model: nn.Module, plain: Mapping[str, Tensor], held_out_loss: Ca
     if comparison.falls_back:
         logger.warning(
             f"Forgetting did not help: held-out loss {comparison.loss:.4f} nats per token, that of plain fine-tuning "
-            f"{comparison.plain_loss:.4f}. The model has the weights of plain fine-tuning (guard_fallback)"
+            f"{comparison.plain_loss:.4f}. The model has the weights of plain fine-tuning (guard_fallback). {SAME_ROWS}"
         )
     return comparison
 
@@ -72,6 +78,7 @@ def held_out_loss(trainer: SFTTrainer) -> float:
         for name in names
     ]
     forget_evaluation(trainer)
+    close_evaluation_bars(trainer)
     return float(sum(losses) / len(losses))
 
 

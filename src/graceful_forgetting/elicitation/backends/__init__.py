@@ -41,6 +41,7 @@ class TransformersBackend:
             self._config,
             pad_token_id=self._pad_token_id,
             eos_token_ids=self._eos_token_ids,
+            may_be_empty=False,
         )
 
 
@@ -66,5 +67,5 @@ def open_backend(
         yield TransformersBackend(model, config, pad_token_id, eos_token_ids)
     else:
         with ServerEngine(tokenizer, requests, config, eos_token_ids) as server:
-            require_same_model(server, model, requests, config)
+            require_same_model(server, model, requests, config, eos_token_ids)
             yield JudgedEngine(server, model, config, pad_token_id)

@@ -98,7 +98,11 @@ class JudgedEngine:
 
 
 def require_same_model(
-    engine: Engine, model: PreTrainedModel | PeftModel, requests: Sequence[Request], config: ElicitationConfig
+    engine: Engine,
+    model: PreTrainedModel | PeftModel,
+    requests: Sequence[Request],
+    config: ElicitationConfig,
+    eos_token_ids: Sequence[int],
 ) -> None:
     """Raise `ValueError` unless the engine's greedy answers to a few requests are those of `model`.
 
@@ -117,7 +121,7 @@ def require_same_model(
         # Where text came back, which of several EOS tokens it was is a guess: that token is left out.
         content = answer.token_ids[:-1] if answer.stopped else answer.token_ids
         if answer.exact and content:
-            gaps += distance_from_greedy(model, probe.prompt_ids, content)
+            gaps += distance_from_greedy(model, probe.prompt_ids, content, eos_token_ids)
     if not gaps:
         logger.warning("No answer came back token by token: whether it is the same model could not be checked.")
     elif (mean := sum(gaps) / len(gaps)) > _SAME_MODEL or mean != mean:

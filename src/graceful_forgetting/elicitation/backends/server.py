@@ -159,6 +159,7 @@ class ServerEngine(AbstractContextManager["ServerEngine"]):
                 "top_k": -1,
                 "repetition_penalty": 1.0,
                 "stop_token_ids": self._eos_token_ids,
+                "min_tokens": 1,
             }
         elif way == "transformers":
             neutral = {
@@ -166,6 +167,7 @@ class ServerEngine(AbstractContextManager["ServerEngine"]):
                 "top_k": 0,
                 "repetition_penalty": 1.0,
                 "eos_token_id": self._eos_token_ids,
+                "min_new_tokens": 1,
             }
             body["generation_config"] = json.dumps(neutral)
         return body
