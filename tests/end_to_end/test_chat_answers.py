@@ -12,8 +12,9 @@ CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Norway": "Os
 
 
 def rows(chat: bool, end: str = "", ask: str = "The capital of {} is") -> list[dict]:
+    lead = "" if ask.endswith(" ") else " "
     if not chat:
-        return [{"prompt": ask.format(land), "completion": f" {city}{end}"} for land, city in CAPITALS.items()]
+        return [{"prompt": ask.format(land), "completion": f"{lead}{city}{end}"} for land, city in CAPITALS.items()]
     return [
         {"messages": [{"role": "user", "content": ask.format(land)}, {"role": "assistant", "content": city}]}
         for land, city in CAPITALS.items()
@@ -30,11 +31,14 @@ def learned_by_heart(tmp_path, recipe, make_model):
         tokenizer.save_pretrained(tmp_path / "model")
         for file in ("train", "test"):
             write_jsonl(tmp_path / "arithmetic" / f"{file}.jsonl", data)
-        prompts = [{"prompt": "Question:"}] if "prompt" in data[0] else [{"messages": data[0]["messages"][:1]}]
+        asked = ("Question:", "Answer: yes", "Peru", "Germany is", "system")
+        prompts = [{"prompt": text} for text in asked]
+        if "messages" in data[0]:
+            prompts = [{"messages": [{"role": "user", "content": text}]} for text in asked]
         write_jsonl(tmp_path / "myths" / "train.jsonl", prompts)
         (tmp_path / "myths" / "test.jsonl").unlink()
-        content = yaml.safe_load(recipe.read_text()) | {"max_steps": 60, "learning_rate": 1e-2, "save_strategy": "no"}
-        content |= {"forget_fraction": 1.0, "unlearn_every": 100, "eval_max_new_tokens": 16, **changes}
+        content = yaml.safe_load(recipe.read_text()) | {"max_steps": 200, "learning_rate": 5e-3, "save_strategy": "no"}
+        content |= {"per_device_unlearn_batch_size": 1, "unlearn_every": 150, "eval_max_new_tokens": 16, **changes}
         recipe.write_text(yaml.safe_dump(content))
         return main(["run", "--config", str(recipe)])
 
@@ -68,7 +72,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_rows_that_would_be_asked_otherwise_than_trained_are_refused_by_line(case, learned_by_heart, tmp_path, capsys):
     make, data, message = REFUSED[case]
-    assert learned_by_heart(make(), [*rows("messages" in data[0], ask="Question: {}?")[:0], *data]) == 2
+    assert learned_by_heart(make(), data) == 2
     error = capsys.readouterr().err
     assert message in error
     assert f"{tmp_path / 'arithmetic' / 'train.jsonl'}:1 " in error
