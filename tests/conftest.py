@@ -11,6 +11,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,15 @@ def make_model() -> Callable[..., LlamaForCausalLM]:
         return LlamaForCausalLM(LlamaConfig(**{**settings, **changes}))
 
     return make
+
+
+@pytest.fixture
+def real_model() -> Path:
+    """Folder of SmolLM2-135M-Instruct; the test is skipped where there is none."""
+    folder = Path(__file__).parents[1] / "models" / "smollm2-135m-instruct"
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip("models/smollm2-135m-instruct is missing: make real-model")
+    return folder
 
 
 def _rows(count: int, offset: int) -> list[dict[str, str]]:

@@ -6,10 +6,12 @@ import pytest
 from page_checks import contrasts, open_details, overflow, screenshot_size
 
 from graceful_forgetting.report import render_report
+from graceful_forgetting.runs.changed_answers import ChangedAnswer, ChangedAnswers
 from report_data import full_result, samples_of
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 TASKS = ("old habits", "older habits")
+ROLES = {"new rule": "learning", "old habits": "forgetting"}
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,12 @@ def report(tmp_path_factory):
     samples = samples_of(
         10_000, tasks=TASKS, prompt="What is the <b>answer</b> to question", completion="It is this. " * 30
     )
-    path = render_report(full_result(), samples, tmp_path_factory.mktemp("report") / "report.html")
+    rows = [ChangedAnswer("What is it? " * 90, "It is this.", "It is that.", "that", "better", 0.0, 1.0)] * 20
+    answers = [
+        ChangedAnswers(task, role, 1, 100, {"better": 20, "worse": 0, "neither": 0}, rows)
+        for task, role in ROLES.items()
+    ]
+    path = render_report(full_result(), samples, tmp_path_factory.mktemp("report") / "report.html", answers)
     assert path.stat().st_size < 6_000_000
     return path
 
@@ -47,7 +54,8 @@ def test_page_fits_the_window_and_can_be_read(report, open_page, tmp_path, width
     found = contrasts(
         page,
         ["h1", ".meta", "nav a", ".statement", "caption", "figcaption", "svg text.tick", "svg text.row-label",
-         "#sample-table td.flag.set", ".pager button:not(:disabled)", "#sample-search", ".tag.reused", "footer p"],
+         "#sample-table td.flag.set",
+         ".answers td.better", ".pager button:not(:disabled)", "#sample-search", ".tag.reused", "footer p"],
     )  # fmt: skip
     assert {selector: ratio for selector, ratio in found.items() if ratio < 4.5} == {}
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
@@ -55,6 +63,13 @@ def test_page_fits_the_window_and_can_be_read(report, open_page, tmp_path, width
     image_width, image_height = screenshot_size(page, tmp_path / f"{width}-{scheme}.png")
     assert image_width == width
     assert image_height > 2000
+
+
+def test_a_narrow_window_keeps_the_column_that_decides(report, open_page):
+    page = open_page(report, 420)
+    for cell in page.locator("#effects .deciding").all():
+        box = cell.bounding_box()
+        assert 0 <= box["x"] < box["x"] + box["width"] <= 420
 
 
 def test_table_is_searched_filtered_and_paged(report, open_page):
@@ -155,9 +170,9 @@ def test_pointer_reads_curves(report, open_page):
 
 def test_narrow_page_sorts_without_column_heads(report, open_page):
     page = open_page(report, 420)
-    page.locator("#sample-sort").select_option("Loss")
+    page.locator("#sample-sort").select_option("Loss (nats per token)")
     page.get_by_role("button", name="Descending").click()
     rising = numbers(page, "loss")
     assert rising == sorted(rising)
     label = page.locator("#sample-table tbody td.num").first
-    assert label.evaluate("(cell) => getComputedStyle(cell, '::before').content") == '"Confidence"'
+    assert label.evaluate("(cell) => getComputedStyle(cell, '::before').content") == '"Forgetting confidence (nats)"'

@@ -80,7 +80,9 @@ def test_run_makes_every_artefact_and_reuses_it(recipe, tmp_path, capsys, flags)
     assert result.summary.tasks["myths"].arms["lwf"].n == 1
     assert result.selection is not None
     assert (result.selection.scored, result.selection.chosen) == (len(scored), len(selected))
-    assert "<html" in (run / "report.html").read_text()
+    report = (run / "report.html").read_text()
+    assert "<html" in report
+    assert '<section id="answers">' in report
 
     assert main(["run", "--config", str(recipe), *flags]) == 0
     assert stages_of(capsys.readouterr().out) == dict.fromkeys(STAGES, "reused")
@@ -270,7 +272,7 @@ def test_one_file_to_learn_and_one_to_forget_without_test_rows(recipe, tmp_path,
     flags = ["--learning_task", str(learn), "--forgetting_tasks", str(forget)]
     assert main(["run", "--config", str(recipe), *flags]) == 0
     captured = capsys.readouterr()
-    assert "nothing was evaluated" in captured.out
+    assert "Nothing was evaluated on what is learned" in captured.out
     assert "16 self-generated samples scored, 8 selected" in captured.out
     result = RunResult.load(tmp_path / "run" / "result.json")
     assert result.summary.tasks == {}

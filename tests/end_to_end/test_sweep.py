@@ -165,8 +165,8 @@ def test_a_killed_worker_changes_nothing(grid, tmp_path, capsys):
     # A crashed process left half of a stage behind, and its lock file.
     folder = next((tmp_path / "whole" / "shared" / "scores").glob("*.lock"))
     scores = tmp_path / "killed" / "shared" / "scores"
-    (scores / f"{folder.stem}.partial-1").mkdir(parents=True)
-    (tmp_path / "killed" / "shared" / "work" / "scores" / f"{folder.stem}.partial-1").mkdir(parents=True)
+    (scores / f"{folder.stem}.partial-graceful-1").mkdir(parents=True)
+    (tmp_path / "killed" / "shared" / "work" / "scores" / f"{folder.stem}.partial-graceful-1").mkdir(parents=True)
     (scores / folder.name).touch()
 
     killed = []

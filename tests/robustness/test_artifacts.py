@@ -51,16 +51,16 @@ def test_damaged_json_is_named(tmp_path):
 
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     # Above the largest number that Linux gives to a process.
-    (tmp_path / f"stage.partial-{NOBODY}").mkdir()
+    (tmp_path / f"stage.partial-graceful-{NOBODY}").mkdir()
     (tmp_path / "stage" / "deep").mkdir(parents=True)
-    (tmp_path / "stage" / "deep" / f"a.json.partial-{NOBODY}").touch()
+    (tmp_path / "stage" / "deep" / f"a.json.partial-graceful-{NOBODY}").touch()
     # A process that lives, and a user's own.
-    kept = ["deep", "mine.partial-draft", "mine.txt", f"other.partial-{os.getppid()}", "stage"]
+    kept = ["deep", "mine.partial-draft", "mine.txt", f"other.partial-graceful-{os.getppid()}", "stage"]
     (tmp_path / kept[3]).mkdir()
     (tmp_path / kept[2]).write_text("mine")
     (tmp_path / kept[1]).mkdir()
     removed = [path.name for path in remove_partials(tmp_path)]
-    assert sorted(removed) == [f"a.json.partial-{NOBODY}", f"stage.partial-{NOBODY}"]
+    assert sorted(removed) == [f"a.json.partial-graceful-{NOBODY}", f"stage.partial-graceful-{NOBODY}"]
     assert sorted(entry.name for entry in tmp_path.rglob("*")) == kept
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_stage_is_named_and_made_again_with_all_that_reads_it(director
         stages = directory(tmp_path, announce=lines.append)
 
         def build(path, key):
-            (stages.work_folder("first", key) / "half").touch()
+            (stages.work_folder("first", key) / "checkpoint-1").mkdir()
             (path / "value").write_text("1")
             return {}
 
@@ -127,13 +127,13 @@ def test_a_damaged_stage_is_named_and_made_again_with_all_that_reads_it(director
     assert lines[2] == "second: running again, since what it reads was made again ..."
     assert (folder / "value").read_text() == "1"
     assert [line.split(" (")[0] for line in run()[1]] == ["first: reused", "second: reused"]
-    assert not list((tmp_path / "work").rglob("half"))
+    assert not list((tmp_path / "work").rglob("checkpoint-1"))
 
 
 def test_a_users_folders_and_files_in_the_run_directory_are_not_touched(tmp_path):
     (tmp_path / "number").mkdir()
     (tmp_path / "number" / "thesis.txt").write_text("mine")
-    (tmp_path / "notes.partial-1").mkdir()
+    (tmp_path / "notes.partial-4194305").mkdir()
     with pytest.raises(FileExistsError, match=r"number was not made by this program \(no valid stage\.json in it\)"):
         stage(tmp_path)
     with pytest.raises(FileExistsError, match="number was not made by this program"):

@@ -152,6 +152,20 @@ def test_unlearning_off(recipe, capsys):
     assert "unlearn_every=0" in refused(capsys, "run", "--config", recipe(unlearn_every=0))
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"bf16": True}, "bf16=True needs an accelerator that computes in bfloat16"),
+        ({"bf16_full_eval": True}, "bf16_full_eval=True needs an accelerator"),
+        ({"bf16": True, "use_cpu": True, "dtype": "float16"}, "bf16=True with dtype='float16'"),
+        ({"fp16": True, "unlearn_every": 0, "baseline": "ewc", "dtype": "float16"}, "fp16=True with dtype='float16'"),
+        ({"fp16": True, "unlearn_every": 0, "baseline": "ewc", "dtype": "bfloat16"}, "fp16=True with dtype='bfloat16'"),
+    ],
+)
+def test_types_that_do_not_go_together(recipe, capsys, settings, expected):
+    assert expected in refused(capsys, "run", "--config", recipe(**settings))
+
+
 def test_world_with_tasks(recipe, capsys):
     assert "brings its own" in refused(capsys, "run", "--config", recipe(world="shortcut"))
 

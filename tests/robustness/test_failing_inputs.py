@@ -12,7 +12,7 @@ import yaml
 from graceful_forgetting.cli import main
 from graceful_forgetting.config.values import check_value
 from graceful_forgetting.evaluation import lm_eval
-from graceful_forgetting.runs.recipe import recipe_from_fields
+from graceful_forgetting.runs.recipe import recipe_fields, recipe_from_fields
 from graceful_forgetting.runtime import hub
 
 NAN, INF = float("nan"), float("inf")
@@ -122,11 +122,30 @@ WRONG = [
     ("forgetting_tasks", [["forget.jsonl"]], "a list of text"),
     ("world_options", {"train_share": NAN}, "finite"),
     ("use_lora", "perhaps", "true or false"),
+    ("log_level", "foo", "one of debug, info"),
+    ("truncation_mode", "keep_stat", "did you mean 'keep_start'?"),
+    ("packing_strategy", "tight", "one of bfd"),
+    ("gradient_checkpointing_kwargs", "reentrant", "not valid JSON"),
+    ("lr_scheduler_kwargs", "[1]", "a mapping of names to values"),
+    ("accelerator_config", "nowhere.json", "no such file"),
+    ("pad_to_multiple_of", -1, "at least 1"),
+    ("run_name", "a\0b", "the character NUL"),
+    ("confidence_scorer", "nowhere:Scorer", "cannot be imported"),
+    ("unlearn_objective", "json:loads", "fails on the settings"),
+    ("unlearn_objective", "json:JSONDecoder", "it must be a subclass of Objective"),
     # Names of settings that there are no longer are unknown ones, with the nearest.
     ("elicitation_shard_size", 0, "unknown field"),
     ("elicitation_top_p", 2.0, "did you mean 'elicitation_"),
     ("posterior_parameter_pattern", "zzzz", "did you mean 'posterior_parameters'?"),
 ]
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF], ids=str)
+def test_no_field_takes_what_is_no_finite_number(fields, value):
+    """Infinity turns the guard off, and is valid there alone."""
+    for name in recipe_fields() - ({"guard_margin"} if value == INF else set()):
+        with pytest.raises(ValueError, match=f"^recipe.yaml: {name}="):
+            recipe_from_fields({**fields, name: value}, "recipe.yaml")
 
 
 @pytest.mark.parametrize(("field", "value", "expected"), WRONG, ids=[f"{name}={value}" for name, value, _ in WRONG])

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graceful_forgetting.runs.training import last_complete_checkpoint
-
 
 @pytest.fixture
 def recipe(tmp_path, make_model, tokenizer, learning, forgetting):
@@ -61,7 +59,7 @@ def test_killed_in_training(recipe, tmp_path):
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT
         )
         work = tmp_path / "killed" / "work" / arm / "seed-42"
-        wait_for(lambda work=work: any(work.glob("checkpoint-*/trainer_state.json")), process)
+        wait_for(lambda work=work: any(work.glob("checkpoint-*/checkpoint.json")), process)
         process.send_signal(signal.SIGKILL)
         said[arm], _ = process.communicate(timeout=60)
         assert not (tmp_path / "killed" / arm / "seed-42").exists()
@@ -87,7 +85,7 @@ def test_sigint_keeps_what_is_done(recipe, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     work = tmp_path / "run" / "work" / "plain" / "seed-42"
-    wait_for(lambda: any(work.glob("checkpoint-*/trainer_state.json")), process)
+    wait_for(lambda: any(work.glob("checkpoint-*/checkpoint.json")), process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -95,12 +93,3 @@ def test_sigint_keeps_what_is_done(recipe, tmp_path):
     assert "Traceback" not in errors
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT, timeout=200)
     assert "resumed from checkpoint-" in done.stdout
-
-
-@pytest.mark.parametrize("written", ["", '{"global_step": 1'], ids=["nothing", "a part"])
-def test_a_checkpoint_whose_state_was_being_written_is_not_resumed(tmp_path, written):
-    for step, state in ((5, '{"global_step": 5}'), (10, written)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
-    assert not (tmp_path / "checkpoint-10").exists()

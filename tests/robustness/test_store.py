@@ -42,7 +42,7 @@ def entry(tmp_path: Path) -> Entry:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", [*FILES, "record.json"])
+@pytest.mark.parametrize("name", [*FILES, "record.json", ".graceful-forgetting"])
 def test_a_damaged_entry_is_named_and_made_again_once(
     entry: Entry, name: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -66,7 +66,7 @@ def test_files_that_change_places_are_found(entry: Entry) -> None:
     one.rename(entry.path / "aside")
     other.rename(one)
     (entry.path / "aside").rename(other)
-    with pytest.raises(EntryError, match=r"weights\.bin is damaged \(another content"):
+    with pytest.raises(EntryError, match=r"(weights\.bin|part\.arrow) is damaged \(another content"):
         entry.check()
 
 
@@ -86,14 +86,14 @@ def test_a_file_is_hashed_once_a_process_and_again_when_it_changed(
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda *given: digests.append(given) or digest(*given))
     entry.once(fill)
-    assert len(digests) == len(FILES)
+    assert len(digests) == len(FILES) + 1
     entry.check()
-    assert len(digests) == len(FILES)
+    assert len(digests) == len(FILES) + 1
     weights = entry.path / "weights.bin"
     weights.write_bytes(FILES["weights.bin"])
     os.utime(weights, ns=(1, 1))
     entry.check()
-    assert len(digests) == len(FILES) + 1
+    assert len(digests) == len(FILES) + 2
 
 
 @pytest.mark.parametrize("make", ["file", "folder", "link", "record of another"])
@@ -140,7 +140,7 @@ def test_a_failed_fill_leaves_the_old_entry(entry: Entry) -> None:
 
 
 def test_one_of_several_makes_it_and_clears_what_a_killed_one_left(entry: Entry, tmp_path: Path) -> None:
-    leftover = tmp_path / f"stage.partial-{NOBODY}"
+    leftover = tmp_path / f"stage.partial-graceful-{NOBODY}"
     leftover.mkdir()
     made: list[int] = []
     ready = threading.Barrier(3)
@@ -163,13 +163,44 @@ def test_one_of_several_makes_it_and_clears_what_a_killed_one_left(entry: Entry,
 
 
 def test_an_open_folder_keeps_what_is_saved_in_it_until_its_key_changes(entry: Entry) -> None:
-    (entry.begin() / "checkpoint").touch()
-    assert (entry.begin() / "checkpoint").exists()
-    assert list(Entry(entry.path, key_of(value=2)).begin().glob("checkpoint")) == []
-    (entry.path / "checkpoint").touch()
+    (entry.begin() / "checkpoint-1").mkdir()
+    assert (entry.begin() / "checkpoint-1").exists()
+    assert list(Entry(entry.path, key_of(value=2)).begin().glob("checkpoint-1")) == []
+    (entry.path / "checkpoint-1").mkdir()
+    Entry(entry.path / "completions-1", "1").write(fill)
     entry.remove()
     entry.remove()
     assert not entry.path.exists()
+
+
+def test_a_users_file_in_an_open_folder_is_kept(entry: Entry) -> None:
+    mine = entry.begin() / "mine.txt"
+    mine.write_text("mine")
+    for other in (entry, Entry(entry.path, key_of(value=2))):
+        assert (other.begin(fresh=True) / "mine.txt").exists()
+        (other.path / "checkpoint-1").mkdir()
+        other.remove()
+        assert not (other.path / "checkpoint-1").exists()
+    assert mine.read_text() == "mine"
+
+
+def test_a_users_file_is_kept_where_the_record_is_damaged(entry: Entry) -> None:
+    entry.once(fill)
+    (entry.path / "record.json").write_text("{")
+    (entry.path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"mine\.txt was not made by this program"):
+        entry.once(fill)
+    (entry.path / "mine.txt").unlink()
+    assert Entry(entry.once(fill), entry.key).check() is not None
+
+
+def test_an_empty_folder_that_a_kill_has_left_is_made_use_of(entry: Entry) -> None:
+    for use in (entry.begin, entry.remove, lambda: entry.once(fill)):
+        entry.path.mkdir(exist_ok=True)
+        for file in entry.path.iterdir():
+            file.unlink()
+        use()
+    assert entry.check() is not None
 
 
 def test_reading_rows_writes_nothing_beside_them(tmp_path: Path) -> None:
@@ -180,3 +211,20 @@ def test_reading_rows_writes_nothing_beside_them(tmp_path: Path) -> None:
         "twice"
     ][:] == [10, 12, 14, 16, 18]
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == before
+
+
+def test_what_a_kill_leaves_of_a_removal_goes_with_the_next(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard of which some files are removed, its mark among them, is not taken for somebody else's."""
+    shard = Entry(entry.begin() / "shard-0", key_of(shard=0))
+    shard.write(fill)
+
+    def interrupted(path: Path) -> None:
+        (path / ".graceful-forgetting").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("graceful_forgetting.runtime.artifacts.shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            entry.remove()
+    entry.remove()
+    assert not entry.path.exists()

@@ -33,7 +33,12 @@ def test_a_method_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.Monkey
         raise NotImplementedError("no rule for this")
 
     monkeypatch.setitem(METHODS, "BackPACK", failing)
-    result = benchmark_confidence([Setting(6, 0, 2)], repetitions=2, threads=1, methods=["engine", "BackPACK"])
+    said: list[str] = []
+    result = benchmark_confidence(
+        [Setting(6, 0, 2)], repetitions=2, threads=1, methods=["engine", "BackPACK"], announce=said.append
+    )
+    assert said[0] == "measuring forward + backward, engine, BackPACK in 1 settings, memory first"
+    assert said[1:] == [f"{part}, 1 of 1: 2 samples of 6 tokens, 0 of the prompt" for part in ("memory", "time")]
     rows = {row["method"]: row for row in result["rows"]}
     assert rows["BackPACK"]["failure"] == "NotImplementedError: no rule for this"
     assert rows[confidence.UNIT]["ratio"] == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, MistralConfig
 from trl import SFTConfig, SFTTrainer
 
@@ -53,6 +54,34 @@ def test_a_watched_pass_is_the_one_that_the_loss_is_of(build, learning, tokenize
     assert loss.item() == pytest.approx((-seen.log_probs.sum() / seen.mask.sum()).item(), rel=1e-5)
     assert seen.hidden_states.shape == (*inputs["input_ids"].shape, 32)
     assert len(trainer.model._forward_hooks) == hooks
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_positions_that_do_not_count_are_left_out_of_an_evaluation_pass(build, learning, tokenizer, adapter):
+    trainer = build()
+    model = get_peft_model(trainer.model, LoraConfig(target_modules=["q_proj"])) if adapter else trainer.model
+    model.eval()
+    inputs = internals.prepared_inputs(trainer, batch_of(learning, tokenizer))
+    given, counts = dict(inputs), int((inputs["labels"][:, 1:] != -100).sum())
+    expected = trainer.compute_loss(model, dict(inputs))
+    measured = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    with internals.watched_pass(model) as seen, internals.counted_positions(model, inputs) as counted:
+        loss = trainer.compute_loss(model, counted)
+    assert seen.mask.shape == (1, counts)
+    assert 0 < counts < inputs["labels"][:, 1:].numel()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert {name: values[-1] for name, values in trainer._metrics["eval"].items()} == pytest.approx(measured, rel=1e-6)
+    assert inputs.keys() == given.keys()
+    # The model is as before.
+    assert trainer.compute_loss(model, dict(inputs)).item() == expected.item()
+
+
+def test_a_pass_in_which_nothing_counts_is_left_alone(build, learning, tokenizer):
+    model = build().model
+    inputs = batch_of(learning, tokenizer)
+    inputs["labels"].fill_(-100)
+    with internals.counted_positions(model, inputs) as counted:
+        assert counted == inputs
 
 
 def test_the_learning_rate_is_that_of_the_next_update(build):

@@ -13,6 +13,7 @@ from graceful_forgetting.report.measures import general_measures, task_measures
 from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for
 from graceful_forgetting.report.table import script_json
+from graceful_forgetting.results.next_steps import next_steps
 from graceful_forgetting.results.result import (
     GuardResult,
     SelectionResult,
@@ -23,6 +24,8 @@ from graceful_forgetting.results.result import (
     TrialsResult,
 )
 from graceful_forgetting.results.summary import summarise
+from graceful_forgetting.results.table import summary_table
+from graceful_forgetting.runs.changed_answers import ChangedAnswer, ChangedAnswers
 from html_page import Page
 from report_data import (
     HOSTILE,
@@ -49,7 +52,11 @@ def three_seeds():
 def test_report_holds_every_section(three_seeds, tmp_path):
     page = page_of(three_seeds, samples_of(60), tmp_path)
     for words in (
-        "LWF is better than plain fine-tuning: LWF − plain = +0.100, 95 % interval",
+        "Both start from the same base model and learn the same rows. One is fine-tuned as usual (plain). "
+        "The other (LWF) also unlearns 20 of the base model's 60 answers to the forgetting prompts, those with the "
+        "highest forgetting confidence. A third (never knew) is a twin",
+        "LWF is better than plain fine-tuning: LWF 71.0, plain fine-tuning 61.0 (test questions answered right, in %), "
+        "difference +10.0, 95 % interval",
         "Learning loss",
         "Unlearning loss",
         "Gradient norm, unlearning",
@@ -256,7 +263,8 @@ def test_extreme_scores_are_drawn(three_seeds, tmp_path, confidence):
 
 def test_report_of_nothing_says_so(tmp_path):
     page = page_of(result_of([]), Dataset.from_dict({name: [] for name in samples_of(1).column_names}), tmp_path)
-    assert "No learning task was evaluated." in page.words
+    assert "Nothing was evaluated on what is learned" in page.words
+    assert "Give it a folder with train.jsonl and test.jsonl" in page.words
     assert "All 0 scored samples." in page.words
 
 
@@ -271,34 +279,44 @@ def statement(plain, lwf, reference=()):
 def test_headline_of_one_seed_claims_nothing():
     verdict, sentence, notes = statement([0.6], [0.9], [0.8])
     assert verdict == "one_seed"
-    assert sentence.startswith("One seed shows nothing: LWF − plain is +0.300")
+    assert sentence.startswith(
+        "One seed shows nothing: LWF 90.0, plain fine-tuning 60.0 (test questions answered right, in %), "
+        "difference +30.0"
+    )
     assert "better" not in sentence + notes
 
 
 def test_headline_of_an_interval_with_zero_shows_no_difference():
     verdict, sentence, notes = statement([0.6, 0.7, 0.8], [0.7, 0.6, 0.9])
     assert verdict == "no_difference"
-    assert sentence.startswith("No difference shown: LWF − plain = +0.033, 95 % interval −0.2")
+    assert sentence.startswith(
+        "No difference shown: LWF 73.3, plain fine-tuning 70.0 (test questions answered right, in %), "
+        "difference +3.3, 95 % interval −2"
+    )
     assert "includes 0" in notes
 
 
 def test_headline_above_and_below_zero():
     verdict, sentence, notes = statement(PLAIN, LWF, REFERENCE)
     assert verdict == "better"
-    assert sentence.startswith("LWF is better than plain fine-tuning: LWF − plain = +0.100, 95 % interval +0.07")
+    start = (
+        "LWF is better than plain fine-tuning: LWF 71.0, plain fine-tuning 61.0 (test questions answered right, in %)"
+    )
+    assert sentence.startswith(f"{start}, difference +10.0, 95 % interval +7.")
     assert "over 3 paired seeds" in sentence
     assert "first indication, not a claim" in notes
     assert "recovers: 50 % (bootstrap 95 % interval" in notes
     verdict, sentence, notes = statement(LWF, PLAIN)
     assert verdict == "worse"
-    assert sentence.startswith("LWF is worse than plain fine-tuning: LWF − plain = −0.100")
+    assert sentence.startswith("LWF is worse than plain fine-tuning: LWF 61.0, plain fine-tuning 71.0")
 
 
 def test_another_score_is_not_called_lwf(tmp_path):
     result = three_seed_result(config={"confidence_scorer": "interference"})
     page = page_of(result, samples_of(60), tmp_path)
     for words in (
-        "Forgetting by interference is better than plain fine-tuning: forgetting by interference − plain = +0.100",
+        "Forgetting by interference is better than plain fine-tuning: forgetting by interference 71.0, plain",
+        "Interference (nats per token) by task",
         "that forgetting by interference recovers",
         "Forgetting by interference, seed 2: the guard stopped",
     ):
@@ -311,7 +329,7 @@ def test_further_methods_have_a_place_in_every_table_and_chart(tmp_path):
     runs += [training_run("interference", seed, value + 0.02) for seed, value in enumerate(PLAIN)]
     page = page_of(result_of(runs), None, tmp_path)
     assert "LWF is better than plain fine-tuning" in page.words
-    assert "interference − plain = +0.020, 95 % interval +0.020 to +0.020." in page.words
+    assert "interference − plain = +2.0, 95 % interval +2.0 to +2.0." in page.words
     assert page.words.count("Interference") >= 4
 
 
@@ -337,6 +355,78 @@ def test_headline_of_a_metric_where_less_is_better():
     found = headline("new", summarise(runs).tasks["new"], "LWF")
     assert found.verdict == "better"
     assert "−0.197" in found.sentence
+
+
+def test_a_run_that_unlearned_nothing_says_what_to_do(tmp_path):
+    result = three_seed_result(config={"confidence_scorer": "interference", "unlearn_every": 50})
+    assert next_steps(result) == []
+    for run in result.runs:
+        run.unlearn_updates = 0
+    result.config["unlearn_every"] = 0  # of a baseline, which was asked for no unlearning
+    assert next_steps(result) == []
+    result.config["unlearn_every"] = 50
+    words = page_of(result, None, tmp_path).words
+    assert (
+        "Nothing was unlearned: no unlearning update was made. unlearn_every is 50, and training ended at update 3."
+        in words
+    )
+    result.selection.chosen = 0
+    words = page_of(result, None, tmp_path).words
+    assert "none of the 60 answers reaches the threshold of 0.2 of interference, so that the model is plain" in words
+    assert "set forget_fraction" in words
+    assert "Nothing was unlearned" in summary_table(result)
+
+
+def test_answers_that_changed_stand_side_by_side(tmp_path):
+    rows = [
+        ChangedAnswer("Which <b>colour</b>?", "white", "pink", "pink", "better", 0.0, 1.0),
+        ChangedAnswer([{"role": "user", "content": "Why?"}], "So.", "x" * 700, "So.", "worse", 1.0, 0.0),
+    ]
+    answers = [ChangedAnswers("new rule", "learning", 4, 50, {"better": 7, "worse": 1, "neither": 0}, rows)]
+    path = render_report(three_seed_result(), None, tmp_path / "report.html", answers)
+    page = Page(path.read_text(encoding="utf-8"))
+    for words in (
+        "new rule , seed 4: LWF answers 7 of 50 better than plain fine-tuning, 1 worse, and 0 otherwise but neither. "
+        "Shown are 2 of them.",
+        "Question Plain fine-tuning LWF Right answer LWF is",
+        "Which <b>colour</b>? white pink pink better",
+        "user: Why? So. " + "x" * 600 + "… So. worse",
+    ):
+        assert words in page.words
+    assert "b" not in [tag for tag, attributes in page.elements if attributes.get("class") == "text"]
+
+
+@pytest.mark.parametrize(
+    ("config", "head"),
+    [
+        ({"confidence_scorer": "interference"}, "Interference (nats per token)"),
+        ({"confidence_scorer": "pairwise_conflict"}, "Pairwise conflict (cosine)"),
+        ({"confidence_scorer": "mine.scorers:Surprise"}, "Surprise"),
+        ({}, "Forgetting confidence (nats)"),
+    ],
+)
+def test_the_score_column_has_its_name_and_unit(tmp_path, config, head):
+    page = page_of(three_seed_result(config=config), samples_of(60), tmp_path)
+    assert f"Task Known to be {head} Linear term" in page.words
+    data = json.loads(page.scripts["sample-data"])
+    assert data["labels"]["kind"] == ["conflicting", "not known"]
+
+
+def test_the_table_says_what_its_first_rows_are_known_to_be(tmp_path):
+    rows = samples_of(60).to_dict()
+    rows["forgetting_confidence"] = [1.0 - row / 100 + (row % 2) for row in range(60)]
+    result = three_seed_result()
+    result.selection.tasks["older"] = TaskSelection(30, 0, "helpful")
+    words = page_of(result, Dataset.from_dict(rows), tmp_path).words
+    assert "What the 25 highest scores are known to be: 25 helpful." in words
+    assert "unlearning them can cost it" in words
+
+
+def test_an_axis_ends_where_its_values_can_and_its_ticks_differ():
+    scale = scale_for([0.62, 1.0], 0.0, 100.0, limits=(0, 1))
+    assert (scale.high, scale.ticks()[-1]) == (1, (pytest.approx(100.0), "1"))
+    close = scale_for([0.99996, 0.99998], 0.0, 100.0).ticks()
+    assert len({label for _, label in close}) == len(close) >= 3
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import torch
 from graceful_forgetting.results.provenance import (
     collect_provenance,
     peak_memory,
-    public_settings,
     reset_peak_memory,
 )
 from graceful_forgetting.results.result import (
@@ -28,6 +27,7 @@ from graceful_forgetting.results.result import (
     TrainingRunResult,
 )
 from graceful_forgetting.results.summary import summarise
+from graceful_forgetting.runtime.secrets import public_settings
 
 SCHEMA_PAGE = Path(__file__).parents[2] / "docs" / "result-schema.md"
 

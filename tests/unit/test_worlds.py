@@ -325,7 +325,7 @@ def test_the_shipped_models_serve_only_the_worlds_own_recipe_and_seed(
 def test_an_interrupted_build_is_cleared_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRACEFUL_CACHE", str(tmp_path))
     folder = cached_models(tiny("arithmetic"), Difficulty(), 0)
-    leftover = folder.with_name(f"{folder.name}.partial-1")
+    leftover = folder.with_name(f"{folder.name}.partial-graceful-1")
     folder.rename(leftover)
     assert cached_models(tiny("arithmetic"), Difficulty(), 0) == folder
     assert (folder / "world.json").is_file()

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from graceful_forgetting.cli import commands
 from graceful_forgetting.cli.commands import RANK
 from graceful_forgetting.cli.launching import launch, launch_parser
+from graceful_forgetting.runtime.secrets import SecretsFilter, without_secrets
+from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, ends_on_sigterm
 
 # TRL and transformers read these when imported. Nothing here reaches the network unless a recipe names a hub model or
 # data set, and telemetry is neither.
@@ -44,8 +46,9 @@ RESUMABLE = {*WITH_RECIPE, "sweep"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0: done. 1: failed (a loss that is not finite, cells of a sweep, a full disk). 2: bad usage or input, also where
-    argparse ends the process itself. 130: interrupted. 141: nobody reads the output any more.
+    0: done. 1: failed (a loss that is not finite, cells of a sweep). 2: bad usage or input, a disk that is full or
+    read-only, also where argparse ends the process itself. 130: interrupted. 141: nobody reads the output any more.
+    143: terminated.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
@@ -54,6 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     _configure_output(options.verbose, options.quiet)
     try:
+        with ends_on_sigterm(_say_from_handler):
+            return _run(options, arguments, rest)
+    except Terminated:
+        _say(f"\nTerminated.{_kept(options.command)}")
+        return EXIT_CODE
+
+
+def _run(options: argparse.Namespace, arguments: list[str], rest: list[str]) -> int:
+    """The exit code of the command, see `main`."""
+    try:
         if options.command in STAGES:
             exit_code = launch("graceful_forgetting.cli", arguments)
             if exit_code is not None:
@@ -61,9 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.action(options, rest)
         return 0
     except KeyboardInterrupt:
-        resumes = options.command in RESUMABLE
-        kept = " Finished stages and checkpoints are kept: the same command continues from there." if resumes else ""
-        _say(f"\nInterrupted.{kept}")
+        _say(f"\nInterrupted.{_kept(options.command)}")
         return 130
     except BrokenPipeError:
         # What is still buffered for the closed pipe has nowhere to go.
@@ -77,15 +88,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1 if failed else 2
 
 
+def _kept(command: str) -> str:
+    if command not in RESUMABLE:
+        return ""
+    return " Finished stages and checkpoints are kept: the same command continues from there."
+
+
 def _failed(error: Exception) -> bool:
     """Whether the work went wrong, and not what it was asked for: no other input would have helped."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE)
+        return error.errno in (errno.EIO, errno.ENOMEM, errno.EMFILE)
     return isinstance(error, RuntimeError | ArithmeticError)
 
 
 def _say(text: str) -> None:
+    text = without_secrets(text)
     print(text if RANK == 0 else f"(process {RANK}) {text}", file=sys.stderr, flush=True)
+
+
+def _say_from_handler(text: str) -> None:
+    # A signal handler may have interrupted a print, which cannot be entered twice.
+    if RANK == 0:
+        os.write(2, f"{text}\n".encode())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,7 +172,8 @@ def _parser() -> argparse.ArgumentParser:
         "--cluster_parameters", nargs="+", default=[], metavar="NAME=VALUE", help="of a job, as submitit names them"
     )
     sweep.add_argument("--dry_run", action="store_true", help="check the grid and list its cells")
-    add("fields", commands.fields, "every field of a recipe, its default and its meaning")
+    fields = add("fields", commands.fields, "every field of a recipe, its default and its meaning")
+    fields.add_argument("words", nargs="*", metavar="WORD", help="only fields with all words in their name or help")
     world = add("world", commands.world, "worlds with known ground truth: list them, or build their models")
     verbs = world.add_subparsers(dest="verb", required=True, metavar="verb")
     verbs.add_parser("list", help="name and description of every world")
@@ -198,6 +223,8 @@ def _configure_output(verbose: bool, quiet: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(SecretsFilter())
     if quiet:
         # Read by `progress_allowed`, in the processes of a launch or sweep too.
         os.environ["TQDM_DISABLE"] = "1"

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,10 @@ def _silent(text: str) -> None:
 
 
 def fields(options: argparse.Namespace, rest: list[str]) -> None:
-    del options, rest
-    from trl import SFTConfig
+    del rest
+    from graceful_forgetting.cli.fields import fields_text
 
-    from graceful_forgetting.lab.base_model import BaseModelConfig
-    from graceful_forgetting.runs.recipe import RECIPE_CLASSES
-
-    inherited = {field.name for field in dataclasses.fields(SFTConfig)}
-    for cls in RECIPE_CLASSES:
-        _print_fields(cls.__name__, cls, inherited)
-    print("and every field of trl.SFTConfig: https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig")
-    _print_fields("graceful base build", BaseModelConfig, set())
-
-
-def _print_fields(title: str, cls: type, hidden: set[str]) -> None:
-    print(f"{title}:")
-    for field in dataclasses.fields(cls):
-        if field.init and field.name not in hidden:
-            default = "" if field.default is dataclasses.MISSING else f" [{field.default}]"
-            print(f"  {field.name}{default}: {field.metadata.get('help', '')}")
+    print(fields_text(options.words))
 
 
 def demo(options: argparse.Namespace, rest: list[str]) -> None:
@@ -60,9 +46,10 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.runs.recipe import parse_recipe
 
     run, lwf, model = parse_recipe(options.config, rest)
-
-    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force, others=options.compare_with)
     last = "report" if options.command == "run" else options.command
+    if last == "report":
+        _claim_report(Path(lwf.output_dir))
+    pipeline = Pipeline(run, lwf, model, announce=_announcer(options), force=options.force, others=options.compare_with)
     steps: dict[str, Callable[[], object]] = {
         "elicit": pipeline.method.self_knowledge,
         "posterior": pipeline.method.posterior,
@@ -74,8 +61,24 @@ def stage(options: argparse.Namespace, rest: list[str]) -> None:
     }
     # One stage asks for those that it reads and no more; the report reads all, the posterior if anything does.
     everything = [name for name in steps if name != "posterior" or pipeline.method.scorer_needs_posterior]
-    for name in everything if last == "report" else [last]:
-        steps[name]()
+    with closing(pipeline.directory):
+        for name in everything if last == "report" else [last]:
+            steps[name]()
+
+
+def _report_files() -> dict[str, bytes]:
+    """The files that a report consists of, with what they begin with."""
+    from graceful_forgetting.runtime.own_files import RESULT, page_sign
+
+    return {"result.json": RESULT, "report.html": page_sign("report.html")}
+
+
+def _claim_report(folder: Path) -> None:
+    """Refuse, before any work, to replace what somebody else has put in the place of the report."""
+    from graceful_forgetting.runtime.own_files import claim_file
+
+    for name, sign in _report_files().items():
+        claim_file(folder / name, sign)
 
 
 def _report(pipeline: Any) -> None:
@@ -84,31 +87,41 @@ def _report(pipeline: Any) -> None:
     from graceful_forgetting.results.cost import cost_text
     from graceful_forgetting.results.table import summary_table
     from graceful_forgetting.runs.assemble import assemble_result
+    from graceful_forgetting.runs.changed_answers import changed_answers
+    from graceful_forgetting.runtime.own_files import list_files
 
     result, samples = assemble_result(pipeline)
+    answers = changed_answers(pipeline)
     if RANK > 0:
         return
     folder = pipeline.directory.path
-    result.save(folder / "result.json")
-    report = render_report(result, samples, folder / "report.html")
+    if not pipeline.directory.read_only:
+        result.save(folder / "result.json")
+        render_report(result, samples, folder / "report.html", answers)
+        list_files(folder, _report_files())
     print()
     print(summary_table(result))
     print()
     cost = cost_text(result.stages, method_title(result.config))
     if cost:
         print(f"{cost}\n")
+    if pipeline.directory.read_only:
+        print(f"{folder} is read-only: its result.json and report.html stay as they are")
+        return
     print(f"result: {folder / 'result.json'}")
-    print(f"report: {Path(report).resolve()}")
+    print(f"report: {(folder / 'report.html').resolve()}")
 
 
 def compare(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
     from graceful_forgetting.report import render_comparison
     from graceful_forgetting.runs.finished_runs import load_runs
+    from graceful_forgetting.runtime.own_files import claim_file, page_sign
 
     output = Path(options.output)
     if output.is_dir() or not output.parent.is_dir():
         raise ValueError(f"--output {options.output}: name a file in a folder that exists")
+    claim_file(output, page_sign("comparison.html"))
     print(f"comparison: {render_comparison(load_runs(options.runs), output).resolve()}")
 
 
@@ -150,12 +163,19 @@ def sweep(options: argparse.Namespace, rest: list[str]) -> None:
 def _report_sweep(folder: Path, archive: str | None) -> None:
     from graceful_forgetting.report import render_sweep
     from graceful_forgetting.runtime.artifacts import read_json, write_json, write_text
+    from graceful_forgetting.runtime.own_files import CELL, TABLES, TUNING, claim_file, list_files, page_sign
     from graceful_forgetting.sweeps.archive import read_archive, write_archive
     from graceful_forgetting.sweeps.run import TUNING_FILE, load_cells
     from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 
-    cells = read_archive(folder) if folder.is_file() else load_cells(folder)
     place = folder.parent if folder.is_file() else folder
+    files = {"tables.md": TABLES, "report.html": page_sign("sweep.html")}
+    for name, sign in files.items():
+        claim_file(place / name, sign)
+    if archive is not None:
+        claim_file(archive, CELL)
+        claim_file(Path(archive).with_suffix(f".{TUNING_FILE}"), TUNING)
+    cells = read_archive(folder) if folder.is_file() else load_cells(folder)
     if archive is not None:
         write_archive(cells, archive)
         print(f"archive: {Path(archive).resolve()}")
@@ -163,10 +183,15 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
             tuning = Path(archive).with_suffix(f".{TUNING_FILE}")
             write_json(tuning, read_json(place / TUNING_FILE))
             print(f"what was tried and chosen: {tuning.resolve()}")
-    tables = place / "tables.md"
-    write_text(tables, markdown_document(cells[0].sweep, cells))
-    report = render_sweep(cells, place / "report.html")
     print(f"\n{sweep_tables(cells)[0].markdown()}\n")
+    if not os.access(place, os.W_OK):
+        print(f"{place} is read-only: its tables.md and report.html stay as they are")
+        return
+    tables = place / "tables.md"
+    write_text(tables, f"{TABLES.decode()}\n{markdown_document(cells[0].sweep, cells)}")
+    report = render_sweep(cells, place / "report.html")
+    if folder.is_dir():
+        list_files(folder, files)
     print(f"tables: {tables.resolve()}")
     print(f"report: {report.resolve()}")
 
@@ -179,9 +204,12 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     from graceful_forgetting.training.preparation import TASK_COLUMN
 
     pipeline = Pipeline(*parse_recipe(options.config, rest), announce=_announcer(options), force=options.force)
-    scored = read_rows(pipeline.method.scores().path / "rows")
-    chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
-    interference = pipeline.method.interference()
+    with closing(pipeline.directory):
+        scored = read_rows(pipeline.method.scores().path / "rows")
+        chosen = set(read_rows(pipeline.method.selection().path / "rows")["source_index"])
+        # A finished run has not this one.
+        pipeline.directory.make_elsewhere()
+        interference = pipeline.method.interference()
     changes = None
     if interference is not None:
         losses = read_rows(interference.path / "rows")
@@ -225,10 +253,10 @@ def base(options: argparse.Namespace, rest: list[str]) -> None:
 def tasks(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
     from graceful_forgetting.tasks import export_tasks
-    from graceful_forgetting.tasks.catalogue import task_table
+    from graceful_forgetting.tasks.catalogue import task_list
 
     if options.verb == "list":
-        print(task_table())
+        print(task_list())
         return
     for path in export_tasks(
         options.folder, options.tasks, data_source=options.data_source, limit=options.limit, seed=options.seed
@@ -238,11 +266,15 @@ def tasks(options: argparse.Namespace, rest: list[str]) -> None:
 
 def bench(options: argparse.Namespace, rest: list[str]) -> None:
     del rest
+    announce = _announcer(options)
+    announce("loading what is measured ...")
     from graceful_forgetting.lab.bench.confidence import benchmark_confidence, table
     from graceful_forgetting.lab.bench.methods import Setting
     from graceful_forgetting.lab.bench.subsets import subset_correlations, subset_table
     from graceful_forgetting.runtime.artifacts import write_json
+    from graceful_forgetting.runtime.own_files import BENCHMARK, claim_file
 
+    claim_file(options.output, BENCHMARK)
     for name in ("batch_size", "threads"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
@@ -250,7 +282,8 @@ def bench(options: argparse.Namespace, rest: list[str]) -> None:
         raise ValueError(f"--tokens is {min(options.tokens)}; samples need 4 tokens or more")
     settings = [Setting(n, prompt, options.batch_size) for n in options.tokens for prompt in (0, n // 2)]
     settings.append(Setting(min(options.tokens), 0, options.batch_size, tied=True))
-    result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads)
+    result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads, announce=announce)
+    announce("scoring with parts of the parameters ...")
     result["subsets"] = subset_correlations()
     write_json(options.output, result)
     print(f"{table(result)}\n\n{subset_table(result['subsets'])}")

@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+# Environment variable: number of the process that started this one.
+LAUNCHER = "GRACEFUL_LAUNCHER"
 CONFIGS = Path(__file__).parent / "accelerate_configs"
 
 
@@ -46,8 +48,8 @@ def launch(module: str, arguments: list[str]) -> int | None:
     The processes get the other arguments. Where this machine has no accelerator, they compute on the CPU.
 
     Returns:
-        the exit code of the process that failed first, 0 where none did, 130 after an interrupt; None where
-        `arguments` have no `--accelerate_config`, and nothing was run.
+        the exit code of the process that failed first, 0 where none did, 130 after an interrupt, 143 after SIGTERM;
+        None where `arguments` have no `--accelerate_config`, and nothing was run.
 
     Raises:
         FileNotFoundError: no such configuration.
@@ -72,6 +74,7 @@ def launch(module: str, arguments: list[str]) -> int | None:
     flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     # Its flag for the CPU starts one process, and the configuration's is not handed on to several.
     environment = {} if torch.accelerator.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    environment[LAUNCHER] = str(os.getpid())
     if "--verbose" not in own and "TORCH_CPP_LOG_LEVEL" not in os.environ:
         # Every process of DDP warns that it looked for unused parameters in vain. It has to: some models have them.
         environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
@@ -83,6 +86,8 @@ def launch(module: str, arguments: list[str]) -> int | None:
         return failure.exitcode if failure.exitcode > 0 else 1
     except subprocess.CalledProcessError as error:
         return error.returncode if error.returncode > 0 else 1
-    except (SignalException, KeyboardInterrupt):
+    except SignalException as error:
+        return 128 + error.sigval
+    except KeyboardInterrupt:
         return 130
     return 0

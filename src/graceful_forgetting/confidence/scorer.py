@@ -21,6 +21,7 @@ from graceful_forgetting.gradients.memory import MemoryEstimate
 from graceful_forgetting.gradients.rows import load_batch
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
+from graceful_forgetting.runtime.own_code import fingerprint_code
 from graceful_forgetting.runtime.store import key_of
 
 
@@ -96,11 +97,12 @@ class Measurement(ABC):
 
     def key(self) -> str:
         """Hash of everything that the values depend on: what was measured under it before serves again."""
-        inputs = self.inputs
+        inputs, code = self.inputs, fingerprint_code(type(self))
         posterior = inputs.posterior if self.needs & {Need.POSTERIOR, Need.FISHER} else None
         learning = inputs.learning if Need.LEARNING in self.needs else None
         return key_of(
             measurement=type(self).__name__,
+            **({} if code is None else {"code": code}),
             columns=self.columns,
             model=fingerprint_model(inputs.model),
             rows=fingerprint_rows(inputs.rows),

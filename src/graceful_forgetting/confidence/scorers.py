@@ -14,7 +14,7 @@ from graceful_forgetting.confidence.learning_gradient import LearningProducts
 from graceful_forgetting.confidence.losses import Losses, ReferenceLosses
 from graceful_forgetting.confidence.pairwise import LeastCosines
 from graceful_forgetting.confidence.scorer import Measured, Scorer
-from graceful_forgetting.config import ScorerName
+from graceful_forgetting.runtime.own_code import fingerprint_code, imported
 
 
 class LWFScorer(Scorer):
@@ -122,7 +122,7 @@ class RandomScorer(Scorer):
         return drawn.masked_fill(~measured.usable, torch.nan)
 
 
-SCORERS: dict[ScorerName, Scorer] = {
+SCORERS: dict[str, Scorer] = {
     "lwf": LWFScorer(),
     "linear": LinearScorer(),
     "overlap": OverlapScorer(),
@@ -133,3 +133,25 @@ SCORERS: dict[ScorerName, Scorer] = {
     "pairwise_conflict": PairwiseConflictScorer(),
     "random": RandomScorer(),
 }
+
+
+def scorer_named(name: str) -> Scorer:
+    """A scorer by its name, or by its import path `package.module:Name`: a subclass of `Scorer`, or an object of one.
+
+    Raises:
+        ValueError: the path leads nowhere, or to something else.
+    """
+    if name in SCORERS:
+        return SCORERS[name]
+    found = imported("scorer", name)
+    scorer = found() if isinstance(found, type) and issubclass(found, Scorer) else found
+    if not isinstance(scorer, Scorer):
+        raise ValueError(f"scorer={name!r} is a {type(found).__name__}: it must be a subclass of Scorer, or an object")
+    return scorer
+
+
+def scorer_code(name: str) -> dict[str, str]:
+    """What a stage's key holds of a scorer beside its name: the hash of the code of one's own; nothing for ours."""
+    scorer = scorer_named(name)
+    code = fingerprint_code(type(scorer), *scorer.reads, path=name)
+    return {} if code is None else {"scorer_code": code}

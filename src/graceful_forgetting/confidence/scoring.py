@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.confidence.scorer import Inputs, Measured, Measurement, Need
-from graceful_forgetting.confidence.scorers import SCORERS
+from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.confidence.shards import Plan, measure_rows
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.gradients.rows import tokenised_rows, usable_rows
@@ -81,7 +81,7 @@ def score_confidence(
         FloatingPointError: a sample whose loss or gradient is not finite, by row and parameter.
     """
     config = config or ConfidenceConfig()
-    scorer = SCORERS[config.scorer]
+    scorer = scorer_named(config.scorer)
     if Need.POSTERIOR in scorer.needs and posterior is None:
         raise ValueError(f"posterior is None, and scorer {config.scorer!r} needs one; see estimate_posterior")
     if Need.LEARNING in scorer.needs and learning is None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from graceful_forgetting.config.fields import require, require_choice, setting
+from graceful_forgetting.config.fields import part_named, require, require_choice, setting
 from graceful_forgetting.config.values import checked_when_made
 
 ScorerName = Literal[
@@ -27,13 +27,14 @@ ScoringWeights = Literal["float32", "bfloat16", "streamed"]
 class ConfidenceConfig:
     """How the samples are scored (stage 3)."""
 
-    scorer: ScorerName = setting(
+    scorer: ScorerName | str = setting(
         "interference",
         "What ranks the samples: 'lwf' (forgetting confidence), 'linear' or 'overlap' (its linear or quadratic term "
         "alone), 'interference' (what learning did to the loss), 'loss' (of the base model), "
         "'gradient_conflict' or 'gradient_cosine' (how much its gradient opposes that of the learning task, with or "
         "without its length; no reference run), 'pairwise_conflict' (how much its gradient opposes that of the single "
-        "learning example that it opposes most; no reference run), or 'random'.",
+        "learning example that it opposes most; no reference run), or 'random'. A scorer of one's own is named by its "
+        "import path, 'package.module:Class'.",
     )
     step_size: float = setting(
         1.0,
@@ -57,7 +58,7 @@ class ConfidenceConfig:
     seed: int = setting(42, "Seed of scorer 'random'; the others do not use it.")
 
     def __post_init__(self) -> None:
-        require_choice("scorer", self.scorer, get_args(ScorerName))
+        self.scorer = part_named("scorer", self.scorer, get_args(ScorerName))
         require(math.isfinite(self.step_size) and self.step_size > 0, "step_size", self.step_size, "above 0")
         require_choice("step_size_rule", self.step_size_rule, get_args(StepSizeRule))
         if self.step_size_rule != "fixed" and self.scorer not in ("lwf", "linear", "overlap"):

@@ -4,6 +4,8 @@ import json
 from dataclasses import field
 from typing import Any
 
+from graceful_forgetting.runtime.own_code import import_path, imported, is_import_path
+
 
 def setting(default: Any, help: str) -> Any:
     """A dataclass field whose meaning is `help`, one or more whole sentences."""
@@ -19,6 +21,23 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise `ValueError` listing `choices` unless `value` is one of them."""
     require(value in choices, name, value, "one of " + ", ".join(choices))
+
+
+def part_named(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of `choices`, or the import path `package.module:Name` of a part of the user's own, which is imported.
+
+    Args:
+        value: a name, a path, or the class or function itself.
+
+    Raises:
+        ValueError: names the field, its value and what is valid.
+    """
+    value = import_path(name, value)
+    if is_import_path(value):
+        imported(name, value)
+    else:
+        require(value in choices, name, value, f"one of {', '.join(choices)}, or an import path package.module:Name")
+    return str(value)
 
 
 def mapping_of(name: str, value: object) -> dict[str, Any]:

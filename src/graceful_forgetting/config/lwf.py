@@ -4,7 +4,7 @@ import copy
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from trl import SFTConfig
 
 from graceful_forgetting.config.baseline import BaselineSettings
@@ -18,6 +18,7 @@ from graceful_forgetting.config.selection import DEFAULT_THRESHOLDS, SelectionCo
 from graceful_forgetting.config.unlearning import UnlearningSettings
 from graceful_forgetting.config.values import check_typed, checked_when_made
 from graceful_forgetting.runtime.internals import set_both_names_of_checkpointing
+from graceful_forgetting.runtime.secrets import public_settings, without_secret_values
 
 ForgetAnswers = Literal["self_generated", "given"]
 ForgetTrials = Literal["none", "during", "both"]
@@ -93,21 +94,51 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
 
     def __post_init__(self) -> None:
         set_both_names_of_checkpointing(self)
-        unset = self.bf16 is None  # type: ignore[has-type]
-        if unset and not self.fp16 and not self.use_cpu and not is_torch_bf16_gpu_available():
+        given = self.bf16  # type: ignore[has-type]
+        lacking = not self.use_cpu and not is_torch_bf16_gpu_available()
+        if given is None and not self.fp16 and lacking:
             self.bf16 = False
+        for name in ("bf16", "bf16_full_eval"):
+            if getattr(self, name) and lacking and not is_torch_xla_available():
+                raise ValueError(
+                    f"{name}=True needs an accelerator that computes in bfloat16, and this machine has none: leave "
+                    f"{name} out for float32, or set use_cpu=True to compute in bfloat16 on the processor"
+                )
         super().__post_init__()
         self.check()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle of the settings holds: no credentials. The Trainer writes one, `training_args.bin`, into every
+        checkpoint and into the folder that one publishes."""
+        return without_secret_values(self.__dict__)
+
+    def __copy__(self) -> "LWFConfig":
+        # Of a copy in memory, `__getstate__` does not decide.
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LWFConfig":
+        copied = object.__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `SFTConfig.to_dict`, which loggers such as wandb store; credentials hidden at any depth."""
+        return public_settings(super().to_dict())
+
     def check(self) -> None:
         """Raise `ValueError` where a setting of ours is not valid, on its own or together with others."""
+        if self.output_dir == "":
+            raise ValueError("output_dir='' names no folder: give one, or '.' for the current folder")
         self.check_unlearning()
         self.check_baseline()
         self._check_together()
         # Building them checks every stage's fields before any work starts.
         self.elicitation_config()
         self.posterior_config()
-        self.confidence_config()
+        # A class of one's own goes by its import path, so that the settings stay JSON.
+        self.confidence_scorer = self.confidence_config().scorer
         self.selection_config()
 
     def _check_together(self) -> None:

@@ -11,7 +11,7 @@ SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "gap", "
 
 DEFAULT_FORGET_FRACTION = 0.25
 # Of scorers whose scores have a scale of their own: nats per token by which learning has raised the loss, and a cosine.
-DEFAULT_THRESHOLDS: dict[ScorerName, float] = {"interference": 0.2, "pairwise_conflict": 0.1}
+DEFAULT_THRESHOLDS: dict[ScorerName | str, float] = {"interference": 0.2, "pairwise_conflict": 0.1}
 # Strategies that find out themselves how many samples are unlearned.
 WITHOUT_NUMBER = ("gap", "weighted")
 # Smallest and largest share of the samples that strategy 'gap' may choose.

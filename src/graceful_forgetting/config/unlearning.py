@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from graceful_forgetting.config.fields import require, require_choice, setting
+from graceful_forgetting.config.fields import part_named, require, require_choice, setting
 
 UnlearnObjective = Literal[
     "bounded_ascent",
@@ -37,13 +37,14 @@ class UnlearningSettings:
     unlearn_weight: float = setting(
         0.1, "Factor on the unlearning gradient with unlearn_schedule 'joint'; the other schedules do not use it."
     )
-    unlearn_objective: UnlearnObjective = setting(
+    unlearn_objective: UnlearnObjective | str = setting(
         "bounded_tokens",
         "What an unlearning update minimises. 'bounded_ascent' raises each sample's loss up to unlearn_loss_cap, "
         "'bounded_tokens' that of each token. 'gradient_ascent' raises it without bound, as published. 'npo' and "
         "'simnpo': negative preference optimization, with the base model as reference and without (β 0.1 and 2.5). "
         "'unlikelihood': −log(1 − p) of every token. 'uniform': KL divergence from the uniform distribution at every "
-        "token. 'gradient_difference': ascent together with descent on learning rows.",
+        "token. 'gradient_difference': ascent together with descent on learning rows. An objective of one's "
+        "own is named by its import path, 'package.module:Class'.",
     )
     unlearn_loss_cap: float = setting(
         4.0,
@@ -78,7 +79,7 @@ class UnlearningSettings:
     def check_unlearning(self) -> None:
         """Raise `ValueError`, naming the field, its value and what is valid."""
         require_choice("unlearn_schedule", self.unlearn_schedule, get_args(UnlearnSchedule))
-        require_choice("unlearn_objective", self.unlearn_objective, get_args(UnlearnObjective))
+        self.unlearn_objective = part_named("unlearn_objective", self.unlearn_objective, get_args(UnlearnObjective))
         if self.guard_margin == math.inf:
             self.guard_margin = None
         for name in ("unlearn_loss_cap", "unlearn_weight", "unlearn_learning_rate", "guard_margin"):

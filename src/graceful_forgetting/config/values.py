@@ -12,11 +12,17 @@ from datetime import date
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from graceful_forgetting.config.fields import mapping_of
+from graceful_forgetting.runtime.own_code import is_import_path
+from graceful_forgetting.runtime.secrets import HIDDEN, is_secret, without_secret_values, without_secrets
+
 T = TypeVar("T")
+
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -33,6 +39,7 @@ _COUNTS = (
     "dataloader_prefetch_factor",
     "torch_empty_cache_steps",
     "lora_r",
+    "pad_to_multiple_of",
 )
 _NOT_NEGATIVE = (
     "dataloader_num_workers",
@@ -60,13 +67,24 @@ RANGES: dict[str, Range] = {
 }
 # Of these transformers takes none for unset, whatever their types say.
 _NONE_TOO = ("debug",)
+# Text of which TRL and transformers declare no choices, and which they read after other stages, or not at all.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "log_level": ("debug", "info", "warning", "error", "critical", "passive"),
+    "log_level_replica": ("debug", "info", "warning", "error", "critical", "passive"),
+    "loss_type": ("nll", "dft", "chunked_nll"),
+    "packing_strategy": ("bfd", "bfd_split", "bfd-requeue", "wrapped"),
+    "truncation_mode": ("keep_start", "keep_end"),
+    "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
+}
+# Mappings that may stand in a file, by its path.
+_IN_FILES = ("accelerator_config", "deepspeed", "fsdp_config")
 # The largest number of 32 bit, which all that is computed with has to fit into.
 _LARGEST = 3.4e38
 
 
 def short(value: object) -> str:
-    """The value as Python writes it, cut to a line."""
-    return _SHORT.repr(value)
+    """The value as Python writes it, cut to a line, without credentials."""
+    return without_secrets(_SHORT.repr(value))
 
 
 def check_value(name: str, value: object, annotation: Any, text_is_read: bool = True) -> None:
@@ -86,7 +104,10 @@ def check_value(name: str, value: object, annotation: Any, text_is_read: bool = 
     if not _fits(value, annotation):
         _check_finite(name, value)
         valid = _in_words(annotation) + _hint(value, annotation)
-        raise ValueError(f"{name}={short(value)} is not valid: it must be {valid}")
+        shown = HIDDEN if is_secret(name) else short(without_secret_values(value))
+        raise ValueError(f"{name}={shown} is not valid: it must be {valid}")
+    if isinstance(value, str):
+        _check_text(name, value, annotation)
     number = _number(value)
     bounds = RANGES.get(name)
     if number is not None and bounds is not None and not math.isnan(number):
@@ -134,6 +155,22 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _check_text(name: str, value: str, annotation: Any) -> None:
+    choices = CHOICES.get(name)
+    if choices is not None and value not in choices:
+        near = get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}={short(value)} is not valid: it must be one of {', '.join(choices)}{hint}")
+    if "\0" in value:
+        raise ValueError(f"{name}={short(value)} is not valid: it holds the character NUL")
+    kinds = [get_origin(kind) or kind for kind in _alternatives(annotation)]
+    if name in _IN_FILES and value and not value.lstrip().startswith("{"):
+        if name != "fsdp_config" and not Path(value).is_file():
+            raise ValueError(f"{name}={short(value)} is not valid: there is no such file, and it is no JSON")
+    elif dict in kinds and value:
+        mapping_of(name, value)
 
 
 def check_share_or_count(name: str, value: object) -> None:
@@ -198,7 +235,7 @@ def _fits(value: object, annotation: Any) -> bool:
     kinds = _alternatives(annotation)
     names = _choices(annotation)
     if names is not None and isinstance(value, str):
-        return value in names
+        return value in names or (str in kinds and is_import_path(value))
     return any(_fits_one(value, kind) for kind in kinds)
 
 
@@ -237,7 +274,8 @@ def _choices(annotation: Any) -> list[str] | None:
 def _in_words(annotation: Any) -> str:
     names = _choices(annotation)
     if names is not None:
-        return "one of " + ", ".join(names)
+        own = ", or an import path package.module:Name" if str in _alternatives(annotation) else ""
+        return "one of " + ", ".join(names) + own
     words = [_word(kind) for kind in _alternatives(annotation) if kind is not type(None)]
     return " or ".join(dict.fromkeys(words))
 

@@ -6,11 +6,13 @@ It gives θ*_L of the formula and is, at the same time, the plain baseline that 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from filelock import FileLock
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
@@ -23,15 +25,26 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
 from graceful_forgetting.data.turns import check_carried
+from graceful_forgetting.posterior.divergence import LearningLoss
 from graceful_forgetting.runtime import internals
-from graceful_forgetting.runtime.distributed import shards_models, whole
-from graceful_forgetting.runtime.internals import restored_forward, unwrapped_copy, without_telemetry
+from graceful_forgetting.runtime.artifacts import writing
+from graceful_forgetting.runtime.checkpoints import begin_run, check_checkpoint, newest_checkpoint, seal_checkpoint
+from graceful_forgetting.runtime.distributed import on_main_process, shards_models, whole
+from graceful_forgetting.runtime.internals import (
+    counted_positions,
+    restored_forward,
+    unwrapped_copy,
+    with_sealed_checkpoints,
+    without_telemetry,
+)
+from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.progress import StageProgress
+from graceful_forgetting.runtime.store import EntryError
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +54,32 @@ class NonFiniteLossError(RuntimeError):
 
 
 @without_telemetry
+@with_sealed_checkpoints
 class PlainTrainer(SFTTrainer):
-    """TRL's `SFTTrainer` without its telemetry, and with an end to a run whose loss is not finite.
+    """TRL's `SFTTrainer` without its telemetry, cheaper in evaluation, with checkpoints that are checked before they
+    are resumed, and with an end to a run whose loss is not finite or has diverged.
 
     TRL reports each construction to the Hub unless told not to; the Trainer filters such losses from its log and goes
     on training.
     """
+
+    _learning_loss: LearningLoss | None = None
+    _run = ""
+    _lock: FileLock | None = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As `SFTTrainer.compute_loss`; in evaluation, logits are computed at the tokens that count alone."""
+        needs_all = return_outputs or self.compute_loss_func is not None or self.label_smoother is not None
+        if self.model.training or needs_all:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with counted_positions(self.model, inputs) as counted:
+            return super().compute_loss(model, counted, return_outputs, num_items_in_batch)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *others: Any) -> Any:
         """As `SFTTrainer._prepare_dataset` (TRL 1.16), which drops rows, and calls of tools, without a word.
@@ -68,6 +101,81 @@ class PlainTrainer(SFTTrainer):
             logger.warning("%s; they are dropped. %s.", dropped, fix)
         return prepared
 
+    def resumed(self, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
+        """The checkpoint that `train` with this argument goes on from; True: the newest that is intact.
+
+        Raises:
+            ValueError: the one that is named is damaged, or there are some and none can be used.
+        """
+        return on_main_process(partial(self._resumed, resume_from_checkpoint))
+
+    def _resumed(self, named: str | Path | bool | None) -> Path | None:
+        if named is None or named is False:
+            return None
+        if named is True:
+            newest = newest_checkpoint(self.args.output_dir)
+            if newest is None and get_last_checkpoint(self.args.output_dir) is not None:
+                raise ValueError(
+                    f"resume_from_checkpoint=True: no checkpoint in {self.args.output_dir} can be used; leave the "
+                    "argument out to start anew"
+                )
+            return newest
+        try:
+            check_checkpoint(Path(named))
+        except EntryError as error:
+            raise ValueError(
+                f"resume_from_checkpoint={str(named)!r} cannot be used, since {error}; True takes the newest "
+                "checkpoint that is intact"
+            ) from error
+        return Path(named)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **keywords: Any) -> Any:
+        """As `SFTTrainer.train`; raises as `resumed`, `ValueError` where another process saves in `output_dir`, and
+        `DivergedError` where the run `learns_plainly`."""
+        checkpoint = self.resumed(resume_from_checkpoint)
+        if self.learns_plainly and self._learning_loss is None:
+            self._learning_loss = LearningLoss(self.model.config.get_text_config().vocab_size)
+            self.add_callback(self._learning_loss)
+        if self.args.save_strategy != SaveStrategy.NO:
+            self._run = on_main_process(partial(self._begin, checkpoint))
+        where = resume_from_checkpoint if checkpoint is None else str(checkpoint)
+        try:
+            return super().train(where, *positional, **keywords)
+        finally:
+            self._lock = None
+
+    @property
+    def learns_plainly(self) -> bool:
+        """Whether this run does nothing but learn."""
+        return True
+
+    def _begin(self, checkpoint: Path | None) -> str:
+        self._lock = hold(Path(self.args.output_dir))
+        return begin_run(Path(self.args.output_dir), checkpoint)
+
+    @contextmanager
+    def sealing(self, checkpoint: Path) -> Iterator[None]:
+        """Around the writing of a checkpoint: it is sealed when every process has written its part of it.
+
+        Raises:
+            DiskError: it could not be written.
+        """
+        with writing(checkpoint):
+            yield
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                # A signal makes a run save that was not to.
+                self._run = self._run or begin_run(checkpoint.parent, None)
+                seal_checkpoint(checkpoint, self._run)
+
+    def get_batch_samples(self, *positional: Any, **keywords: Any) -> Any:
+        """As `SFTTrainer.get_batch_samples`; nothing where a resumed run is at its end, which the Trainer does not see
+        before another update."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(*positional, **keywords)
+
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
         """As `SFTTrainer.training_step`; a loss that is not finite ends the run before it reaches the weights.
 
@@ -80,6 +188,8 @@ class PlainTrainer(SFTTrainer):
                 f"the learning loss is {loss.item()} at learning update {self.state.global_step + 1}; checkpoints "
                 f"saved so far are intact. Lower learning_rate ({self.args.learning_rate:g}) or look at the batch"
             )
+        if self._learning_loss is not None:
+            self._learning_loss.note(loss.item())
         return loss
 
 
@@ -96,6 +206,9 @@ class StopAfter(TrainerCallback):
         if state.global_step >= max(1, round(self.fraction * state.max_steps)):
             control.should_training_stop = True
         return control
+
+    # A run may be resumed from its end.
+    on_train_begin = on_step_end
 
 
 def stopping_after(fraction: float) -> list[TrainerCallback]:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,40 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from graceful_forgetting.report import plots
-from graceful_forgetting.report.headline import headline, interval_text, verdict_of
+from graceful_forgetting.report.headline import compared, headline, interval_text, verdict_of
 from graceful_forgetting.report.measures import general_measures, run_measures, task_measures
-from graceful_forgetting.report.samples import ScoredSamples, read_samples, sample_table, thin_out
+from graceful_forgetting.report.samples import (
+    ScoredSamples,
+    as_text,
+    kinds_at_the_top,
+    read_samples,
+    sample_table,
+    thin_out,
+)
+from graceful_forgetting.report.scores import score_label
 from graceful_forgetting.report.svg import Figure
 from graceful_forgetting.results.arms import arm_titles, capitalised, method_title
-from graceful_forgetting.results.result import RunResult, TaskSummary
+from graceful_forgetting.results.next_steps import next_steps
+from graceful_forgetting.results.result import RunResult, SelectionResult, TaskSummary
 from graceful_forgetting.results.text import duration, fixed, number, percent, setting, signed, size, timestamp
+from graceful_forgetting.runs.changed_answers import ChangedAnswers
 from graceful_forgetting.runtime.artifacts import atomic_file
+from graceful_forgetting.runtime.own_files import claim_file, page_sign
+
+EXCERPT = 600
 
 
-def render_report(result: RunResult, samples: Dataset | None, path: str | Path) -> Path:
+def render_report(
+    result: RunResult, samples: Dataset | None, path: str | Path, answers: Sequence[ChangedAnswers] = ()
+) -> Path:
     """Write the report of `result` to `path` and return it.
 
     Args:
         result: what the experiment measured.
         samples: the scored self-knowledge, one row a sample, with `REQUIRED_COLUMNS` of `samples.py` and, if there,
             `loss`. None leaves out the charts and the table made from them.
-        path: the HTML file, replaced if it exists.
+        path: the HTML file; an earlier report is replaced.
+        answers: test rows on which plain fine-tuning and the method do not answer the same.
 
     Every text from data is escaped, and a content security policy lets nothing run or load but the report's
     own script. More than 10,000 samples are thinned out evenly by rank, and long texts are cut if they do
@@ -37,14 +53,20 @@ def render_report(result: RunResult, samples: Dataset | None, path: str | Path) 
 
     Raises:
         ValueError: `samples` lacks a column.
+        FileExistsError: there is another file at `path`.
     """
     scored = None if samples is None else read_samples(samples)
-    return write_page("report.html", _context(result, scored), path)
+    return write_page("report.html", _context(result, scored, answers), path)
 
 
 def write_page(template: str, context: Mapping[str, Any], path: str | Path) -> Path:
-    """Fill a template of the package and write it to `path`, atomically; returns `path`."""
-    text = _environment().get_template(template).render(**_assets(), **context)
+    """Fill a template of the package and write it to `path`, atomically; returns `path`.
+
+    Raises `FileExistsError` where there is anything but an earlier page of this template.
+    """
+    claim_file(path, page_sign(template))
+    sign = Markup(page_sign(template).decode())
+    text = _environment().get_template(template).render(**_assets(), sign=sign, **context)
     with atomic_file(path) as partial:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate from JSON has no UTF-8 form
     return Path(path)
@@ -59,8 +81,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (duration, fixed, number, percent, setting, signed, size, timestamp)
-    environment.filters |= {"json": json.dumps, **{text.__name__: text for text in filters}}
+    filters = (_excerpt, duration, fixed, number, percent, setting, signed, size, timestamp)
+    environment.filters |= {"json": json.dumps, **{text.__name__.removeprefix("_"): text for text in filters}}
     return environment
 
 
@@ -78,13 +100,15 @@ def _assets() -> dict[str, Any]:
     return {"style": style, "style_hash": style_hash, "script": script, "script_hash": script_hash}
 
 
-def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]:
+def _context(result: RunResult, samples: ScoredSamples | None, answers: Sequence[ChangedAnswers]) -> dict[str, Any]:
     by_role = {
         role: {task: summary for task, summary in result.summary.tasks.items() if summary.role in roles}
         for role, roles in (("learning", ["learning"]), ("forgetting", ["forgetting", "other"]))
     }
     names, method = long_titles(result.config), method_title(result.config)
-    table, columns = (None, []) if samples is None else sample_table(samples)
+    score = score_label(result.config)
+    kinds = {} if result.selection is None else _known_kinds(result.selection)
+    table, columns = (None, []) if samples is None else sample_table(samples, score, kinds)
     return {
         "result": result,
         "learning": by_role["learning"],
@@ -98,6 +122,11 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         "forgetting_figures": _forgetting_figures(by_role["forgetting"], names),
         "curve_figures": _curve_figures(result, names),
         "sample_figures": [] if samples is None else _sample_figures(result, samples),
+        "score": score,
+        "compared": compared(result),
+        "next_steps": next_steps(result),
+        "answers": answers,
+        "top": {} if samples is None or not kinds else kinds_at_the_top(samples, kinds),
         "table": table,
         "sample_columns": columns,
         "task_measures": task_measures(result.runs),
@@ -114,6 +143,16 @@ def _context(result: RunResult, samples: ScoredSamples | None) -> dict[str, Any]
         "longest_stage": max((stage.seconds for stage in result.stages), default=0.0),
         "total_seconds": sum(stage.seconds for stage in result.stages),
     }
+
+
+def _known_kinds(selection: SelectionResult) -> dict[str, str]:
+    return {name: task.kind for name, task in selection.tasks.items() if task.kind is not None}
+
+
+def _excerpt(value: Any) -> str:
+    """A prompt or answer of a test row, cut where a table has no room for more."""
+    text = as_text(value)
+    return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
 
 
 def long_titles(*configs: Mapping[str, Any]) -> dict[str, str]:
@@ -155,7 +194,7 @@ def _curve_figures(result: RunResult, names: Mapping[str, str]) -> list[Figure]:
 
 def _sample_figures(result: RunResult, samples: ScoredSamples) -> list[Figure]:
     cut = None if result.selection is None else result.selection.cut
-    drawn = [plots.confidence_histogram(samples, cut), plots.confidence_terms(thin_out(samples))]
+    drawn = [plots.score_histogram(samples, cut, score_label(result.config)), plots.confidence_terms(thin_out(samples))]
     return [figure for figure in drawn if figure]
 
 

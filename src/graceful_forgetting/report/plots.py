@@ -22,6 +22,8 @@ METRIC_NAMES: dict[str, str] = {
     "bits_per_byte": "bits per byte (lower is better)",
     "nll_per_token": "negative log-likelihood per token (lower is better)",
 }
+# Least and greatest value of a metric; of others nothing lies below 0.
+LIMITS = {"f1": (0, 1), "chrf": (0, 100), "accuracy": (0, 1), "choice_accuracy": (-math.inf, 1)}
 # Tasks beyond this many share one colour and, in the histogram, are left out: no palette stays readable.
 TASK_COLOURS = 6
 HISTOGRAM_TASKS = 12
@@ -136,8 +138,9 @@ def arm_dots(title: str, tasks: Mapping[str, TaskSummary], names: Mapping[str, s
     headings = len(tasks) > 1
     body = sum(map(len, shown.values())) * row_height + (len(tasks) * heading_height if headings else 0) + 6
     height = svg.TOP + body + svg.BOTTOM
-    x = scale_for(values, left, svg.WIDTH - right)
-    metric = METRIC_NAMES[next(iter(tasks.values())).metric]
+    key = next(iter(tasks.values())).metric
+    x = scale_for(values, left, svg.WIDTH - right, limits=LIMITS.get(key, (0, math.inf)))
+    metric = METRIC_NAMES[key]
     parts = svg.x_axis(x, svg.TOP + body, metric, grid_top=svg.TOP)
     spoken = []
     y = svg.TOP
@@ -189,8 +192,8 @@ def paired_differences(title: str, differences: Mapping[str, PairedInterval | No
     return svg.Figure(title, svg.drawing(height, f"{title}. {'; '.join(spoken)}.", parts), caption)
 
 
-def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figure | None:
-    """Forgetting confidence, one row a task on a shared axis; chosen samples solid; the cut as a line."""
+def score_histogram(samples: ScoredSamples, cut: float | None, score: str) -> svg.Figure | None:
+    """The scores, called `score`, one row a task on a shared axis; chosen samples solid; the cut as a line."""
     finite = np.isfinite(samples.confidence)
     if not finite.any():
         return None
@@ -199,7 +202,7 @@ def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figur
     x = scale_for(samples.confidence[finite], svg.LEFT, svg.WIDTH - svg.RIGHT, kinds=("log", "symlog"))
     row_height, top = 84.0, 26.0
     bottom = top + row_height * len(shown)
-    parts = svg.x_axis(x, bottom, "forgetting confidence", grid_top=top)
+    parts = svg.x_axis(x, bottom, score, grid_top=top)
     names, spoken = [], []
     for row, task in enumerate(shown):
         mine = finite & (samples.task_index == task)
@@ -221,9 +224,9 @@ def confidence_histogram(samples: ScoredSamples, cut: float | None) -> svg.Figur
     notes += [f"The {left_out} smallest tasks are left out here; the table has them."] if left_out else []
     if not finite.all():
         notes.append(f"{int((~finite).sum())} samples without a finite score are left out.")
-    label = f"Histogram of forgetting confidence. {'; '.join(spoken)}."
+    label = f"Histogram of scores: {score}. {'; '.join(spoken)}."
     drawing = svg.drawing(bottom + svg.BOTTOM, label, [*parts, *names])  # names above the cut
-    return svg.Figure("Forgetting confidence by task", drawing, " ".join(notes))
+    return svg.Figure(f"{score} by task", drawing, " ".join(notes))
 
 
 def _histogram_row(x: Scale, base: float, chosen: np.ndarray, others: np.ndarray, colour_class: str) -> list[Markup]:

@@ -1,5 +1,7 @@
 """The scored self-knowledge for the report: arrays for the charts, columns for the table."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,14 +99,27 @@ def thin_out(samples: ScoredSamples, limit: int = MAX_ROWS) -> ScoredSamples:
     return samples.take(order)
 
 
-def sample_table(samples: ScoredSamples) -> tuple[SampleTable, list[Head]]:
-    """The table of the samples that `thin_out` keeps, and its columns."""
+def kinds_at_the_top(samples: ScoredSamples, kinds: Mapping[str, str], count: int = 25) -> dict[str, int]:
+    """How many of the highest scores are of each known kind, in falling number."""
+    top = thin_out(samples).task_index[:count]
+    return dict(Counter(kinds.get(samples.tasks[task], "not known") for task in top.tolist()).most_common())
+
+
+def sample_table(
+    samples: ScoredSamples, score: str = "Forgetting confidence (nats)", kinds: Mapping[str, str] | None = None
+) -> tuple[SampleTable, list[Head]]:
+    """The table of the samples that `thin_out` keeps, and its columns.
+
+    Args:
+        score: heading of the scores, with their unit.
+        kinds: task -> what it is known to be to the learning task, where that is known.
+    """
     kept = thin_out(samples)
     heads = [
         Head("prompt", "Prompt", "text", "text"),
         Head("completion", "Completion", "text", "text"),
         Head("task", "Task", "label", "task", filter="all tasks"),
-        Head("forgetting_confidence", "Confidence", "num", "num"),
+        Head("forgetting_confidence", score, "num", "num"),
         Head("chosen", "Chosen", "label", "flag", filter="chosen or not"),
     ]
     columns: dict[str, list[Any]] = {
@@ -119,8 +134,13 @@ def sample_table(samples: ScoredSamples) -> tuple[SampleTable, list[Head]]:
             heads.insert(-1, Head(f"confidence_{name}", title, "num", "num"))
             columns[f"confidence_{name}"] = rounded(values)
     if kept.loss is not None:
-        heads.insert(-1, Head("loss", "Loss", "num", "num"))
+        heads.insert(-1, Head("loss", "Loss (nats per token)", "num", "num"))
         columns["loss"] = rounded(kept.loss)
+    labels: dict[str, list[str]] = {"task": kept.tasks, "chosen": ["no", "yes"]}
+    if kinds:
+        labels["kind"] = list(dict.fromkeys(kinds.get(task, "not known") for task in kept.tasks))
+        heads.insert(3, Head("kind", "Known to be", "label", "task", filter="any"))
+        by_task = [labels["kind"].index(kinds.get(task, "not known")) for task in kept.tasks]
+        columns["kind"] = [by_task[task] for task in columns["task"]]
     texts = {"prompt": kept.prompts, "completion": kept.completions}
-    labels = {"task": kept.tasks, "chosen": ["no", "yes"]}
     return fit_table(texts, columns, labels, len(samples)), heads

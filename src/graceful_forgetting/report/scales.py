@@ -58,7 +58,12 @@ class Scale:
             values = _log_ticks(self.low, self.high, about)
         else:
             values = _symlog_ticks(self.low, self.high, self.knee, about)
-        return [(self(value), number(value, 3)) for value in values]
+        positions = [self(value) for value in values]
+        for digits in range(3, 17):
+            labels = [number(value, digits) for value in values]
+            if len(set(labels)) == len(labels):
+                break
+        return list(zip(positions, labels, strict=True))
 
 
 def scale_for(
@@ -67,8 +72,12 @@ def scale_for(
     end: float,
     *,
     kinds: Sequence[ScaleKind] = ("linear",),
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Scale:
-    """A scale over finite `values` with a little room; log or symlog only if allowed and needed."""
+    """A scale over finite `values` with a little room; log or symlog only if allowed and needed.
+
+    `limits`: the least and the greatest value that there can be; a linear axis ends there.
+    """
     array = np.asarray(values, dtype=np.float64)
     low, high = float(array.min()), float(array.max())
     if "log" in kinds and low > 0 and high / low > _WIDE_RATIO:
@@ -82,7 +91,7 @@ def scale_for(
     room = 0.04 * (high - low)
     if room <= 1e-9 * max(abs(low), abs(high)):  # one value only
         room = 0.05 * abs(high) or 1.0
-    return Scale("linear", low - room, high + room, start, end)
+    return Scale("linear", max(low - room, limits[0]), min(high + room, limits[1]), start, end)
 
 
 def _linear_ticks(low: float, high: float, about: int) -> list[float]:

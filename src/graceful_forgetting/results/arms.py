@@ -20,7 +20,9 @@ def method_title(config: Mapping[str, Any]) -> str:
     """
     if config.get("baseline") is not None:
         return str(config["baseline"]).replace("_", " ")
-    strategy, scorer = config.get("forget_strategy"), str(config.get("confidence_scorer", "lwf")).replace("_", " ")
+    strategy, scorer = config.get("forget_strategy"), str(config.get("confidence_scorer", "lwf"))
+    # Of a scorer of one's own, its name without the module.
+    scorer = scorer.rpartition(":")[2].replace("_", " ")
     if strategy == "random":
         return "forgetting at random"
     if strategy == "lowest":

@@ -8,16 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
 from graceful_forgetting.results.result import Device, Hardware, Provenance
 from graceful_forgetting.runtime.processor import processor_name
+from graceful_forgetting.runtime.secrets import public_arguments
 
 PACKAGES = (
     "graceful-forgetting",
@@ -31,10 +30,6 @@ PACKAGES = (
     "numpy",
     "scipy",
 )
-# Settings of Trainer and TRL that hold a credential. Not every "*_token": eos_token and pad_token are
-# settings.
-_SECRETS = ("hub_token", "push_to_hub_token", "token")
-_HIDDEN = "<hidden>"
 
 
 @dataclass(frozen=True)
@@ -151,39 +146,7 @@ def collect_provenance(
         data_fingerprints=dict(data_fingerprints),
         posterior_fingerprint=posterior_fingerprint,
         seeds=list(seeds),
-        command_line=_hide_secrets([Path(sys.argv[0]).name, *sys.argv[1:]] if command_line is None else command_line),
+        command_line=public_arguments(
+            [Path(sys.argv[0]).name, *sys.argv[1:]] if command_line is None else command_line
+        ),
     )
-
-
-def _hide_secrets(arguments: Sequence[str]) -> list[str]:
-    shown, hide_next = [], False
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        secret = name.startswith("--") and name[2:].replace("-", "_") in _SECRETS
-        if hide_next:
-            shown.append(_HIDDEN)
-        elif secret and equals:
-            shown.append(f"{name}={_HIDDEN}")
-        else:
-            shown.append(argument)
-        hide_next = secret and not equals
-    return shown
-
-
-def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values: credentials hidden, enums by value, other objects as text."""
-    return {
-        name: _HIDDEN if name in _SECRETS and value is not None else _plain(value) for name, value in settings.items()
-    }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return _plain(value.value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    return str(value)

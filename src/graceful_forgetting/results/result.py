@@ -288,9 +288,16 @@ class RunResult:
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     """A result of version 1 with the fields that version 2 added, as not measured."""
     upgraded = {**content, "schema_version": 2}
-    if "runs" in content:
-        upgraded["runs"] = [{"neutral_bits_per_byte": None, "lm_eval": {}, **run} for run in content["runs"]]
-    for run in upgraded.get("runs", []):
-        added = {"f1": None, "chrf": None, "choice": None}
-        run["metrics"] = {task: {**added, **metrics} for task, metrics in run.get("metrics", {}).items()}
+    if not isinstance(content.get("runs"), list):
+        return upgraded
+    upgraded["runs"] = [_with({"neutral_bits_per_byte": None, "lm_eval": {}}, run) for run in content["runs"]]
+    for run in upgraded["runs"]:
+        if isinstance(run, dict) and isinstance(run.get("metrics"), dict):
+            added = {"f1": None, "chrf": None, "choice": None}
+            run["metrics"] = {task: _with(added, metrics) for task, metrics in run["metrics"].items()}
     return upgraded
+
+
+def _with(added: dict[str, Any], value: Any) -> Any:
+    """The object with further fields; what is none is refused by name where it is read."""
+    return {**added, **value} if isinstance(value, dict) else value

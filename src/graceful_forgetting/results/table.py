@@ -4,6 +4,7 @@ from functools import partial
 from statistics import fmean
 
 from graceful_forgetting.results.arms import OTHERS, OWN, arm_titles
+from graceful_forgetting.results.next_steps import next_steps
 from graceful_forgetting.results.result import ArmSummary, RunResult, TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval
 from graceful_forgetting.results.summary import arm_minus_plain
@@ -15,8 +16,7 @@ def summary_table(result: RunResult) -> str:
     """Rows: tasks. Columns: arms that were run, then method − plain with its interval. Accuracies are percentages."""
     tasks = result.summary.tasks
     if not tasks:
-        nothing = "nothing was evaluated: no task has test rows with answers (a folder with train.jsonl and test.jsonl)"
-        return "\n".join([nothing, *_notes(result)])
+        return "\n".join(_notes(result))
     titles = arm_titles(result.config)
     arms = [arm for arm in titles if any(arm in task.arms for task in tasks.values())]
     rows = [["task", *(titles[arm] for arm in arms), f"{titles[OWN]} − plain"]]
@@ -48,6 +48,7 @@ def _difference(task: TaskSummary, found: PairedInterval | None) -> str:
 def _notes(result: RunResult) -> list[str]:
     titles = arm_titles(result.config)
     notes = [_units(result)] if result.summary.tasks else []
+    notes += next_steps(result)
     for name, task in result.summary.tasks.items():
         if task.role == "learning":
             found = {arm: arm_minus_plain(task, arm) for arm in OTHERS if arm in task.arms}

@@ -9,8 +9,6 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from graceful_forgetting.config import ScorerName
-
 Verdict = Literal["expected to help", "not expected to help", "not known"]
 
 # Thresholds, each with its source. They are measurements on small worlds, not laws: `docs/log.md` has the numbers.
@@ -68,7 +66,7 @@ class Evidence:
     beyond_crossover: float | None
     disturbed: float | None
     chosen_interference: float | None
-    scorer: ScorerName = "lwf"
+    scorer: str = "lwf"
     reference_share: float = 1.0
 
 
@@ -77,7 +75,7 @@ def gather_evidence(
     tasks: Sequence[str],
     chosen: Sequence[bool],
     interference: Sequence[float | None] | None,
-    scorer: ScorerName = "lwf",
+    scorer: str = "lwf",
     reference_share: float = 1.0,
 ) -> Evidence:
     """Evidence from scored samples.

@@ -7,6 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from graceful_forgetting.results.result import RunResult
+from graceful_forgetting.runtime.own_files import check_file
 from graceful_forgetting.runtime.store import Entry, EntryError, read_rows
 from graceful_forgetting.training.stages import STAGE_FILE
 
@@ -29,7 +30,7 @@ def load_runs(paths: Sequence[str | Path]) -> list[FinishedRun]:
     """Runs by their folders or result files.
 
     Raises:
-        ValueError: fewer than two, one named twice, a damaged result file.
+        ValueError: fewer than two, one named twice, a result file that is damaged or was changed.
         FileNotFoundError: a run without a result.
     """
     files = [_result_file(Path(path)) for path in paths]
@@ -40,6 +41,7 @@ def load_runs(paths: Sequence[str | Path]) -> list[FinishedRun]:
         raise ValueError(f"{twice[0]} is named twice: name every run once")
     runs = []
     for label, file in zip(_labels(files), files, strict=True):
+        check_file(file)
         result = RunResult.load(file)
         runs.append(FinishedRun(label, result, _samples(file.parent, result)))
     return runs

@@ -1,5 +1,6 @@
 """What the inputs of a run already show, said before a model is loaded: lengths, and names of parts of the model."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, SchedulerType, Trainer, get_scheduler
+from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
 from graceful_forgetting.config import LWFConfig
@@ -21,6 +22,7 @@ from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.notices import self_defeating
 from graceful_forgetting.training.preparation import needs_elicitation
 
@@ -101,8 +103,20 @@ def _check_fit(
     )
 
 
+def check_models(inputs: RunInputs) -> None:
+    """Refuse models whose files are damaged, or whose tokens and generation settings do not fit.
+
+    Raises:
+        ValueError: names the model, the file or the token, and the remedy.
+    """
+    for model in inputs.outlines:
+        argument = f"model_name_or_path={model.name_or_path!r}"
+        check_vocabulary(argument, model, inputs.tokenizer)
+        check_generation_config(argument, model)
+
+
 def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> None:
-    """Refuse names of parameters that the model does not have, told by its configuration alone.
+    """Refuse names of parameters that the model does not have, told by its outline alone.
 
     Raises:
         ValueError: names the field, its value and what the model's names are like.
@@ -111,12 +125,10 @@ def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> Non
     lora = model.lora_config()
     if lora is None and (covered.pattern, covered.last_blocks) == (None, None):
         return
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(
-            inputs.base_config, trust_remote_code=inputs.loader.trust_remote_code
-        )
-        if lora is not None:
-            network = get_peft_model(network, lora)
+    network = inputs.outlines[0]
+    if lora is not None:
+        with torch.device("meta"):
+            network = get_peft_model(copy.deepcopy(network), lora)
     try:
         matching_names(unrestricted_names(network, covered.space), covered.pattern, covered.last_blocks)
     except ValueError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import (
@@ -26,6 +26,7 @@ from graceful_forgetting.runs.sources import Sources, load_sources, sources_in_t
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
 from graceful_forgetting.runtime.hub import check_model_at_hand
 from graceful_forgetting.tasks import Task, row_place, task_source
+from graceful_forgetting.training.model_checks import check_causal
 from graceful_forgetting.training.preparation import SCORE_COLUMN, combine_forget_datasets
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,14 @@ class RunInputs:
         self.max_length = lwf.max_length
         self.assistant_only = lwf.assistant_only_loss
         self.prompts_count = lwf.completion_only_loss is False
-        self.sources: Sources = load_sources(run, model.model_name_or_path, lwf.seed)
         self.loader = ModelLoader(model, lwf.trust_remote_code, lwf.device, lwf.model_init_kwargs)
+        if run.world is not None and model.gguf_file is not None:
+            raise ValueError(
+                f"gguf_file={model.gguf_file!r} cannot be used with world={run.world!r}, which has models of its own: "
+                "remove one of them"
+            )
+        name = model.name_or_folder(lwf.model_init_kwargs)
+        self.sources: Sources = load_sources(run, name, lwf.seed)
         if not Path(self.sources.model).is_dir():
             check_model_at_hand("model_name_or_path", self.sources.model, self.loader.revision)
         self.system_prompt = run.system_prompt
@@ -123,12 +130,14 @@ class RunInputs:
         return rows.select_columns(["input_ids", "labels"])
 
     @cached_property
+    def outlines(self) -> list[Any]:
+        """The base model, and its twin where there is one, without their weights; their files were checked."""
+        models = [self.sources.model, self.sources.never_knew]
+        return [self.loader.outline(model) for model in models if model is not None]
+
+    @property
     def base_config(self) -> Any:
-        return AutoConfig.from_pretrained(
-            self.sources.model,
-            revision=self.loader.revision,
-            trust_remote_code=self.loader.trust_remote_code,
-        )
+        return self.outlines[0].config
 
     @cached_property
     def forgetting_prompts(self) -> Dataset:
@@ -164,11 +173,16 @@ class RunInputs:
 
     @cached_property
     def base_fingerprint(self) -> dict[str, Any]:
-        return fingerprint_model(self.loader.base(self.sources.model))
+        return self._fingerprint(self.sources.model)
 
     @cached_property
     def never_knew_fingerprint(self) -> dict[str, Any] | None:
-        return None if self.sources.never_knew is None else fingerprint_model(self.loader.base(self.sources.never_knew))
+        return None if self.sources.never_knew is None else self._fingerprint(self.sources.never_knew)
+
+    def _fingerprint(self, path: str) -> dict[str, Any]:
+        model = self.loader.base(path)
+        check_causal(f"model_name_or_path={path!r}", model)
+        return fingerprint_model(model)
 
     @cached_property
     def data_fingerprints(self) -> dict[str, str]:

@@ -18,6 +18,9 @@ from transformers import (
 )
 
 from graceful_forgetting.config.fields import setting
+from graceful_forgetting.runs.gguf import dequantised_folder
+from graceful_forgetting.training.model_files import outline
+from graceful_forgetting.training.shipped import resolve_model_name
 
 # Parameters below which one CPU thread is used; `docs/log.md` has the measurement.
 SMALL_MODEL = 2_000_000
@@ -33,6 +36,9 @@ class ModelArguments:
         "Base model: a name on the hub, a folder, or graceful/base-text, the small one in the package. A folder with "
         "two models, base and never_knew, brings the twin without the harmful knowledge as the upper reference.",
     )
+    gguf_file: str | None = setting(
+        None, "Name of a GGUF file in model_name_or_path whose weights are dequantised; needs the extra gguf."
+    )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = setting(
         "float32", "Type of the weights; float32 with bf16=True trains in mixed precision."
     )
@@ -40,6 +46,21 @@ class ModelArguments:
         False, "Train a LoRA adapter, on all linear layers but the output layer, in place of all weights."
     )
     lora_r: int = setting(16, "Rank r of the adapter. Its output is scaled by 2 (lora_alpha = 2 r), without dropout.")
+
+    def name_or_folder(self, model_init_kwargs: Mapping[str, Any] | None) -> str | None:
+        """Where the base model is read from: the folder in the package or in the cache that a name stands for.
+
+        Raises as `dequantised_folder`, and `ValueError` for a `gguf_file` without a `model_name_or_path`.
+        """
+        name = self.model_name_or_path
+        if self.gguf_file is None:
+            return None if name is None else resolve_model_name(name)
+        if name is None:
+            raise ValueError(
+                f"gguf_file={self.gguf_file!r} is in no folder: set model_name_or_path to the folder that has it"
+            )
+        revision = (model_init_kwargs or {}).get("revision")
+        return str(dequantised_folder(name, self.gguf_file, dtype=self.dtype, revision=revision))
 
     def lora_config(self) -> LoraConfig | None:
         """The adapter's configuration; none for full fine-tuning."""
@@ -88,10 +109,20 @@ class ModelLoader:
         self.device = device
 
     def tokenizer(self, path: str | Path) -> PreTrainedTokenizerBase:
-        """The tokenizer of a model as it is there; see `settled_tokenizer`."""
-        return AutoTokenizer.from_pretrained(
-            str(path), revision=self._revision(path), trust_remote_code=self.trust_remote_code
-        )
+        """The tokenizer of a model as it is there; see `settled_tokenizer`.
+
+        Raises `ValueError` where its files cannot be read.
+        """
+        try:
+            return AutoTokenizer.from_pretrained(
+                str(path), revision=self._revision(path), trust_remote_code=self.trust_remote_code
+            )
+        # Files of any content: what libraries raise has no common class.
+        except Exception as error:
+            raise ValueError(
+                f"model_name_or_path={str(path)!r}: its tokenizer cannot be loaded ({type(error).__name__}: "
+                f"{str(error)[:300]}): restore tokenizer.json and tokenizer_config.json"
+            ) from error
 
     def base(self, path: str | Path) -> PreTrainedModel:
         """The model at `path` as it is there."""
@@ -101,8 +132,16 @@ class ModelLoader:
             dtype=self.arguments.dtype,
             attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
+            # A pickle can run any code when it is loaded.
+            use_safetensors=True,
         )
         return self._placed(model)
+
+    def outline(self, path: str | Path) -> PreTrainedModel:
+        """The model at `path` without its weights, on the meta device. Raises `ValueError` as `outline` does."""
+        return outline(
+            "model_name_or_path", str(path), revision=self.revision, trust_remote_code=self.trust_remote_code
+        )
 
     def scratch(self, path: str | Path, seed: int) -> PreTrainedModel:
         """A model of the architecture at `path` whose weights are drawn from `seed`. Raises `ValueError` with LoRA."""

@@ -15,11 +15,11 @@ from graceful_forgetting.config import LWFConfig, as_arm, changed
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.posterior.reference import stopping_after
 from graceful_forgetting.results.arms import OWN
-from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.arguments import RunArguments, other_methods
 from graceful_forgetting.runs.examination import examination_settings, examine
 from graceful_forgetting.runs.input_checks import (
     check_answers,
+    check_models,
     check_parts,
     check_quotas,
     check_training_parts,
@@ -28,9 +28,11 @@ from graceful_forgetting.runs.input_checks import (
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.runs.precision import check_precision
 from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
 from graceful_forgetting.runs.training import arm_args, run_training
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.secrets import public_settings
 from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.training.checks import check_data, check_forgetting
 from graceful_forgetting.training.method import Method
@@ -38,6 +40,7 @@ from graceful_forgetting.training.preparation import Preparation, read_preparati
 from graceful_forgetting.training.stages import RunDirectory, Stage, copy_stage
 from graceful_forgetting.training.topology import check_topology, requested_topology
 from graceful_forgetting.training.trials import trial_args
+from graceful_forgetting.unlearning.objectives import objective_code
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ class Pipeline:
         self.model = model
         self.announce = announce
         check_topology(lwf, *requested_topology(lwf))
+        check_precision(lwf, model)
         settings = {name: changed(lwf, **as_arm(name)) for name in other_methods(others, lwf)}
         self.general_ability = GeneralAbility(
             run.neutral_text, run.lm_eval_tasks, run.eval_limit, run.evaluation_batch_size
@@ -126,6 +130,7 @@ class Pipeline:
         )
         check_quotas(self.lwf, self.inputs)
         check_training_parts(self.lwf)
+        check_models(self.inputs)
         check_parts(self.lwf, self.model, self.inputs)
         check_answers(self.run, self.lwf, self.inputs)
         for text in defeating_settings(self.lwf, self.inputs):
@@ -209,6 +214,7 @@ class Pipeline:
         return {
             **self._learning_settings(),
             **settings_of(args, *UNLEARNING_PREFIXES),
+            **objective_code(args),
             "seed": seed,
             "fingerprint": self.inputs.base_fingerprint,
             "data": self.inputs.data_fingerprints["learning_train"],

@@ -69,6 +69,16 @@ def parse_fields(classes: tuple[type, ...], config: str | None, flags: Sequence[
     return _made(classes, content, f"--config {config}", flags, flagged)
 
 
+def check_field(name: str, value: Any, where: str) -> None:
+    """Refuse a field that no recipe has, or a value that it cannot have. Raises `ValueError`, which names `where`."""
+    known = _types(RECIPE_CLASSES)
+    check_name(name, known, where, "field", "`graceful fields` lists all.")
+    try:
+        check_value(name, value, known[name])
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error
+
+
 def recipe_from_fields(fields: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from names and values, read as those of a YAML file are; `where` names them in errors.
 

@@ -16,7 +16,7 @@ from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
 from graceful_forgetting.tasks.task import VALIDATION
 from graceful_forgetting.training.preparation import SCORE_COLUMN
-from graceful_forgetting.training.shipped import SHIPPED_NAME, resolve_model_name
+from graceful_forgetting.training.shipped import SHIPPED_NAME
 from graceful_forgetting.worlds import Checkpoint, World, load_world, world_checkpoint
 
 # Unless `validation_limit` says how many.
@@ -87,7 +87,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
             "model_name_or_path is not set: name a model on the hub, a folder that holds one, or the small model in "
             f"the package ({SHIPPED_NAME})"
         )
-    base, never_knew = _base_and_twin(resolve_model_name(model_name_or_path))
+    base, never_knew = _base_and_twin(model_name_or_path)
     assert arguments.learning_task is not None
     assert arguments.forgetting_tasks is not None
     with _at_hand("learning_task", arguments.learning_task):
@@ -209,8 +209,13 @@ def check_model_path(argument: str, value: str) -> None:
 
     Raises:
         FileNotFoundError: names the argument and what was looked for.
+        ValueError: it is a GGUF file.
     """
     path = Path(value).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        raise ValueError(
+            f"{argument}={value!r} is a GGUF file: set {argument} to its folder and gguf_file to {path.name!r}"
+        )
     looks_like_path = path.is_absolute() or value.startswith((".", "~")) or value.count("/") > 1 or path.exists()
     if looks_like_path and not (path / "config.json").is_file():
         raise FileNotFoundError(f"{argument}={value!r} is not a model folder: there is no {path / 'config.json'}")

@@ -4,8 +4,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.results.provenance import public_settings
 from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.runtime.secrets import public_settings
 
 # Settings of the method's own stages, by prefix; everything else in LWFConfig is a setting of learning.
 _STAGE_PREFIXES = ("elicitation_", "reference_", "posterior_", "confidence_", "forget_")

@@ -1,26 +1,50 @@
 """One training run as a stage: resumable on its way, complete or absent at its end."""
 
-import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
 
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.posterior.reference import PlainTrainer, name_stage
-from graceful_forgetting.runtime.artifacts import read_json, write_json
-from graceful_forgetting.runtime.distributed import from_main_process
+from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runtime.checkpoints import newest_checkpoint
+from graceful_forgetting.runtime.distributed import on_main_process, sum_over_processes
 from graceful_forgetting.runtime.progress import progress_allowed
+from graceful_forgetting.runtime.termination import Terminated, arrived, waits_for_update
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.trainer import LWFTrainer
 from graceful_forgetting.unlearning.updates import unlearning_summary
 
 LOG_FILE = "training_log.json"
 UNLEARNING_FILE = "unlearning.json"
+
+
+class SavedAtTheEnd(TrainerCallback):
+    """After SIGTERM: a checkpoint at the end of the update, whatever `save_strategy` says, and then the end.
+
+    The Trainer's own (`enable_jit_checkpoint`) saves in the middle of an update, whose gradients are lost.
+    """
+
+    _ends = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        del args, state, kwargs
+        # All processes of a launch save together, whichever of them heard the signal before this update ended.
+        self._ends = bool(sum_over_processes(torch.tensor(float(arrived()))))
+        control.should_save = control.should_save or self._ends
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        del args, state, control, kwargs
+        if self._ends:
+            raise Terminated
 
 
 def arm_args(args: LWFConfig, work: Path, seed: int) -> LWFConfig:
@@ -56,7 +80,7 @@ def run_training(
     """Train `model` in place; write it, its tokenizer, `training_log.json` and `unlearning.json` into `folder`.
 
     `plain`: with TRL's trainer; else with `LWFTrainer`, on what `preparation` holds of the stages before training.
-    Checkpoints are in `args.output_dir`; the newest complete one is resumed. `callbacks` join those of the Trainer;
+    Checkpoints are in `args.output_dir`; the newest that is intact is resumed. `callbacks` join those of the Trainer;
     without `keep_model` only the two JSON files are written.
 
     Returns:
@@ -73,11 +97,12 @@ def run_training(
         trainer = PlainTrainer(model, args, **common)
     else:
         trainer = LWFTrainer(model, args, preparation=preparation, **common)
-    for callback in callbacks:
+    for callback in (*callbacks, SavedAtTheEnd()):
         trainer.add_callback(callback)
     name_stage(trainer, "/".join(Path(args.output_dir).parts[-2:]))
-    checkpoint = from_main_process(last_complete_checkpoint(Path(args.output_dir)) if args.process_index == 0 else None)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    checkpoint = on_main_process(partial(newest_checkpoint, args.output_dir))
+    with waits_for_update():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if keep_model:
         trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
@@ -92,27 +117,3 @@ def run_training(
     if checkpoint is not None:
         detail["resumed_from"] = checkpoint.name
     return detail
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose writing was finished; newer, unfinished ones are removed.
-
-    The Trainer writes `trainer_state.json` last: a checkpoint without it, or with a part of it, was interrupted.
-    """
-    checkpoints = sorted(
-        (entry for entry in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if entry.is_dir()),
-        key=lambda entry: int(entry.name.rsplit("-", 1)[1]),
-        reverse=True,
-    )
-    for checkpoint in checkpoints:
-        if _is_complete(checkpoint / "trainer_state.json"):
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_complete(state: Path) -> bool:
-    try:
-        return isinstance(read_json(state), dict)
-    except (FileNotFoundError, ValueError):
-        return False

@@ -6,7 +6,7 @@ breaks something is mended here. The lowest rooms need some of them, so this fil
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTTrainer
 from trl.chat_template_utils import has_generation_markers
 
@@ -78,6 +79,35 @@ def with_state_in_checkpoints(trainer_class: type[T]) -> type[T]:
             self.load_beside_optimizer(Path(checkpoint))
 
     trainer_class._save_optimizer_and_scheduler, trainer_class._load_optimizer_and_scheduler = save_all, load_all
+    return trainer_class
+
+
+class SealsCheckpoints(Protocol):
+    """A trainer that does something around the writing of each checkpoint."""
+
+    def sealing(self, checkpoint: Path) -> AbstractContextManager[None]: ...
+
+
+def with_sealed_checkpoints(trainer_class: type[T]) -> type[T]:
+    """Class decorator: the trainer, which is a `SealsCheckpoints`, removes older checkpoints when a new one is sealed.
+
+    For transformers 5.19 to 5.24, where the removal comes before anything public is called (`on_save`), so that a kill
+    in between would leave no whole checkpoint. Can go when `on_save` comes first.
+    """
+    save = trainer_class._save_checkpoint
+
+    def save_sealed(self: Any, model: nn.Module, trial: Any) -> None:
+        folder = self._get_output_dir(trial=trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with self.sealing(Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+                save(self, model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(folder, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    trainer_class._save_checkpoint = save_sealed
     return trainer_class
 
 
@@ -177,6 +207,38 @@ def watched_pass(model: PreTrainedModel | PeftModel) -> Iterator[ForwardPass]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def counted_positions(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The inputs of an `SFTTrainer`'s pass without gradients whose logits are computed where the next token counts.
+
+    For TRL 1.16, whose fused head leaves other positions out on Triton devices alone and computes all of them on others
+    (`compact` in `add_fused_lm_head`). What it measures of the pass stays the same but for the order of sums. Can go
+    when it leaves them out everywhere.
+
+    Args:
+        model: in the hands of the trainer.
+        inputs: of its `compute_loss`; unchanged.
+    """
+    virtual_tokens = isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning
+    labels = None if virtual_tokens or "shift_labels" in inputs else inputs.get("labels")
+    counts = None if labels is None else labels[:, 1:] != -100
+    if labels is None or counts is None or not bool(counts.any()):
+        yield dict(inputs)
+        return
+
+    def keep_counted(_: nn.Module, __: Any, outputs: Any) -> Any:
+        outputs.last_hidden_state = outputs.last_hidden_state[:, :-1][counts].unsqueeze(0)
+        return outputs
+
+    head = model.get_base_model() if isinstance(model, PeftModel) else model
+    handle = head.base_model.register_forward_hook(keep_counted)
+    try:
+        kept = {name: value for name, value in inputs.items() if name != "labels"}
+        yield {**kept, "shift_labels": labels[:, 1:][counts].unsqueeze(0)}
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Files under a key: written whole, recorded with their sizes and hashes, and checked before they are used.
 
 An entry is a folder that appears when it is complete. A record in it names its key and every file. What differs from
-the record is damaged and never serves; what the record does not name is somebody else's and is never removed.
+the record is damaged and never serves; what the record does not name is somebody else's and is never removed. A second
+file, the mark, names the files too: it shows whose they are where the record is damaged.
 """
 
 import hashlib
 import json
 import logging
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,23 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from filelock import FileLock
 
-from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
+from graceful_forgetting.runtime.artifacts import (
+    atomic_directory,
+    flush,
+    read_json,
+    remove_directory,
+    remove_partials,
+    write_json,
+    writing,
+)
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.runtime.version import __version__
 
 logger = logging.getLogger(__name__)
 
-# Shows that a folder is ours where its record is damaged or gone.
 _MARK = ".graceful-forgetting"
+# In a folder of progress, what a training run leaves there that has no mark of its own.
+_OF_PROGRESS = re.compile(r"checkpoint-\d+|curve\.json|README\.md|\.graceful-run\.json|\.lock")
 # By device, inode, size and time of change, so that a file is read once a process.
 _hashes: dict[tuple[int, int, int, int], str] = {}
 
@@ -68,7 +78,7 @@ class Entry:
             EntryError: it was made under another key, or is damaged.
             FileExistsError: the folder is not ours.
         """
-        if not os.path.lexists(self.path):
+        if self._is_free():
             return None
         known = self._require_ours()
         if known is None:
@@ -101,9 +111,14 @@ class Entry:
         """
         self.claim()
         with atomic_directory(self.path) as partial:
-            added = fill(partial)
-            files = {name: [file.stat().st_size, _sha256(file)] for name, file in _files(partial).items()}
-            return self._record(partial, {**added, "files": files})
+            return self._record(partial, fill(partial))
+
+    def seal(self) -> None:
+        """Make the folder, which something else has filled, an entry: what is in it at this moment."""
+        with writing(self.path / self.record):
+            (self.path / self.record).unlink(missing_ok=True)
+            self._record(self.path, {})
+            flush(self.path)
 
     def once(self, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
         """The folder, made by `fill` if it cannot be used as it is; of several processes one makes it, others wait."""
@@ -118,42 +133,73 @@ class Entry:
         known = self._known()
         if fresh or known is None or known["key"] != self.key:
             self.claim()
-            with atomic_directory(self.path) as partial:
-                self._record(partial, {"files": None})
+            if known is None and (self.path / _MARK).is_file():
+                logger.warning("%s is begun again, since its %s is damaged", self.path, self.record)
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                (self.path / _MARK).touch()
+                self._remove_progress()
+                self._record(self.path, {}, open=True)
         return self.path
 
     def claim(self) -> None:
         """Raise `FileExistsError` where replacing the folder would remove what is not ours."""
-        if not os.path.lexists(self.path):
+        if self._is_free():
             return
         known = self._require_ours()
-        if known is None or known["files"] is None:
+        files = self._marked() if known is None else known["files"]
+        if files is None:
             return
         # The library's caches, see `read_rows`, can be made again.
         others = [name for name in _files(self.path) if not Path(name).match("cache-*.arrow")]
-        for name in sorted(set(others) - set(known["files"]) - {self.record}):
+        for name in sorted(set(others) - set(files) - {self.record, _MARK}):
             raise FileExistsError(
                 f"{self.path / name} was not made by this program, and the folder is to be replaced: move the file away"
             )
 
+    def _is_free(self) -> bool:
+        """Whether nothing is there, or an empty folder, as a kill in the middle of a removal leaves one."""
+        if not os.path.lexists(self.path):
+            return True
+        return self.path.is_dir() and not self.path.is_symlink() and not any(self.path.iterdir())
+
     def remove(self) -> None:
-        """Remove the folder, if it is ours, and what an interrupted write of it left."""
+        """Remove a folder of progress, if it is ours, but for what is not ours in it."""
         remove_partials(self.path.parent, of=self.path.name)
         if os.path.lexists(self.path):
             self.claim()
-            shutil.rmtree(self.path)
+            self._remove_progress()
+            if {entry.name for entry in self.path.iterdir()} <= {_MARK}:
+                remove_directory(self.path)
+
+    def _remove_progress(self) -> None:
+        # Without its record an emptied folder is begun again, and a half emptied one too.
+        (self.path / self.record).unlink(missing_ok=True)
+        remove_partials(self.path)
+        for entry in list(self.path.iterdir()):
+            known = _OF_PROGRESS.fullmatch(entry.name)
+            if entry.is_dir() and (known or (entry / _MARK).is_file()):
+                remove_directory(entry)
+            elif known:
+                entry.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one process at a time is in this block; the lock of one that dies is released."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
-            remove_partials(self.path.parent, of=self.path.name)
-            yield
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                remove_partials(self.path.parent, of=self.path.name)
+                yield
 
-    def _record(self, folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-        (folder / _MARK).touch()
-        known: dict[str, Any] = json.loads(json.dumps({"key": self.key, "version": __version__, **content}))
+    def _record(self, folder: Path, content: Mapping[str, Any], open: bool = False) -> dict[str, Any]:
+        """Write the record, and return it; of a folder of progress, which is `open`, it names no files."""
+        files = None
+        if not open:
+            (folder / _MARK).write_text("".join(f"{name}\n" for name in _files(folder)), encoding="utf-8")
+            files = {name: [file.stat().st_size, _sha256(file)] for name, file in _files(folder).items()}
+        content = {"key": self.key, "version": __version__, **content, "files": files}
+        known: dict[str, Any] = json.loads(json.dumps(content))
         known["checksum"] = fingerprint_json(known)
         write_json(folder / self.record, known)
         return known
@@ -177,12 +223,14 @@ class Entry:
             )
         return known
 
+    def _marked(self) -> list[str] | None:
+        """The files that the mark names; None where it names none, as in a folder of progress."""
+        return (self.path / _MARK).read_text(encoding="utf-8", errors="replace").splitlines() or None
+
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file in `folder` but the mark, by its path in it."""
-    found = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if not file.is_dir()}
-    found.pop(_MARK, None)
-    return found
+    """Every file in `folder`, by its path in it."""
+    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if not file.is_dir()}
 
 
 def _sha256(file: Path) -> str:

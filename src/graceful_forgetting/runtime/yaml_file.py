@@ -35,7 +35,13 @@ def read_yaml(path: str | Path, where: str) -> tuple[str, Any]:
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n") + 1
         raise ValueError(f"{where}, line {line}, is not UTF-8 text: save the file as UTF-8") from error
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise ValueError(
+            f"{where}, line {line}, has the control character {error.character:#04x}: remove it"
+        ) from error
     try:
         node = loader.get_single_node()
         if node is not None:

@@ -20,6 +20,7 @@ from graceful_forgetting.results.result import (
 from graceful_forgetting.results.schema import added, dataclass_from_plain, json_values
 from graceful_forgetting.results.summary import primary_metric
 from graceful_forgetting.runtime.artifacts import atomic_file, read_json
+from graceful_forgetting.runtime.own_files import CELL, check_file, claim_file, list_files
 
 CELL_SCHEMA_VERSION = 1
 
@@ -153,14 +154,20 @@ class CellResult:
         return dataclass_from_plain(cls, content, where)
 
     def save(self, path: str | Path) -> None:
-        """Write the file, atomically, one line a field. Raises `ValueError` on a number that JSON does not have."""
+        """Write the file, atomically, one line a field, and enter it in the list of its folder.
+
+        Raises `ValueError` on a number that JSON does not have, `FileExistsError` for what is not the file of a cell.
+        """
+        claim_file(path, CELL)
         fields = [f"{json.dumps(k)}: {compact_json(v)}" for k, v in self.to_json().items()]
         with atomic_file(path) as partial:
             partial.write_text("{\n" + ",\n".join(fields) + "\n}\n", encoding="utf-8")
+        list_files(Path(path).parent, {Path(path).name: CELL})
 
     @classmethod
     def load(cls, path: str | Path) -> "CellResult":
-        """Read a result file. Raises as `from_json` does, and `FileNotFoundError`."""
+        """Read a result file. Raises as `from_json` does, `FileNotFoundError`, and `ValueError` if it was changed."""
+        check_file(Path(path))
         return cls.from_json(read_json(path), str(path))
 
 

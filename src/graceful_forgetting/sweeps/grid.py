@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from graceful_forgetting.runs.recipe import check_name, read_yaml, recipe_fields
+from graceful_forgetting.runs.recipe import check_field, check_name, read_yaml
+from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.sweeps.cell import CellArm, CellRole, CellSplit
 
 MIXED = "mixed"
@@ -21,6 +22,7 @@ _OWN_FIELDS = {
     "output_dir": "output_dir of the grid",
 }
 _NAME = re.compile(r"[\w.+=@-]+")
+_MAX_NAME, _MAX_VALUE = 100, 40
 # Field -> values to try, of each round of tuning.
 Rounds = list[dict[str, list[Any]]]
 
@@ -59,7 +61,7 @@ class Cell:
     def folder(self) -> Path:
         """Of the cell inside the sweep's."""
         top = "cells" if self.split == "final" else "validation"
-        method = "+".join([self.method, *(f"{name}={value}" for name, value in self.trial.items())])
+        method = "+".join([self.method, *(f"{name}={_as_name(value)}" for name, value in self.trial.items())])
         return Path(top, self.learning, self.forgetting, self.setting, method, f"seed-{self.seed}")
 
     @property
@@ -195,6 +197,13 @@ class Grid:
         )
 
 
+def _as_name(value: Any) -> str:
+    """A value that is tried, as part of the name of a folder: short, and without separators of folders."""
+    text = str(value)
+    name = re.sub(r"[/\\\0]", "%", text)
+    return text if name == text and len(text) <= _MAX_VALUE else f"{name[:_MAX_VALUE]}-{fingerprint_json(text)[:8]}"
+
+
 def trials_of(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the values to try; none for a method that is not tuned."""
     if not values:
@@ -215,9 +224,17 @@ def load_grid(config: str) -> Grid:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: names the key, its value and the fix.
+        ValueError: names the file, the key, its value and the fix.
     """
     content = read_yaml(config)
+    try:
+        return _read(content, config)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if config in message else f"--config {config}: {message}") from error
+
+
+def _read(content: Mapping[str, Any], config: str) -> Grid:
     for key in content:
         check_name(key, _KEYS, f"--config {config}", "key")
     name = _valid_name("name", content.get("name", Path(config).stem))
@@ -234,7 +251,7 @@ def load_grid(config: str) -> Grid:
     tune, like = _tuning(_mapping(content, "tune"), names)
     grid = Grid(
         name=name,
-        output_dir=str(content.get("output_dir", f"runs/sweeps/{name}")),
+        output_dir=_text(content, "output_dir", f"runs/sweeps/{name}"),
         base=base,
         worlds=worlds,
         learning=_axis("worlds" if worlds else "learning", content["worlds" if worlds else "learning"]),
@@ -286,10 +303,10 @@ def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _check_fields(fields: Any, where: str) -> None:
     if not isinstance(fields, dict):
         raise ValueError(f"{where}={fields!r} is not valid: it must map recipe fields to values")
-    for name in fields:
+    for name, value in fields.items():
         if name in _OWN_FIELDS:
             raise ValueError(f"{name} in {where} is decided by the grid: use {_OWN_FIELDS[name]}")
-        check_name(str(name), recipe_fields(), where, "field", "`graceful fields` lists all.")
+        check_field(str(name), value, where)
 
 
 def _method(name: str, value: Any) -> Method:
@@ -304,8 +321,10 @@ def _method(name: str, value: Any) -> Method:
 
 
 def _valid_name(key: str, name: Any) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{key}: the name {name!r} is not valid: use letters, digits and any of _ . + = @ -")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or set(name) == {"."} or len(name) > _MAX_NAME:
+        raise ValueError(
+            f"{key}: the name {name!r} is not valid: use up to {_MAX_NAME} letters, digits and any of _ . + = @ -"
+        )
     return name
 
 
@@ -334,10 +353,19 @@ def _forgetting(value: Any) -> dict[str, list[str] | str]:
 
 
 def _seeds(key: str, value: Any) -> list[int]:
-    if not isinstance(value, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value):
+    if not isinstance(value, list):
         raise ValueError(f"{key}={value!r} is not valid: it must be a list of whole numbers")
+    for seed in value:
+        check_field("seed", seed, key)
     if len(set(value)) < len(value) or (key == "seeds" and not value):
         raise ValueError(f"{key}={value!r} is not valid: it must name every seed once, and at least one")
+    return value
+
+
+def _text(content: Mapping[str, Any], key: str, default: str) -> str:
+    value = content.get(key, default)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}={value!r} is not valid: it must be text")
     return value
 
 
@@ -367,10 +395,13 @@ def _tuning(content: Mapping[str, Any], methods: list[str]) -> tuple[dict[str, R
         if not rounds:
             raise ValueError(f"tune.{name}=[] is not valid: give at least one round, as `learning_rate: [1e-4, 2e-4]`")
         for values in rounds:
-            _check_fields(values, f"tune.{name}")
+            if not isinstance(values, dict):
+                raise ValueError(f"tune.{name}={values!r} is not valid: it must map recipe fields to values")
             for field_name, tried in values.items():
                 if not isinstance(tried, list) or not tried:
                     raise ValueError(f"tune.{name}.{field_name}={tried!r} is not valid: it must be a list of values")
+                for one in tried:
+                    _check_fields({field_name: one}, f"tune.{name}")
         tune[name] = rounds
     for name, other in like.items():
         if other not in tune:

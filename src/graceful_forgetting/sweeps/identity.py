@@ -6,14 +6,17 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from graceful_forgetting.confidence.scorers import scorer_code
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.sources import Sources, load_sources
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_rows
+from graceful_forgetting.runtime.own_files import check_file
 from graceful_forgetting.runtime.version import __version__
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings
+from graceful_forgetting.unlearning.objectives import objective_code
 
 
 class CellKeys:
@@ -35,7 +38,10 @@ class CellKeys:
             FileNotFoundError: a path that is not there.
         """
         recipe = self._recipe(cell)
-        sources, content = self._content(recipe)
+        try:
+            sources, content = self._content(recipe)
+        except ValueError as error:
+            raise ValueError(f"learning {cell.learning}, forgetting {cell.forgetting}: {error}") from error
         if sources.learning_test is None:
             raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
         if not recipe[0].generates:
@@ -55,6 +61,8 @@ class CellKeys:
                     self._settings.keep_models,
                 ],
                 "content": content,
+                **scorer_code(recipe[1].confidence_scorer),
+                **objective_code(recipe[1]),
             }
         )
 
@@ -69,10 +77,11 @@ class CellKeys:
 
     def _content(self, recipe: Recipe) -> tuple[Sources, str]:
         run, lwf, model = recipe
+        name = model.name_or_folder(lwf.model_init_kwargs)
         template = [] if lwf.chat_template_path is None else _folder_hash(lwf.chat_template_path)
-        known = fingerprint_json([asdict(run), model.model_name_or_path, lwf.model_init_kwargs, *template])
+        known = fingerprint_json([asdict(run), name, lwf.model_init_kwargs, *template])
         if known not in self._sources:
-            sources = load_sources(run, model.model_name_or_path, seed=0)
+            sources = load_sources(run, name, seed=0)
             models = [_folder_hash(path) for path in (sources.model, sources.never_knew) if path is not None]
             self._sources[known] = sources, fingerprint_json([known, _rows_hash(sources), models])
         return self._sources[known]
@@ -100,6 +109,7 @@ def finished(cell: Cell, key: str, output_dir: str | Path) -> CellResult | None:
     if not path.is_file():
         return None
     try:
+        check_file(path, must_be_listed=True)
         result = CellResult.from_json(read_json(path), str(path))
     except ValueError:
         return None

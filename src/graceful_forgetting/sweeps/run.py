@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.results.text import duration
-from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.runtime.artifacts import DiskError, write_json
+from graceful_forgetting.runtime.lock import hold
+from graceful_forgetting.runtime.own_files import TUNING, claim_file, list_files
 from graceful_forgetting.runtime.progress import counted_progress
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.cluster import run_cells_on_cluster
@@ -53,6 +55,8 @@ class Sweep:
         self.cluster_parameters = cluster_parameters or {}
         self.announce = announce
         self.verbose = verbose
+        if grid.output_dir == "":
+            raise ValueError("output_dir='' names no folder: give one, or '.' for the current folder")
         self.folder = Path(grid.output_dir)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"output_dir={grid.output_dir!r} is a file: name a folder")
@@ -84,7 +88,12 @@ class Sweep:
 
         Raises:
             RuntimeError: cells failed; all others are finished.
+            ValueError: another sweep works in the folder.
+            DiskError: the disk is full, or a cell that is missing cannot be written.
         """
+        self._lock = hold(self.folder)
+        if self.grid.tune:
+            claim_file(self.folder / TUNING_FILE, TUNING)
         choices = self._tune() if self.grid.tune else {}
         failed = self._run(self.grid.cells(choices), "cells")
         if failed:
@@ -104,6 +113,9 @@ class Sweep:
                 nonlocal done
                 done += 1
                 if outcome.error is not None:
+                    if outcome.error.startswith(DiskError.__name__):
+                        # No other cell would fare better.
+                        raise DiskError(outcome.error.removeprefix(f"{DiskError.__name__}: "))
                     failed.append(outcome)
                 left = (time.perf_counter() - start) / done * (len(missing) - done)
                 line = f"[{done}/{len(missing)}] {_line(outcome)}; about {duration(left)} left"
@@ -128,7 +140,9 @@ class Sweep:
             self._run(trials, "trials" if self.grid.rounds == 1 else f"trials of round {number + 1}")
             self._choose(trials, number, choices, record)
         content = {"seeds": self.grid.validation_seeds, "like": self.grid.like, "choices": record}
-        write_json(self.folder / TUNING_FILE, content)
+        if self._lock is not None:
+            write_json(self.folder / TUNING_FILE, content)
+            list_files(self.folder, {TUNING_FILE: TUNING})
         self.announce(f"chosen settings: {self.folder / TUNING_FILE}")
         return choices
 

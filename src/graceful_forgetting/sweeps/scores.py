@@ -5,7 +5,6 @@ from statistics import median
 
 from datasets import Dataset
 
-from graceful_forgetting.config import ScorerName
 from graceful_forgetting.results.measures import by_falling_score, run_lengths
 from graceful_forgetting.runs.sources import ForgettingSource, prompt_text
 from graceful_forgetting.sweeps.cell import ScoreSummary
@@ -25,7 +24,7 @@ def kinds_of(scored: Dataset, forgetting: Mapping[str, ForgettingSource]) -> lis
     ]
 
 
-def score_summary(scored: Dataset, kinds: list[str | None], scorer: ScorerName) -> ScoreSummary | None:
+def score_summary(scored: Dataset, kinds: list[str | None], scorer: str) -> ScoreSummary | None:
     """Rankings of the samples whose kind is known by every score that was measured; none if no kind is known.
 
     `scored`: as `score_confidence` returns it. A sample without a value of some score is in none of the rankings.

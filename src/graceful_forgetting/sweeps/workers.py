@@ -9,12 +9,14 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from graceful_forgetting.runtime.secrets import without_secrets
+from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, end_with_parent, ends_on_sigterm
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
 
@@ -66,9 +68,11 @@ def attempt(
     try:
         result = run_cell(cell, key, settings, cache, announce)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
-        error_file.parent.mkdir(parents=True, exist_ok=True)
-        error_file.write_text(traceback.format_exc(), encoding="utf-8")
-        text = f"{type(error).__name__}: {error}"
+        # On a full disk the message has to do.
+        with suppress(OSError):
+            error_file.parent.mkdir(parents=True, exist_ok=True)
+            error_file.write_text(without_secrets(traceback.format_exc()), encoding="utf-8")
+        text = without_secrets(f"{type(error).__name__}: {error}")
         return Outcome(cell, None, text, 0, time.perf_counter() - start)
     error_file.unlink(missing_ok=True)
     made = sum(stage.status == "run" for stage in result.stages)
@@ -100,7 +104,7 @@ class _Workers:
 
     def __exit__(self, *exception: object) -> None:
         for worker in self._workers:
-            # Whoever still works was interrupted: what it has half-written is discarded by the next call.
+            # Whoever still works was interrupted: one that trains saves a checkpoint first.
             worker.connection.close()
             if worker.task is not None:
                 worker.process.terminate()
@@ -186,9 +190,24 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
     """The life of a worker: cells until the connection closes."""
     # Ctrl-C reaches the whole group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    end_with_parent(parent.pid)
+    with suppress(Terminated), ends_on_sigterm(_silent):
+        _work_on(connection, settings, log)
+        return
+    sys.exit(EXIT_CODE)
+
+
+def _work_on(connection: Connection, settings: CellSettings, log: Path) -> None:
     cache = InputsCache()
-    with log.open("a", buffering=1, encoding="utf-8") as output, _without_old_garbage():
-        sys.stdout = sys.stderr = output
+    with (
+        log.open("a", buffering=1, encoding="utf-8") as output,
+        redirect_stdout(output),
+        redirect_stderr(output),
+        _without_old_garbage(),
+    ):
         while True:
             try:
                 cell, key = connection.recv()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import fill
 
 from graceful_forgetting.tasks import medmcqa, mmlu, xquad
 from graceful_forgetting.tasks.arc import ARC_EASY
@@ -119,4 +120,26 @@ def task_table() -> str:
             f"| `{name}:<subject>` | one of {len(family.subjects)} subjects, such as `{example.name}` "
             f"| {example.metric} | {example.licence} | `{example.hub_id}` | no |"
         )
+    return "\n".join(lines)
+
+
+def task_list(width: int = 100) -> str:
+    """Every known task as text of at most `width` columns: name, metric, what it asks, and where its rows come from."""
+    entries = []
+    for task in TASKS.values():
+        source = f"{' '.join((task.hub_id or '', *task.hub_configs))}; {task.licence}"
+        vendored = "; sample rows in the package" if (SAMPLES / task.folder).is_dir() else ""
+        entries.append((task.name, task.metric, task.description, source + vendored))
+    for name, family in FAMILIES.items():
+        example = family.make(family.subjects[0])
+        what = f"one of {len(family.subjects)} subjects, such as {example.name}"
+        entries.append((f"{name}:<subject>", example.metric, what, f"{example.hub_id}; {example.licence}"))
+    names, metrics = (max(len(entry[column]) for entry in entries) for column in (0, 1))
+    indent = " " * (names + metrics + 4)
+    lines = []
+    for name, metric, what, source in entries:
+        lines.append(
+            fill(what, width, initial_indent=f"{name:{names}}  {metric:{metrics}}  ", subsequent_indent=indent)
+        )
+        lines.append(fill(source, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False))
     return "\n".join(lines)

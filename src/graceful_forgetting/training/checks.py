@@ -14,15 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from graceful_forgetting.baselines import BASELINES
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence.scorer import Need as ScorerNeed
-from graceful_forgetting.confidence.scorers import SCORERS
+from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data.encoding import encode_prompts, encode_rows
 from graceful_forgetting.data.learning_rows import check_single_examples
 from graceful_forgetting.runtime.progress import progress_bar
 from graceful_forgetting.training.columns import check_columns, check_forget_dataset
+from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation
-from graceful_forgetting.unlearning.objectives import OBJECTIVES
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
+from graceful_forgetting.unlearning.objectives import objective_of
 
 # Rows that are tokenised between two movements of the bar.
 _TOGETHER = 1000
@@ -87,8 +88,8 @@ def check_data(
     """
     check_columns(args, train_dataset, eval_dataset, forget_dataset, formatted)
     unlearning, scored = unlearns(args, forget_dataset, preparation), is_scored(forget_dataset)
-    needs = SCORERS[args.confidence_scorer].needs
-    objective = OBJECTIVES[args.unlearn_objective](args)
+    needs = scorer_named(args.confidence_scorer).needs
+    objective = objective_of(args)
     scorer_reads = bool(needs & {ScorerNeed.POSTERIOR, ScorerNeed.LEARNING})
     check_single_examples(
         train_dataset,
@@ -188,6 +189,8 @@ def check_model(
             f"peft_config adds virtual tokens ({model.active_peft_config.peft_type.value}), which shift the "
             "logits against the labels: use LoRA or train the model itself"
         )
+    check_vocabulary("model", model, processing_class)
+    check_generation_config("model", model)
 
 
 def check_own_parts(
@@ -215,7 +218,7 @@ def check_own_parts(
         return
     unlearning = unlearns(args, forget_dataset, preparation)
     scorer_has_reference = not is_scored(forget_dataset) and (
-        ScorerNeed.POSTERIOR in SCORERS[args.confidence_scorer].needs
+        ScorerNeed.POSTERIOR in scorer_named(args.confidence_scorer).needs
     )
     if BaselineNeed.POSTERIOR in baseline_needs(args) or (unlearning and scorer_has_reference):
         raise ValueError(

@@ -137,7 +137,7 @@ def load_trained_weights(model: PreTrainedModel | PeftModel, folder: Path) -> No
         place = folder if adapter == "default" else folder / adapter
         set_peft_model_state_dict(model, load_peft_weights(str(place), device="cpu"), adapter_name=adapter)
         return
-    tuned = dict(type(model).from_pretrained(folder, dtype=model.dtype).named_parameters())
+    tuned = dict(type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True).named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:

@@ -21,7 +21,7 @@ from graceful_forgetting.baselines import BASELINES
 from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.confidence.scorer import Need, reads_fisher
-from graceful_forgetting.confidence.scorers import SCORERS
+from graceful_forgetting.confidence.scorers import scorer_code, scorer_named
 from graceful_forgetting.confidence.scoring import with_unmeasured
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.data import context_length, tokenize_dataset
@@ -150,12 +150,12 @@ class Method:
     @property
     def scorer_needs_posterior(self) -> bool:
         """Whether the scorer reads the learning task's posterior, and scores nothing that comes scored."""
-        return Need.POSTERIOR in SCORERS[self.args.confidence_scorer].needs and not self._come_scored
+        return Need.POSTERIOR in scorer_named(self.args.confidence_scorer).needs and not self._come_scored
 
     @property
     def _needs_fisher(self) -> bool:
         """Whether anything reads the Fisher information; of the posterior, the mean alone may be enough."""
-        scorer = SCORERS[self.args.confidence_scorer].needs
+        scorer = scorer_named(self.args.confidence_scorer).needs
         return reads_fisher(scorer) or BaselineNeed.POSTERIOR in self._baseline_needs
 
     @property
@@ -298,7 +298,7 @@ class Method:
     def _scored(self, name: str, config: ConfidenceConfig, with_posterior: bool) -> Stage:
         knowledge = self.self_knowledge()
         posterior = self.posterior() if with_posterior else None
-        with_learning = Need.LEARNING in SCORERS[config.scorer].needs
+        with_learning = Need.LEARNING in scorer_named(config.scorer).needs
 
         def build(folder: Path, key: str) -> dict[str, Any]:
             with self.models.base() as model:
@@ -316,7 +316,8 @@ class Method:
             scored.save_to_disk(str(folder / ROWS_FOLDER))
             return {"scored": len(scored)}
 
-        settings = asdict(config) | ({"learning": self.rows.key("learning")} if with_learning else {})
+        settings = asdict(config) | scorer_code(config.scorer)
+        settings |= {"learning": self.rows.key("learning")} if with_learning else {}
         inputs = [knowledge] if posterior is None else [knowledge, posterior]
         return self._made(name, settings, inputs, build)
 

@@ -11,12 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from filelock import FileLock
+
 from graceful_forgetting.results.provenance import peak_memory, reset_peak_memory
 from graceful_forgetting.results.result import StageResult
 from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime.artifacts import remove_partials
 from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
+from graceful_forgetting.runtime.lock import hold
+from graceful_forgetting.runtime.secrets import public_settings
 from graceful_forgetting.runtime.store import Entry, EntryError, key_of
+from graceful_forgetting.runtime.termination import end_if_arrived
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +51,18 @@ class RunDirectory:
     Under several processes every one must run every stage, in the same order, and see the same directory. Process 0
     decides what is reused and writes; the others build along, for their share of the work, and wait for its folder.
 
+    A directory that cannot be written serves as long as everything in it can be reused: `read_only`.
+
     Args:
         path: the run directory; made if missing.
         force: make everything anew.
         announce: receives one line a stage, and with `starts` another when it begins.
         starts: whether the beginning of a stage is announced.
         reuse: whether finished stages serve again; work in progress always does, where its own keys allow it.
+
+    Raises:
+        ValueError: another process works in the directory, or it is a file.
+        DiskError: it cannot be made.
     """
 
     # Whether there is a folder for every key of a stage, which several processes may use at once.
@@ -68,23 +79,44 @@ class RunDirectory:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir={str(path)!r} is a file: name a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
         self.force = force
         self.announce = announce
         self.starts = starts
         self.reuse = reuse and not force
         self.results: list[StageResult] = []
+        self.read_only = False
+        self._lock: FileLock | None = None
+        self._elsewhere: TemporaryDirectory[str] | None = None
         # In other processes' eyes, what process 0 is writing looks interrupted; so does what another run shares.
         if process_index() == 0 and not self.shared:
-            remove_partials(self.path)
+            self._lock = hold(self.path)
+            self.read_only = self._lock is None
+            if not self.read_only:
+                remove_partials(self.path)
+
+    def close(self) -> None:
+        """Let other processes work in the directory."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def make_elsewhere(self) -> None:
+        """From here on, make what a read-only directory has not in a folder that goes with this object."""
+        if self.read_only:
+            self._elsewhere = TemporaryDirectory()
+
+    def _place(self, name: str) -> Path:
+        if self._elsewhere is None or (self.path / name).exists():
+            return self.path
+        return Path(self._elsewhere.name)
 
     def _entry(self, name: str, key: str) -> Entry:
         """Where the stage is when it is finished."""
-        return Entry(self.path / name / key if self.shared else self.path / name, key, STAGE_FILE)
+        folder = self._place(name) / name
+        return Entry(folder / key if self.shared else folder, key, STAGE_FILE)
 
     def _work(self, name: str, key: str) -> Entry:
         """Where a long stage keeps what it has done so far."""
-        folder = self.path / "work" / name
+        folder = self._place(name) / "work" / name
         return Entry(folder / key if self.shared else folder, key)
 
     def stage(
@@ -98,6 +130,8 @@ class RunDirectory:
 
         Raises `FileExistsError` where a folder that is not a stage of ours is in its place.
         """
+        end_if_arrived()
+        settings = public_settings(settings)
         key = key_of(stage=name, settings=settings, inputs=[stage.key for stage in inputs])
         entry, contents = self._entry(name, key), [stage.content for stage in inputs]
         with entry.locked() if self.shared else nullcontext():
@@ -110,7 +144,7 @@ class RunDirectory:
                 self.announce(f"{name}: done in {duration(known['seconds'])} ({_counts(known['detail'])})")
             else:
                 self.announce(f"{name}: reused ({_counts(known['detail'])})")
-            on_main_process(self._work(name, key).remove)
+            on_main_process(partial(self._finish, self._work(name, key)))
         self.results.append(
             StageResult(
                 name=name,
@@ -124,6 +158,10 @@ class RunDirectory:
         )
         return Stage(name, entry.path, key, known["detail"], known["checksum"])
 
+    def _finish(self, work: Entry) -> None:
+        if not self.read_only:
+            work.remove()
+
     def _look_up(self, entry: Entry, contents: list[str]) -> tuple[dict[str, Any] | None, str]:
         """The record of the stage, None if it must be made, and then why again."""
         reason = ""
@@ -135,6 +173,9 @@ class RunDirectory:
                 reason = " again, since what it reads was made again"
             except EntryError as error:
                 reason = f" again, since {error}"
+                if self.shared:
+                    # Whoever runs many cells does not see the lines of each.
+                    logger.warning("%s is made again, since %s", entry.path, error)
         entry.claim()
         return None, reason
 

@@ -18,7 +18,6 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from graceful_forgetting.baselines import Baseline
@@ -41,6 +40,8 @@ from graceful_forgetting.training.baseline import check_base_weights, make_basel
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import presentation
+from graceful_forgetting.training.model_checks import check_causal, check_dequantised
+from graceful_forgetting.training.model_files import outline
 from graceful_forgetting.training.notices import cost_ahead, self_defeating
 from graceful_forgetting.training.preparation import (
     LOG_FILE,
@@ -155,6 +156,10 @@ class LWFTrainer(UnlearningTrainer):
                 preparation=preparation,
                 formatted=formatting_func is not None,
             )
+        if special and isinstance(model, str):
+            revision = (args.model_init_kwargs or {}).get("revision")
+            outline("model", model, revision=revision, trust_remote_code=bool(args.trust_remote_code))
+        check_dequantised("model", model)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             # The caller's stays as it is: one copy serves every stage.
             processing_class = settled_tokenizer(processing_class, args, may_grow=True)
@@ -183,6 +188,9 @@ class LWFTrainer(UnlearningTrainer):
             checks.check_model(args, self.model, self.processing_class)
             data_sets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
             checks.check_prompts(args, data_sets, self.processing_class, self.chat_template)
+            if not self.is_fsdp_enabled:
+                # Whose first process alone may hold the weights.
+                check_causal("model", self.model)
             checks.check_own_parts(args, self.compute_loss_func, self.optimizer, self._forget_dataset, preparation)
         if self.unlearning_enabled and self._forget_dataset is not None:
             learning = None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
@@ -284,7 +292,7 @@ class LWFTrainer(UnlearningTrainer):
                 folder = Path(resume_from_checkpoint).parent
             known = self.preparation is not None and self.preparation.plain is not None
             on_main_process(partial(resume_rejected, folder, known or self._compares_with_plain))
-        checkpoint = self._checkpoint(resume_from_checkpoint)
+        checkpoint = self.resumed(resume_from_checkpoint)
         baseline = None
         with preserved_rng():
             if self.args.baseline is not None:
@@ -300,8 +308,9 @@ class LWFTrainer(UnlearningTrainer):
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
                 baseline.before_training(self.model)
+        where = resume_from_checkpoint if checkpoint is None else str(checkpoint)
         name_stage(self, self._title, with_lines=True)
-        output = super().train(resume_from_checkpoint, *positional, **keywords)
+        output = super().train(where, *positional, **keywords)
         if self.unlearning_enabled:
             updates = (
                 f"learning updates {self.state.global_step}, unlearning updates {self.unlearning_summary()['updates']}"
@@ -360,9 +369,3 @@ class LWFTrainer(UnlearningTrainer):
             known,
             learning_posterior,
         )
-
-    def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
-        if isinstance(resume_from_checkpoint, str):
-            return Path(resume_from_checkpoint)
-        last = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint else None
-        return None if last is None else Path(last)

@@ -8,12 +8,12 @@ from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.selection import select_retained
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.unlearning.base_losses import with_base_losses
-from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need
+from graceful_forgetting.unlearning.objectives import Need, objective_of
 
 
 def objective_needs(args: LWFConfig) -> frozenset[Need]:
     """What the objective of these settings reads."""
-    return OBJECTIVES[args.unlearn_objective](args).needs
+    return objective_of(args).needs
 
 
 def first_rows(

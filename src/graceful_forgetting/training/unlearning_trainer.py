@@ -63,6 +63,11 @@ class UnlearningTrainer(PlainTrainer):
         return checks.unlearns(self.args, self._forget_dataset, self.preparation)
 
     @property
+    def learns_plainly(self) -> bool:
+        """Whether this run neither unlearns nor has a baseline: what unlearning does to the loss, the guard judges."""
+        return not self.unlearning_enabled and self.args.baseline is None
+
+    @property
     def _title(self) -> str:
         """What this run is called before its bar."""
         return "SFT" if self._presentation[0] == "SFT" else method_title(vars(self.args))

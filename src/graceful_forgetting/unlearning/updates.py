@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,11 +18,12 @@ from transformers.training_args import OptimizerNames
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.runtime.distributed import sharded_like, whole
+from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.selection import WEIGHT_COLUMN, save_selected
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.fallback import HeldOutComparison
 from graceful_forgetting.unlearning.guard import Guard
-from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, Objective
+from graceful_forgetting.unlearning.objectives import Need, Objective, objective_of
 from graceful_forgetting.unlearning.order import batch_indices
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class UnlearningUpdates:
         learning: Dataset | None = None,
     ):
         self.args = args
-        self.objective: Objective = OBJECTIVES[args.unlearn_objective](args)
+        self.objective: Objective = objective_of(args)
         self.count = 0
         self.guard = Guard(margin=args.guard_margin)
         self.log = UnlearningLog()
@@ -253,7 +254,7 @@ def load_rows(directory: Path) -> tuple[Dataset, Dataset | None]:
     if version != STATE_VERSION:
         raise ValueError(f"{directory} has unlearning state of version {version}, and this one reads {STATE_VERSION}")
     retained = directory / RETAINED
-    return load_from_disk(str(directory / SAMPLES)), load_from_disk(str(retained)) if retained.is_dir() else None
+    return read_rows(directory / SAMPLES), read_rows(retained) if retained.is_dir() else None
 
 
 def unlearning_summary(updates: UnlearningUpdates | None, compared: HeldOutComparison | None) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from graceful_forgetting.lab.base_model.optimisers import (
     set_rate,
 )
 from graceful_forgetting.lab.base_model.packing import Mixture
-from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, remove_partials, write_json
+from graceful_forgetting.runtime.artifacts import read_json, remove_partials, write_json
 from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.runtime.store import Entry
 
 
 @dataclass
@@ -122,13 +123,21 @@ def _line(progress: Progress, config: BaseModelConfig, seconds: float, found: di
 def _save(model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], progress: Progress, folder: Path) -> None:
     older = _checkpoints(folder)
     target = folder / f"checkpoint-{progress.step}"
-    with atomic_directory(target) as partial:
+
+    def fill(partial: Path) -> dict[str, Any]:
         save_file(dict(model.named_parameters()), partial / "parameters.safetensors")
         save_file(optimizer_tensors(optimizers), partial / "optimizers.safetensors")
         write_json(partial / "progress.json", asdict(progress))
+        return {}
+
+    _entry(target).write(fill)
     for checkpoint in older:
         if checkpoint != target:
             _delete(checkpoint)
+
+
+def _entry(checkpoint: Path) -> Entry:
+    return Entry(checkpoint, checkpoint.name)
 
 
 def _delete(checkpoint: Path) -> None:
@@ -138,7 +147,7 @@ def _delete(checkpoint: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Checkpoints, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
@@ -147,10 +156,9 @@ def _restore(
     model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], config: BaseModelConfig, folder: Path
 ) -> Progress:
     remove_partials(folder)
-    checkpoints = _checkpoints(folder)
-    if not checkpoints:
+    newest = next((path for path in reversed(_checkpoints(folder)) if _entry(path).read() is not None), None)
+    if newest is None:
         return Progress()
-    newest = checkpoints[-1]
     progress = Progress(**read_json(newest / "progress.json"))
     if config.decay_start != progress.decay_start and progress.step > min(config.decay_start, progress.decay_start):
         raise ValueError(

@@ -21,12 +21,18 @@ from graceful_forgetting.results.provenance import collect_hardware, package_ver
 from graceful_forgetting.results.text import size
 from graceful_forgetting.results.text_tables import aligned
 
+logger = logging.getLogger(__name__)
 UNIT = "forward + backward"
 _PACKAGES = ("torch", "transformers", "opacus", "backpack-for-pytorch")
 
 
 def benchmark_confidence(
-    settings: Sequence[Setting], *, repetitions: int = 9, threads: int = 2, methods: Sequence[str] = tuple(METHODS)
+    settings: Sequence[Setting],
+    *,
+    repetitions: int = 9,
+    threads: int = 2,
+    methods: Sequence[str] = tuple(METHODS),
+    announce: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Measure every method in every setting.
 
@@ -39,6 +45,7 @@ def benchmark_confidence(
     Args:
         repetitions: ≥ 2.
         threads: that torch computes with.
+        announce: receives a line at the start, and one at the end of each part.
 
     Returns:
         JSON-able: machine, versions, and a row for each setting and method. A method that does not run has its
@@ -50,10 +57,14 @@ def benchmark_confidence(
     if repetitions < 2:
         raise ValueError(f"repetitions is {repetitions}; a spread needs 2 or more")
     chosen = list(dict.fromkeys([UNIT, *methods]))
-    peaks = {(setting, name): _peak_bytes(setting, name, threads) for setting in settings for name in chosen}
+    announce(f"measuring {', '.join(chosen)} in {len(settings)} settings, memory first")
+    peaks: dict[tuple[Setting, str], int | None] = {}
+    for number, setting in enumerate(settings, 1):
+        peaks |= {(setting, name): _peak_bytes(setting, name, threads) for name in chosen}
+        announce(f"memory, {number} of {len(settings)}: {_in_words(setting)}")
     torch.set_num_threads(threads)
     rows = []
-    for setting in settings:
+    for number, setting in enumerate(settings, 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the alternatives' own
             measured = _measure(setting, chosen, repetitions)
@@ -61,6 +72,7 @@ def benchmark_confidence(
             peak, unit = peaks[setting, row["method"]], peaks[setting, UNIT]
             ratio = peak / unit if peak and unit else None
             rows.append({**asdict(setting), **row, "peak_bytes": peak, "peak_ratio": ratio})
+        announce(f"time, {number} of {len(settings)}: {_in_words(setting)}")
     weights = {str(tied): sum(p.numel() for p in Setting(8, 0, 1, tied).model().parameters()) for tied in (False, True)}
     return {
         "hardware": asdict(collect_hardware()),
@@ -71,6 +83,11 @@ def benchmark_confidence(
         "parameters_by_tied": weights,
         "rows": rows,
     }
+
+
+def _in_words(setting: Setting) -> str:
+    tied = ", output layer tied" if setting.tied else ""
+    return f"{setting.batch_size} samples of {setting.tokens} tokens, {setting.prompt_tokens} of the prompt{tied}"
 
 
 def table(result: dict[str, Any]) -> str:

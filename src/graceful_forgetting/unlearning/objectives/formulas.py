@@ -6,12 +6,14 @@ L_base(x) that of the base model. An unlearning update minimises the mean of the
 
 import math
 from collections.abc import Callable
+from inspect import isfunction
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.runtime.own_code import fingerprint_code, imported
 from graceful_forgetting.unlearning.objectives.objective import Need, Objective, UnlearningBatch
 
 
@@ -180,3 +182,36 @@ OBJECTIVES: dict[str, Callable[[LWFConfig], Objective]] = {
     "uniform": lambda _: Uniform(),
     "gradient_difference": lambda _: GradientDifference(),
 }
+
+
+def objective_of(args: LWFConfig) -> Objective:
+    """The objective of these settings, by its name or by its import path `package.module:Name`.
+
+    A path leads to a subclass of `Objective`, to an object of one, or to a function that makes one from the settings.
+
+    Raises:
+        ValueError: the path leads nowhere, or to something else.
+    """
+    name = args.unlearn_objective
+    if name in OBJECTIVES:
+        return OBJECTIVES[name](args)
+    found = imported("unlearn_objective", name)
+    if isinstance(found, type) and issubclass(found, Objective):
+        found = found()
+    elif isfunction(found):
+        try:
+            found = found(args)
+        except Exception as error:  # a function of the user's may raise anything
+            raise ValueError(f"unlearn_objective={name!r} fails on the settings: {error}") from error
+    if not isinstance(found, Objective):
+        raise ValueError(
+            f"unlearn_objective={name!r} gives a {type(found).__name__}: it must be a subclass of Objective, an object "
+            "of one, or a function that makes one from the settings"
+        )
+    return found
+
+
+def objective_code(args: LWFConfig) -> dict[str, str]:
+    """What a stage's key holds of an objective beside its name: the hash of the code of one's own; nothing for ours."""
+    code = fingerprint_code(type(objective_of(args)), path=args.unlearn_objective)
+    return {} if code is None else {"objective_code": code}

@@ -1,0 +1,78 @@
+"""Test rows on which plain fine-tuning and the run's own method do not answer the same, from the stored evaluations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graceful_forgetting.evaluation.likelihood import completion_text
+from graceful_forgetting.results.arms import OWN
+from graceful_forgetting.results.result import Role
+from graceful_forgetting.runs.pipeline import Pipeline
+from graceful_forgetting.runtime.artifacts import read_json
+
+# Of a task: rows that became better, worse, or neither.
+SHOWN = {"better": 10, "worse": 10, "neither": 5}
+
+
+@dataclass(frozen=True)
+class ChangedAnswer:
+    """One test row: its prompt (text or messages), both answers, the right one, and whether the own method's is better.
+
+    `plain_score`, `own_score`: 1 or 0, token F1, or chrF.
+    """
+
+    prompt: Any
+    plain: str
+    own: str
+    right: str
+    change: str
+    plain_score: float
+    own_score: float
+
+
+@dataclass(frozen=True)
+class ChangedAnswers:
+    """Of one task and seed: how many of `total` answers are better, worse and neither, and some rows of each kind."""
+
+    task: str
+    role: Role
+    seed: int
+    total: int
+    counts: Mapping[str, int]
+    rows: Sequence[ChangedAnswer]
+
+
+def changed_answers(pipeline: Pipeline) -> list[ChangedAnswers]:
+    """Of the first seed, every task whose answers were generated, or chosen by likelihood."""
+    seed = pipeline.seeds[0]
+    plain, own = (read_json(pipeline.evaluation(arm, seed).path / "items.json") for arm in ("plain", OWN))
+    return [
+        _of_task(name, role, seed, list(rows), plain[name], own[name])
+        for name, (rows, role, _) in pipeline.inputs.test_sets.items()
+        if plain[name]["generated"] is not None or plain[name]["choice_correct"] is not None
+    ]
+
+
+def _of_task(
+    name: str, role: Role, seed: int, rows: list[dict[str, Any]], plain: dict[str, Any], own: dict[str, Any]
+) -> ChangedAnswers:
+    (before, before_scores), (after, after_scores) = _answers(plain, rows), _answers(own, rows)
+    found: dict[str, list[ChangedAnswer]] = {kind: [] for kind in SHOWN}
+    for row, plainly, own_way, old, new in zip(rows, before, after, before_scores, after_scores, strict=True):
+        if plainly != own_way:
+            kind = "better" if new > old else "worse" if new < old else "neither"
+            right = completion_text(row["completion"]).strip()
+            found[kind].append(ChangedAnswer(row["prompt"], plainly, own_way, right, kind, old, new))
+    shown = [answer for kind, most in SHOWN.items() for answer in found[kind][:most]]
+    return ChangedAnswers(name, role, seed, len(rows), {kind: len(each) for kind, each in found.items()}, shown)
+
+
+def _answers(items: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[float]]:
+    """The answer to every row and its score: generated, else the option of highest likelihood per byte."""
+    if items["generated"] is not None:
+        return [text.strip() for text in items["generated"]], items["score"]
+    chosen = []
+    for row, likelihoods in zip(rows, items["choice_log_likelihoods"], strict=True):
+        per_byte = [value / len(text.encode()) for value, text in zip(likelihoods, row["choices"], strict=True)]
+        chosen.append(row["choices"][per_byte.index(max(per_byte))].strip())
+    return chosen, [float(right) for right in items["choice_correct"]]

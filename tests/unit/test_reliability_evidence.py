@@ -1,0 +1,78 @@
+"""The harnesses of evidence/reliability: what they compare, draw and report."""
+
+import json
+import re
+
+import pytest
+
+from evidence.reliability import draws, page
+from evidence.reliability.fuzz import Found, Kind, attempt
+from evidence.reliability.kill import SIGNALS, Command, points
+from evidence.reliability.leftovers import differences, snapshot
+from graceful_forgetting.worlds import Difficulty
+
+
+def test_the_page_is_that_of_the_figures():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "python -m evidence.reliability.page"
+
+
+def test_archived_draws_are_those_of_their_numbers():
+    rows = draws.archived()
+    assert [row["number"] for row in rows] == list(range(30))
+    for row in rows:
+        drawn = draws.draw(row["number"])
+        assert {name: row[name] for name in drawn} == drawn
+        Difficulty(**drawn["difficulty"])
+    assert draws.figures()["below"] == []
+
+
+def test_points_are_the_same_at_every_call_and_take_turns():
+    command = Command("run", [], ())
+    drawn = points(command, "main", "self", 30, 300)
+    assert drawn == points(command, "main", "self", 30, 300)
+    assert len({point.at for point in drawn}) == 30
+    assert {point.signal for point in drawn} == set(SIGNALS)
+    assert all(1 <= point.at <= 300 for point in drawn)
+    assert len(points(command, "main", "self", 30, 5)) == 5
+
+
+def test_what_a_kill_may_not_change(tmp_path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "model.safetensors").write_bytes(b"a")
+    record = {"seconds": 1.0, "key": "k", "detail": {"updates": 6, "resumed_from": None}}
+    (tmp_path / "stage" / "stage.json").write_text(json.dumps(record))
+    (tmp_path / "gone.txt").touch()
+    before = snapshot(tmp_path)
+    assert differences(before, snapshot(tmp_path)) == []
+    (tmp_path / "stage" / "stage.json").write_text(json.dumps({**record, "seconds": 2.0}))
+    assert differences(before, snapshot(tmp_path)) == []
+    (tmp_path / "stage" / "stage.json").write_text(json.dumps({**record, "detail": {"updates": 7}}))
+    (tmp_path / "stage" / "model.safetensors").write_bytes(b"b")
+    (tmp_path / "gone.txt").unlink()
+    (tmp_path / "stage" / "x.partial-1").touch()
+    assert differences(before, snapshot(tmp_path)) == [
+        "gone.txt is missing",
+        "stage/x.partial-1 is left over",
+        "stage/model.safetensors differs",
+        "stage/stage.json differs",
+    ]
+
+
+def refuse(path):
+    raise ValueError("of a library, without a word on the file")
+
+
+@pytest.mark.parametrize(
+    ("read", "problem"),
+    [
+        (refuse, r"ValueError \(test_reliability_evidence\.py:\d+\)"),
+        (lambda path: bytearray(300 * 2**20), "took 3.. MB"),
+        (lambda path: [0 for _ in iter(int, 1)], r"SlowError .*"),
+    ],
+)
+def test_what_a_reader_may_not_do(tmp_path, read, problem):
+    found = Found()
+    attempt(Kind("rows", None, read, "rows.jsonl"), b"{}", tmp_path, found)
+    ((name, count),) = found.failures.items()
+    assert re.fullmatch(problem, name)
+    assert count == found.inputs == 1
