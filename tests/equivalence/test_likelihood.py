@@ -7,8 +7,11 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from chat_tokenizers import byte_level
 from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.data.encoding import encode_rows
 from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
 from graceful_forgetting.evaluation.likelihood import completion_likelihoods, text_bits_per_byte
 from graceful_forgetting.gradients.token_loss import mean_nll
@@ -193,3 +196,28 @@ def test_logits_are_consumed_where_nothing_else_needs_them(head, consumed, dtype
     (expected,) = torch.autograd.grad(kept.sum(), x)
     assert torch.equal(losses, kept)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("prompt", ["The capital of France? (yes or no) Answer: ", "Question: (yes or no) "])
+def test_options_differ_as_the_whole_texts_do(prompt):
+    """Also where the space before an answer is a part of its first token in some options, and a token in others."""
+    tokenizer = byte_level()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.4, **sizes)).double().eval()
+    options = ["four", "4", "two", "2", "yes", "no"]
+    pairs = [{"prompt": prompt, "completion": option} for option in options]
+    assert len({row.start for row in encode_rows(pairs, "prompt", tokenizer)}) > 1
+    rows = Dataset.from_list([{"prompt": prompt, "completion": "four", "choices": options}])
+    _, items = evaluate_items(model, EvaluationRows(rows, tokenizer), "learning", None, **settings())
+    found = items.choice_log_likelihoods[0]
+
+    def whole(text: str) -> float:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            chances = model(ids).logits[0, :-1].log_softmax(dim=-1)
+        return float(chances.gather(1, ids[0, 1:, None]).sum())
+
+    expected = [whole(prompt + option) for option in options]
+    gaps = [value - expected[0] for value in expected]
+    assert [value - found[0] for value in found] == pytest.approx(gaps, abs=1e-5)

@@ -1,11 +1,14 @@
 """Elicitation refuses bad input before it generates anything, and says what to do."""
 
+import logging
+
 import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from chat_tokenizers import byte_level, llama3_like
 from graceful_forgetting.config import ElicitationConfig, LWFConfig
 from graceful_forgetting.elicitation import elicit_self_knowledge
 
@@ -157,3 +160,59 @@ def test_password_in_the_address_is_refused_and_not_repeated():
     with pytest.raises(ValueError, match=r"server_url holds a user name or password.*server_api_key_env") as caught:
         ElicitationConfig(**SERVER | {"server_url": "http://me:hidden@localhost:8000/v1"})
     assert "hidden" not in str(caught.value)
+
+
+def test_why_all_answers_are_empty_is_said_as_it_is():
+    tokenizer = byte_level()
+    model = always(tokenizer, "\n")
+    with pytest.raises(ValueError, match="all 2 completions are empty: 0 end at once, and 2 hold nothing"):
+        elicit_self_knowledge(model, tokenizer, ASKED, ElicitationConfig(max_new_tokens=3))
+
+
+def test_answers_that_are_special_tokens_are_answers():
+    tokenizer = byte_level(special=["<|pos|>"])
+    found = elicit_self_knowledge(always(tokenizer, "<|pos|>"), tokenizer, ASKED, ElicitationConfig(max_new_tokens=2))
+    assert found["completion"][:] == ["<|pos|><|pos|>"] * 2
+
+
+def test_the_token_that_ends_a_turn_ends_answers():
+    tokenizer = llama3_like()
+    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": "capital of Peru?"}]}])
+    model = always(tokenizer, " Lima", then="<|eot_id|>")
+    (row,) = elicit_self_knowledge(model, tokenizer, prompts, ElicitationConfig(max_new_tokens=8))
+    assert (row["completion"], row["finish_reason"]) == ([{"role": "assistant", "content": " Lima"}], "stop")
+
+
+def test_no_answer_is_generated_after_an_end_that_the_tokenizer_appends():
+    tokenizer = byte_level(appends_eos=True)
+    found = elicit_self_knowledge(always(tokenizer, " Lima"), tokenizer, ASKED, ElicitationConfig(max_new_tokens=1))
+    assert all(tokenizer.eos_token_id not in row["input_ids"] for row in found)
+
+
+def test_prompts_that_end_in_a_space_are_counted_aloud(caplog):
+    tokenizer = byte_level()
+    prompts = Dataset.from_list([{"prompt": "The capital of Peru is"}, {"prompt": "The capital of Italy is "}])
+    with caplog.at_level(logging.WARNING):
+        elicit_self_knowledge(always(tokenizer, " Lima"), tokenizer, prompts, ElicitationConfig(max_new_tokens=1))
+    assert "1 of 2 prompts end in white space that makes other tokens" in caplog.text
+
+
+ASKED = Dataset.from_list([{"prompt": "The capital of Peru is"}, {"prompt": "The capital of Italy is"}])
+
+
+def always(tokenizer: PreTrainedTokenizerFast, text: str, then: str | None = None) -> LlamaForCausalLM:
+    """A model that writes one token again and again, or another one after it."""
+    (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
+    size = len(tokenizer)
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=size, hidden_size=2, intermediate_size=2, num_hidden_layers=0, num_attention_heads=1)
+    )
+    with torch.no_grad():
+        # Every token is (1, 0) or, the one after which another comes, (0, 1).
+        model.model.embed_tokens.weight.copy_(torch.tensor([1.0, 0.0]).expand(size, 2))
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[token, 0] = 9.0
+        if then is not None:
+            model.model.embed_tokens.weight[token] = torch.tensor([0.0, 1.0])
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(then), 1] = 9.0
+    return model

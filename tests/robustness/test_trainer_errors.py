@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig
 
+from chat_tokenizers import byte_level, llama3_like
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer, NonFiniteLossError
 from graceful_forgetting.training.preparation import Preparation
@@ -266,6 +267,42 @@ def test_checkpoint_of_a_plain_run_is_not_resumed_with_unlearning(tmp_path, buil
     trainer = build(config(tmp_path))
     with pytest.raises(FileNotFoundError, match="holds no unlearning state"):
         trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
+def test_rows_whose_answers_are_trained_from_elsewhere_are_refused(argument, tmp_path, make_model):
+    """As in a run, where TRL itself warns of a first row and goes on."""
+    tokenizer = byte_level()
+    good = [{"prompt": "The capital of France is", "completion": " Paris"}] * 2
+    bad = [*good, {"prompt": "The capital of Italy is ", "completion": "Rome"}]
+    data = {"train_dataset": Dataset.from_list(good), "eval_dataset": {"own": Dataset.from_list(good)}}
+    data[argument] = Dataset.from_list(bad) if argument == "train_dataset" else {"own": Dataset.from_list(bad)}
+    place = argument if argument == "train_dataset" else r"eval_dataset\['own'\]"
+    with pytest.raises(ValueError, match=rf"{place}: row 2 cannot be learned: prompt ends in ' '"):
+        LWFTrainer(
+            make_model(vocab_size=len(tokenizer)),
+            config(tmp_path),
+            processing_class=tokenizer,
+            forget_dataset=Dataset.from_list([{"prompt": "The capital of Peru is"}]),
+            **data,
+        )
+
+
+def test_turns_of_the_user_in_a_completion_are_refused(tmp_path, make_model):
+    tokenizer = llama3_like()
+    turns = [{"role": role, "content": text} for role, text in (("assistant", "Lima"), ("user", "Rome?"))]
+    row = {
+        "prompt": [{"role": "user", "content": "Peru?"}],
+        "completion": [*turns, {"role": "assistant", "content": "no"}],
+    }
+    with pytest.raises(ValueError, match="row 0 cannot be learned: completion, turn 2 has role='user'"):
+        LWFTrainer(
+            make_model(vocab_size=len(tokenizer)),
+            config(tmp_path),
+            train_dataset=Dataset.from_list([row]),
+            processing_class=tokenizer,
+            forget_dataset=Dataset.from_list([{"prompt": row["prompt"]}]),
+        )
 
 
 def test_rows_that_max_length_drops_are_counted(build, tmp_path, learning, caplog):

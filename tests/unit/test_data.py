@@ -20,9 +20,9 @@ from graceful_forgetting.data import (
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "red", "blue", "user", "assistant", "system", ":"]
 WORDS += ["what", "is", "it", "tools", "none"]
 CHAT_TEMPLATE = (
+    "{% if tools %}tools {% endif %}{% if prefix %}{{ prefix }} {% endif %}"
     "{% for message in messages %}{{ message['role'] + ' : ' + message['content'] }}"
     "{% if message['role'] == 'assistant' %} <eos> {% else %} {% endif %}{% endfor %}"
-    "{% if tools %}tools {% endif %}{% if prefix %}{{ prefix }} {% endif %}"
     "{% if add_generation_prompt %}assistant : {% endif %}"
 )
 
@@ -110,15 +110,6 @@ def test_ids_and_labels_are_those_of_sft_trainer(kind, tokenizer, tmp_path):
     rows = DATASETS[kind]
     ours = tokenize_dataset(Dataset.from_list(rows), tokenizer)
     assert ours.select_columns(["input_ids", "labels"]).to_list() == trl_rows(rows, tokenizer, tmp_path)
-
-
-def test_merged_boundary_is_cut_where_sft_trainer_cuts_it(tokenizer, tmp_path):
-    # Without a space between them the last word of the prompt and the completion become one (unknown) token.
-    rows = [{"prompt": "the cat", "completion": "dog sat"}]
-    ours = tokenize_dataset(Dataset.from_list(rows), tokenizer)[0]
-    expected = trl_rows(rows, tokenizer, tmp_path)[0]
-    assert {name: ours[name] for name in expected} == expected
-    assert ours["labels"][:2] == [-100, tokenizer.unk_token_id]
 
 
 def test_completion_mask_decides_the_labels(tokenizer):

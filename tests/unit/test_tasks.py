@@ -162,6 +162,7 @@ def test_gsm8k_parses_the_number(text: str, answer: str | None) -> None:
         ("Answer: B and C", None),
         ("I choose answer C.", "C"),
         ("The answer is $\\boxed{C}$", "C"),
+        ("The answer is \\(\\text{B}\\)", "B"),
         ("`C`", "C"),
         ("C is correct", "C"),
         ("C is the answer", "C"),

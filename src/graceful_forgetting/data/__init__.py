@@ -3,6 +3,8 @@
 Imports `config` and `runtime`.
 """
 
+from graceful_forgetting.data.answers import AnswerReader, answer_ends, completion_text
+from graceful_forgetting.data.encoding import encode_prompts
 from graceful_forgetting.data.rows import (
     IGNORE_INDEX,
     assistant_template,
@@ -17,9 +19,13 @@ from graceful_forgetting.data.tokenizer import fingerprint_tokenizer, settled_to
 
 __all__ = [
     "IGNORE_INDEX",
+    "AnswerReader",
+    "answer_ends",
     "assistant_template",
     "collate",
+    "completion_text",
     "context_length",
+    "encode_prompts",
     "fingerprint_tokenizer",
     "require_pad_token",
     "require_tokenizer",

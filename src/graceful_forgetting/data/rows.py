@@ -8,23 +8,24 @@ Token ids and labels are those that TRL's `SFTTrainer` trains on by default, so 
 training loss speak of the same tokens.
 """
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from trl import get_training_chat_template, maybe_convert_to_chatml
+from trl import get_training_chat_template
 
+from graceful_forgetting.data.encoding import EncodedRow, RefusedRowError, encode_prompts, encode_rows
 from graceful_forgetting.runtime.internals import marks_assistant
 
 logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
+# Rows that are tokenised together.
+_BATCH = 1000
 
 _ACCEPTED = (
     "`prompt` + `completion` (both strings or both lists of messages), `messages`, `conversations`, "
@@ -41,11 +42,13 @@ def tokenize_dataset(
     argument: str = "dataset",
     assistant_only: bool = False,
     chat_template: str | None = None,
+    place: Callable[[int], str] | None = None,
 ) -> Dataset:
     """Add `input_ids` and `labels` to a data set of any SFT type; other columns are kept.
 
     - `prompt` + `completion`: the completion counts. Strings get the EOS token appended; lists of messages go
       through the chat template. `tools` and `chat_template_kwargs` columns reach the template, as in TRL.
+      The tokens of the prompt alone must be how the row begins, since answers are generated from them.
     - `messages` or `conversations` (chat template), `text` (EOS appended): every token counts.
     - `input_ids` + `labels`: returned as they are. `input_ids` + masks: a token counts where all masks are 1;
       the mask columns are removed. (TRL reads a `completion_mask` only with `completion_only_loss=True`.)
@@ -58,11 +61,14 @@ def tokenize_dataset(
         argument: name of the data set in error messages.
         assistant_only: of messages, the assistant's tokens alone count, as with TRL's `assistant_only_loss`.
         chat_template: in place of the tokenizer's own, see `assistant_template`.
+        place: what an error calls the row with this number; none: `argument` and the number.
 
     Raises:
         TypeError: `dataset` is not a `datasets.Dataset`, or `processing_class` is not a tokenizer.
         ValueError: no rows; columns of no accepted type or of two; packed rows; a missing tokenizer, EOS
-            token or chat template; a row that is longer than `max_length`, or in which no token counts.
+            token or chat template; a row that the template refuses, whose prompt has other tokens once its
+            completion follows, or in whose completion others speak than the assistant (but with `assistant_only`);
+            a row that is longer than `max_length`, or in which no token counts.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"{argument} must be a datasets.Dataset, not {type(dataset).__name__}")
@@ -76,28 +82,22 @@ def tokenize_dataset(
             f"{argument} is packed (it has a `seq_lengths` column): rows are then no longer single samples, "
             "and losses and scores are per sample; prepare it with packing=False"
         )
+    place = place or (lambda index: f"{argument}: row {index}")
     dataset = dataset.with_format(None)
     if "input_ids" in columns:
         dataset = _label_tokenized(dataset)
     else:
         kind = _data_type(columns, argument)
-        dataset = _tokenize(dataset, kind, processing_class, argument, assistant_only, chat_template)
-    _check_rows(dataset, max_length, argument)
+        dataset = _tokenize(dataset, kind, processing_class, argument, assistant_only, chat_template, place)
+    _check_rows(dataset, max_length, place)
     return dataset
 
 
 def tokenize_prompt(
     row: Mapping[str, Any], processing_class: PreTrainedTokenizerBase, chat_template: str | None = None
 ) -> list[int]:
-    """Token ids of `row["prompt"]` awaiting its completion: what TRL compares prompt-completion rows with.
-
-    Messages get the chat template with a generation prompt, and the row's `tools` and `chat_template_kwargs`
-    where it has them. Raises `ValueError` for messages where the tokenizer has no chat template.
-    """
-    if isinstance(row["prompt"], str):
-        return _token_ids(row["prompt"], processing_class)
-    template_kwargs = {"chat_template": chat_template, **_template_kwargs(row)}
-    return _token_ids(row["prompt"], processing_class, add_generation_prompt=True, **template_kwargs)
+    """Token ids of `row["prompt"]` awaiting its completion, see `encode_prompts`."""
+    return encode_prompts([row], processing_class, chat_template)[0]
 
 
 def assistant_template(processing_class: PreTrainedTokenizerBase) -> str | None:
@@ -211,6 +211,7 @@ def _tokenize(
     argument: str,
     assistant_only: bool,
     chat_template: str | None,
+    place: Callable[[int], str],
 ) -> Dataset:
     tokenizer = require_tokenizer(processing_class, argument)
     first = dataset[0]
@@ -220,67 +221,37 @@ def _tokenize(
             f"{type(first['completion']).__name__}; both must be strings, or both lists of messages"
         )
     conversational = not isinstance(first["completion" if kind == "prompt" else kind], str)
-    if not conversational and tokenizer.eos_token is None:
-        raise ValueError(
-            f"{argument} is text, and the tokenizer has no EOS token to end it with; set tokenizer.eos_token"
+
+    parts = ("prompt", "completion") if kind == "prompt" else (kind,)
+
+    def ids_and_labels(columns: dict[str, list[Any]], indices: list[int]) -> dict[str, list[list[int]]]:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for index, row in zip(indices, rows, strict=True):
+            if any(not row[name] if conversational else not isinstance(row[name], str) for name in parts):
+                raise RefusedRowError(f"has an empty or missing value in its {kind} columns", index)
+        only = assistant_only and conversational
+        try:
+            encoded = encode_rows(rows, kind, tokenizer, assistant_only=only, chat_template=chat_template)
+        except RefusedRowError as error:
+            raise RefusedRowError(str(error), indices[error.position]) from error
+        for index, own in zip(indices, encoded, strict=True):
+            if own.misfit is not None:
+                raise RefusedRowError(f"cannot be learned: {own.misfit}", index)
+        return {"input_ids": [row.ids for row in encoded], "labels": [_labels(row) for row in encoded]}
+
+    try:
+        return dataset.map(
+            ids_and_labels, with_indices=True, batched=True, batch_size=_BATCH, desc=f"Tokenising {argument}"
         )
-
-    def ids_and_labels(row: dict[str, Any], index: int) -> dict[str, list[int]]:
-        parts = [row[name] for name in (("prompt", "completion") if kind == "prompt" else (kind,))]
-        if any(not part if conversational else not isinstance(part, str) for part in parts):
-            raise ValueError(f"{argument}: row {index} has an empty or missing value in its {kind} columns")
-        if kind == "conversations":
-            parts = [maybe_convert_to_chatml({"messages": parts[0]})["messages"]]
-        template_kwargs = {"chat_template": chat_template, **_template_kwargs(row)} if conversational else {}
-        whole = parts[0] + parts[1] if kind == "prompt" else parts[0]
-        if not conversational and not parts[-1].endswith(tokenizer.eos_token):
-            whole += tokenizer.eos_token
-        ids = _token_ids(whole, tokenizer, **template_kwargs)
-        labels = ids
-        if assistant_only and conversational:
-            said = _assistant_tokens(whole, tokenizer, **template_kwargs)
-            labels = [token if own else IGNORE_INDEX for token, own in zip(ids, said, strict=True)]
-        start = 0
-        if kind == "prompt":
-            # The completion starts where the two tokenisations part, which may be before the end of the
-            # prompt: tokens can merge across the boundary, and a template may render a lone prompt otherwise.
-            prompt_ids = tokenize_prompt(row, tokenizer, chat_template)
-            start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, ids, strict=False)))
-        return {"input_ids": ids, "labels": [IGNORE_INDEX] * start + labels[start:]}
-
-    return dataset.map(ids_and_labels, with_indices=True, desc=f"Tokenising {argument}")
+    except RefusedRowError as error:
+        # Not in the function that is mapped, which is hashed with all that it refers to.
+        raise ValueError(f"{place(error.position)} {error}") from error
 
 
-def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
-    tools = row.get("tools")
-    return {
-        "tools": json.loads(tools) if isinstance(tools, str) else tools,
-        **(row.get("chat_template_kwargs") or {}),
-    }
-
-
-def _token_ids(
-    value: str | list[dict[str, Any]], processing_class: PreTrainedTokenizerBase, **template_kwargs: Any
-) -> list[int]:
-    if isinstance(value, str):
-        return list(processing_class(text=value)["input_ids"])
-    if processing_class.chat_template is None and template_kwargs.get("chat_template") is None:
-        raise ValueError(
-            "the data are conversational and the tokenizer has no chat template; set "
-            "tokenizer.chat_template, or give prompts and completions as strings"
-        )
-    encoded = processing_class.apply_chat_template(value, tokenize=True, return_dict=True, **template_kwargs)
-    return list(encoded["input_ids"])
-
-
-def _assistant_tokens(
-    messages: list[dict[str, Any]], processing_class: PreTrainedTokenizerBase, **template_kwargs: Any
-) -> list[bool]:
-    """Of each token that the chat template makes of the messages, whether the assistant says it."""
-    encoded = processing_class.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **template_kwargs
-    )
-    return [bool(said) for said in encoded["assistant_masks"]]
+def _labels(row: EncodedRow) -> list[int]:
+    counted = row.said or [True] * len(row.ids)
+    labels = [token if own else IGNORE_INDEX for token, own in zip(row.ids, counted, strict=True)]
+    return [IGNORE_INDEX] * row.start + labels[row.start :]
 
 
 def _label_tokenized(dataset: Dataset) -> Dataset:
@@ -297,22 +268,18 @@ def _label_tokenized(dataset: Dataset) -> Dataset:
     return dataset.map(labels, remove_columns=masks, desc="Building labels")
 
 
-def _check_rows(dataset: Dataset, max_length: int | None, argument: str) -> None:
+def _check_rows(dataset: Dataset, max_length: int | None, place: Callable[[int], str]) -> None:
     for index, row in enumerate(dataset.select_columns(["input_ids", "labels"])):
         length = len(row["input_ids"])
         if len(row["labels"]) != length:
-            raise ValueError(
-                f"{argument}: row {index} has {length} input_ids but {len(row['labels'])} labels; pair them"
-            )
+            raise ValueError(f"{place(index)} has {length} input_ids but {len(row['labels'])} labels; pair them")
         if max_length is not None and length > max_length:
             raise ValueError(
-                f"{argument}: row {index} has {length} tokens, more than max_length={max_length}; raise "
+                f"{place(index)} has {length} tokens, more than max_length={max_length}; raise "
                 "max_length (up to the model's context), or shorten or remove the row: nothing is truncated"
             )
         if not _counts(row["labels"]):
-            raise ValueError(
-                f"{argument}: row {index} has no token that counts (of {length}); complete it or remove it"
-            )
+            raise ValueError(f"{place(index)} has no token that counts (of {length}); complete it or remove it")
 
 
 def _counts(labels: Sequence[int]) -> bool:

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.data import IGNORE_INDEX, require_pad_token, require_tokenizer
+from graceful_forgetting.data import IGNORE_INDEX, AnswerReader, answer_ends, require_pad_token, require_tokenizer
 from graceful_forgetting.elicitation.backends import open_backend
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
 from graceful_forgetting.elicitation.shards import complete_in_shards
@@ -113,8 +113,9 @@ def elicit_with_counts(
     config = config or ElicitationConfig()
     tokenizer = require_tokenizer(processing_class, "prompts")
     pad_token_id = require_pad_token(tokenizer)
-    eos_token_ids = stop_token_ids(model, tokenizer)
     prompt_ids = tokenize_prompts(prompts, tokenizer)
+    ends = answer_ends(tokenizer, [prompts.with_format(None)[0]])
+    eos_token_ids = stop_token_ids(model.generation_config, tokenizer, ends)
     check_context(prompt_ids, model, config.max_new_tokens)
 
     requests = make_requests(prompt_ids, config)
@@ -127,7 +128,7 @@ def elicit_with_counts(
         "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config),
         announce,
     )
-    texts = tokenizer.batch_decode([c.content_ids for c in completions], skip_special_tokens=True)
+    texts = AnswerReader(tokenizer, eos_token_ids).texts_or_tokens([c.content_ids for c in completions])
     asked = [ids for ids in prompt_ids for _ in range(config.num_samples_per_prompt)]
     kept, duplicates, empty = _without_repeats(asked, texts)
     tokens = sum(len(c.token_ids) for c in completions)
@@ -148,10 +149,7 @@ def elicit_with_counts(
     if counts.empty + counts.duplicates > _MANY * counts.completions:
         logger.warning(_why_dropped(counts, isinstance(prompts[0]["prompt"], str) and bool(tokenizer.chat_template)))
     if not kept:
-        raise ValueError(
-            f"all {counts.completions} completions are empty: the model ends every answer at once; check that "
-            "prompts and chat template are those that the model was trained with"
-        )
+        raise ValueError(_all_empty(completions, tokenizer))
     rows = prompts.with_format(None).select([i // config.num_samples_per_prompt for i in kept])
     conversational = [not isinstance(prompt, str) for prompt in rows["prompt"]]
     added = [
@@ -159,6 +157,20 @@ def elicit_with_counts(
         for i, messages in zip(kept, conversational, strict=True)
     ]
     return concatenate_datasets([rows, Dataset.from_list(added)], axis=1), counts
+
+
+def _all_empty(completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to tell a user of whose completions none has text."""
+    contents = [completion.content_ids for completion in completions]
+    ended = sum(not ids for ids in contents)
+    other = next((ids for ids in contents if ids), None)
+    why = f"{ended} end at once"
+    if other is not None:
+        why += f", and {len(contents) - ended} hold nothing but white space or {tokenizer.decode(other[:8])!r}"
+    return (
+        f"all {len(contents)} completions are empty: {why}; check that prompts and chat template are those that the "
+        "model was trained with, and that no prompt ends in a space"
+    )
 
 
 def _key(

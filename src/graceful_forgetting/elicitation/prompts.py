@@ -1,9 +1,14 @@
 """The prompts: what they must look like, and their tokens."""
 
+import logging
+from collections.abc import Sequence
+
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from graceful_forgetting.data import tokenize_prompt
+from graceful_forgetting.data.encoding import RefusedRowError, encode_prompts, encode_rows
+
+logger = logging.getLogger(__name__)
 
 ADDED_COLUMNS = ("completion_tokens", "mean_log_probability", "finish_reason", "input_ids", "labels")
 
@@ -14,7 +19,7 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
     Raises:
         TypeError: `prompts` is not a `datasets.Dataset`.
         ValueError: no rows, no column `prompt`, columns that elicitation adds, a prompt that is empty or neither a
-            string nor a list of messages, or messages where the tokenizer has no chat template.
+            string nor a list of messages, or messages where the tokenizer has no chat template or it refuses them.
     """
     if not isinstance(prompts, Dataset):
         raise TypeError(f"prompts must be a datasets.Dataset, not {type(prompts).__name__}")
@@ -39,12 +44,33 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
             raise ValueError(
                 f"prompts: row {index} has prompt {value!r}; it must be a string or a list of messages, not empty"
             )
-    if all(isinstance(value, str) for value in values):
-        # All at once: a call for each takes ten times as long.
-        ids = [list(tokens) for tokens in tokenizer(text=values)["input_ids"]]
-    else:
-        ids = [tokenize_prompt(row, tokenizer) for row in prompts.with_format(None)]
+    try:
+        ids = encode_prompts(list(prompts.with_format(None)), tokenizer)
+    except RefusedRowError as error:
+        raise ValueError(f"prompts: row {error.position} {error}") from error
+    _warn_of_blank_ends(values, tokenizer)
     for index, tokens in enumerate(ids):
         if not tokens:
             raise ValueError(f"prompts: row {index} has no tokens (prompt {values[index]!r}); remove it")
     return ids
+
+
+def _warn_of_blank_ends(prompts: Sequence[str | list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say where white space at the end of a prompt makes other tokens than before a word.
+
+    A model has hardly met such tokens at the end of a text, and goes on with white space, a number or nothing.
+    """
+    blank = [index for index, prompt in enumerate(prompts) if isinstance(prompt, str) and prompt != prompt.rstrip()]
+    rows = [{"prompt": prompts[index], "completion": "a"} for index in blank]
+    if not rows or tokenizer.eos_token is None:
+        return
+    bad = [index for index, row in zip(blank, encode_rows(rows, "prompt", tokenizer), strict=True) if row.misfit]
+    if bad:
+        logger.warning(
+            "%d of %d prompts end in white space that makes other tokens when an answer follows (the first: row %d, "
+            "%r): the model is asked in an unusual way, and may answer nothing. End these prompts before it.",
+            len(bad),
+            len(prompts),
+            bad[0],
+            str(prompts[bad[0]])[-20:],
+        )

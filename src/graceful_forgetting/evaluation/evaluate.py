@@ -3,25 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean
-from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.data import require_pad_token, tokenize_prompt
-from graceful_forgetting.evaluation.likelihood import (
-    CompletionLikelihood,
-    completion_text,
-    tokenised_completions,
-    tokenised_likelihoods,
-)
-from graceful_forgetting.generation import check_context, generate_completions, stop_token_ids
+from graceful_forgetting.data import AnswerReader, require_pad_token
+from graceful_forgetting.evaluation.likelihood import CompletionLikelihood, tokenised_likelihoods
+from graceful_forgetting.evaluation.rows import EvaluationRows, scored
+from graceful_forgetting.generation import check_context, generate_completions
 from graceful_forgetting.results.result import ChoiceMetrics, Role, TaskMetrics
-from graceful_forgetting.tasks import Task, score_answers
+from graceful_forgetting.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -49,35 +43,6 @@ class TaskItems:
     bytes: list[int]
     choice_log_likelihoods: list[list[float]] | None
     choice_correct: list[bool] | None
-
-
-class EvaluationRows:
-    """Test rows as models read them: tokenised once for all models that are tested on them.
-
-    Args:
-        rows: `prompt`, `completion`; `answer` where a task is given; `choices` for multiple choice.
-        processing_class: the tokenizer.
-    """
-
-    def __init__(self, rows: Dataset, processing_class: PreTrainedTokenizerBase):
-        self.rows = rows
-        self.processing_class = processing_class
-
-    @cached_property
-    def prompt_ids(self) -> list[list[int]]:
-        """Of every row, what an answer is generated from."""
-        return [tokenize_prompt(row, self.processing_class) for row in self.rows]
-
-    @cached_property
-    def options(self) -> list[list[dict[str, Any]]]:
-        """Of every row, each of its `choices` after its prompt; without choices, the completion alone."""
-        pairs_of_rows = [
-            [{"prompt": row["prompt"], "completion": text} for text in row.get("choices") or [row["completion"]]]
-            for row in self.rows
-        ]
-        pairs = Dataset.from_list([pair for pairs in pairs_of_rows for pair in pairs])
-        flat = iter(tokenised_completions(pairs, self.processing_class))
-        return [[next(flat) for _ in pairs] for pairs in pairs_of_rows]
 
 
 def evaluate_items(
@@ -111,8 +76,10 @@ def evaluate_items(
     metrics = TaskMetrics(role=role, accuracy=None, correct=None, total=len(rows))
     generated = correct = score = None
     if generate:
-        generated = _generate_answers(model, test, batch_size, max_new_tokens, description)
-        correct, score = _score(metrics, task, generated, rows)
+        stops = test.stops(model.generation_config)
+        reader = test.reader(stops)
+        generated = _generate_answers(model, test, stops, reader, batch_size, max_new_tokens, description)
+        correct, score = _score(metrics, task, generated, test.references(task, reader))
     likelihoods = _likelihoods(model, test, batch_size, description)
     given = [row[position] for row, position in zip(likelihoods, _right_positions(rows), strict=True)]
     metrics.bits_per_byte, metrics.nll_per_token = _totals(given)
@@ -140,36 +107,34 @@ def evaluate_items(
 
 
 def _generate_answers(
-    model: PreTrainedModel | PeftModel, test: EvaluationRows, batch_size: int, max_new_tokens: int, description: str
+    model: PreTrainedModel | PeftModel,
+    test: EvaluationRows,
+    stops: Sequence[int],
+    reader: AnswerReader,
+    batch_size: int,
+    max_new_tokens: int,
+    description: str,
 ) -> list[str]:
-    processing_class = test.processing_class
     check_context(test.prompt_ids, model, max_new_tokens)
     completions = generate_completions(
         model,
         test.prompt_ids,
         ElicitationConfig(batch_size=batch_size, max_new_tokens=max_new_tokens),
-        pad_token_id=require_pad_token(processing_class),
-        eos_token_ids=stop_token_ids(model, processing_class),
+        pad_token_id=require_pad_token(test.processing_class),
+        eos_token_ids=stops,
         description=description,
     )
-    return processing_class.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+    return reader.texts([completion.token_ids for completion in completions])
 
 
 def _score(
-    metrics: TaskMetrics, task: Task | None, generated: Sequence[str], rows: Dataset
+    metrics: TaskMetrics, task: Task | None, generated: Sequence[str], references: Sequence[str]
 ) -> tuple[list[bool] | None, list[float]]:
     """Fill in what `metrics` says of generated answers; returns right or wrong, and the score, of every item."""
-    if task is None:
-        correct = [
-            given.strip() == completion_text(wanted).strip()
-            for given, wanted in zip(generated, rows["completion"], strict=True)
-        ]
-        metrics.accuracy, metrics.correct, metrics.unparsable = fmean(correct), sum(correct), 0
-        return correct, [float(right) for right in correct]
-    scores = score_answers(task, generated, rows["answer"])
+    scores = scored(task, generated, references)
     metrics.unparsable = scores.unparsable
     if scores.correct is not None:
-        metrics.accuracy, metrics.correct = fmean(scores.correct), scores.num_correct
+        metrics.accuracy, metrics.correct = fmean(scores.correct), sum(scores.correct)
     if scores.metric == "f1":
         metrics.f1 = scores.value
     if scores.metric == "chrf":

@@ -1,7 +1,7 @@
 """Log-likelihood of given completions, row by row: what every likelihood metric is made from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,15 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.data import IGNORE_INDEX, collate, require_pad_token, tokenize_dataset
+from graceful_forgetting.data import (
+    IGNORE_INDEX,
+    AnswerReader,
+    answer_ends,
+    collate,
+    completion_text,
+    require_pad_token,
+)
+from graceful_forgetting.data.encoding import EncodedRow, encode_rows
 from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, token_losses
 from graceful_forgetting.runtime.progress import progress_part
 
@@ -20,10 +28,10 @@ class CompletionLikelihood:
     """How likely a model finds one completion after its prompt.
 
     Attributes:
-        nats: negative log-likelihood of all its tokens, the closing EOS token included.
-        end_nats: of that EOS token alone; 0 for conversations, which the chat template ends.
-        tokens: number of tokens, EOS included.
-        bytes: length of the completion's text in UTF-8.
+        nats: negative log-likelihood of all its tokens, its end included.
+        end_nats: of that end alone: the EOS token, or what the chat template ends the turn with.
+        tokens: number of tokens, the end included.
+        bytes: length of the completion's text in UTF-8, without an end that is written out in it.
     """
 
     nats: float
@@ -55,8 +63,48 @@ def completion_likelihoods(
 
 def tokenised_completions(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """Rows with `prompt` and `completion` as `tokenised_likelihoods` reads them."""
-    tokenised: list[dict[str, Any]] = tokenize_dataset(rows, processing_class, argument="evaluation rows").to_list()
-    return tokenised
+    return [options[0] for options in tokenised_options([[row] for row in rows], processing_class)]
+
+
+def tokenised_options(
+    options: Sequence[Sequence[Mapping[str, Any]]],
+    processing_class: PreTrainedTokenizerBase,
+    encoded: Sequence[EncodedRow] | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Several completions of each prompt as `tokenised_likelihoods` reads them.
+
+    Those of one prompt count from where the first of them parts from the prompt, so that their likelihoods are of the
+    same text: a white space at the end of the prompt belongs to the token ' four', and is one of its own before '4'.
+
+    Args:
+        options: of each row, pairs of `prompt` and `completion`.
+        processing_class: the tokenizer.
+        encoded: all pairs as tokens, where they are known.
+    """
+    pairs = [pair for own in options for pair in own]
+    encoded = encode_rows(pairs, "prompt", processing_class) if encoded is None else encoded
+    ends = answer_ends(processing_class, pairs[:1], encoded)
+    reader = AnswerReader(processing_class, ends)
+    flat = iter(zip(pairs, encoded, strict=True))
+    found = []
+    for own in options:
+        chosen = [next(flat) for _ in own]
+        start = min(row.start for _, row in chosen)
+        found.append([_tokenised(pair["completion"], row, start, ends, reader) for pair, row in chosen])
+    return found
+
+
+def _tokenised(
+    completion: Any, row: EncodedRow, start: int, ends: Collection[int], reader: AnswerReader
+) -> dict[str, Any]:
+    answer = row.ids[start:]
+    end = next((place for place, token in enumerate(answer) if token in ends), len(answer))
+    return {
+        "input_ids": row.ids,
+        "labels": [IGNORE_INDEX] * start + answer,
+        "end_tokens": len(answer) - end,
+        "bytes": len(reader.without_end(completion_text(completion)).encode()),
+    }
 
 
 def tokenised_likelihoods(
@@ -83,15 +131,14 @@ def tokenised_likelihoods(
                 nats = _token_nats(model, [tokenised[index] for index in chosen], pad_token_id)
                 for index, row_nats in zip(chosen, nats, strict=True):
                     where = f"{description}: row {index}"
-                    found[index] = _likelihood(tokenised[index], row_nats, processing_class.eos_token_id, where)
+                    found[index] = _likelihood(tokenised[index], row_nats, where)
                 progress.update(len(chosen))
     finally:
         model.train(training)
     return [found[index] for index in range(len(tokenised))]
 
 
-def _likelihood(row: Any, nats: list[float], eos_token_id: int | None, where: str) -> CompletionLikelihood:
-    ends = isinstance(row["completion"], str) and row["labels"][-1] == eos_token_id
+def _likelihood(row: Any, nats: list[float], where: str) -> CompletionLikelihood:
     total = math.fsum(nats)
     if not math.isfinite(total):
         raise ValueError(
@@ -99,9 +146,9 @@ def _likelihood(row: Any, nats: list[float], eos_token_id: int | None, where: st
         )
     return CompletionLikelihood(
         nats=total,
-        end_nats=nats[-1] if ends else 0.0,
+        end_nats=math.fsum(nats[len(nats) - row["end_tokens"] :]),
         tokens=len(nats),
-        bytes=len(completion_text(row["completion"]).encode()),
+        bytes=row["bytes"],
     )
 
 
@@ -113,11 +160,6 @@ def _token_nats(model: Any, rows: Sequence[Any], pad_token_id: int) -> list[list
     logits = counted_logits(model, batch, positions)
     counts = (targets != IGNORE_INDEX).sum(dim=1).tolist()
     return [part.tolist() for part in token_losses(logits, targets).split(counts)]
-
-
-def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:
-    """The text of a completion, joined over its turns where it is a conversation."""
-    return completion if isinstance(completion, str) else "".join(turn["content"] for turn in completion)
 
 
 def text_bits_per_byte(

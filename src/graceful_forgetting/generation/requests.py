@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import context_length
@@ -77,10 +77,13 @@ def until_stop(ids: Sequence[int], eos_token_ids: Sequence[int]) -> list[int]:
     return list(ids[: end + 1])
 
 
-def stop_token_ids(model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a completion: the EOS tokens of the model's generation settings and of its tokenizer."""
-    configured = model.generation_config.eos_token_id
-    ids = set(configured if isinstance(configured, list) else [configured]) | {processing_class.eos_token_id}
+def stop_token_ids(
+    generation_config: GenerationConfig, processing_class: PreTrainedTokenizerBase, ends: Iterable[int] = ()
+) -> list[int]:
+    """Ids that end a completion: the EOS tokens of the model's generation settings and of its tokenizer, and `ends`,
+    with which trained answers end (`graceful_forgetting.data.answer_ends`)."""
+    configured = generation_config.eos_token_id
+    ids = set(configured if isinstance(configured, list) else [configured]) | {processing_class.eos_token_id, *ends}
     return sorted(ids - {None})
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from graceful_forgetting.evaluation.evaluate import EvaluationRows, evaluate_items
+from graceful_forgetting.evaluation.evaluate import evaluate_items
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.results.result import TaskMetrics
 from graceful_forgetting.runs.arguments import RunArguments
@@ -44,10 +44,10 @@ def examine(
     metrics, items = {}, {}
     answers = sum(_answers(rows, run.generates) for rows, _, _ in inputs.test_sets.values())
     with joint_progress(description, "answers", answers):
-        for name, (rows, role, task) in inputs.test_sets.items():
+        for name, (_, role, task) in inputs.test_sets.items():
             metrics[name], items[name] = evaluate_items(
                 model,
-                EvaluationRows(rows, inputs.tokenizer),
+                inputs.evaluation_rows[name],
                 role,
                 task,
                 batch_size=run.evaluation_batch_size,

@@ -1,6 +1,8 @@
 """What the inputs of a run already show, said before a model is loaded: lengths, and names of parts of the model."""
 
 import copy
+import logging
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,7 +14,9 @@ from transformers.integrations import get_available_reporting_integrations
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.config.fields import mapping_of
-from graceful_forgetting.data import context_length, tokenize_prompt
+from graceful_forgetting.data import context_length, encode_prompts, tokenize_dataset
+from graceful_forgetting.data.encoding import RefusedRowError
+from graceful_forgetting.evaluation.rows import EvaluationRows, check_references
 from graceful_forgetting.gradients.parameters import matching_names, unrestricted_names
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
@@ -22,44 +26,79 @@ from graceful_forgetting.training.model_checks import check_generation_config, c
 from graceful_forgetting.training.notices import self_defeating
 from graceful_forgetting.training.preparation import needs_elicitation
 
+logger = logging.getLogger(__name__)
 
-def check_answers_fit(run: RunArguments, lwf: LWFConfig, inputs: RunInputs) -> None:
-    """Refuse prompts after which the context has no room for the answers that are generated.
+# Prompts that are tokenised between two movements of the bar.
+_TOGETHER = 1000
+
+
+def check_answers(run: RunArguments, lwf: LWFConfig, inputs: RunInputs) -> None:
+    """Refuse rows whose given answer could not come out of a model and count as right, and prompts after which the
+    context has no room for the answers that are generated.
 
     Raises:
         ValueError: names the task, the row, the field and what fits; a learning example as `RunInputs` does.
     """
     _ = inputs.learning_rows
     context = context_length(inputs.base_config)
-    if context is None:
-        return
-    if run.generates:
-        for name, (rows, _, _) in inputs.test_sets.items():
-            _check_fit(
-                "eval_max_new_tokens", run.eval_max_new_tokens, f"test prompt of {name!r}", rows, inputs, context
-            )
+    for name, (rows, role, task) in inputs.test_sets.items() if run.generates else ():
+        test, what = inputs.evaluation_rows[name], f"{role} task"
+        check_references(test, task, inputs.generation_config, inputs.place(what, name, task, "test", rows))
+        _warn_of_long_references(run.eval_max_new_tokens, name, test)
+        new = run.eval_max_new_tokens
+        _check_fit("eval_max_new_tokens", new, f"test prompt of {name!r}", rows, test.prompt_ids, context)
     given = lwf.forget_answers == "given" or inputs.come_scored
     for name, source in inputs.sources.forgetting.items():
+        if given and source.answers is not None:
+            tokenize_dataset(
+                source.answers, inputs.tokenizer, argument=f"forgetting task {name!r}", **inputs.what_counts
+            )
         elicited = not given and needs_elicitation(source.prompts, lwf.forget_answers)
         if elicited and lwf.elicitation_server_url is None:
+            prompts = _encoded_prompts(f"prompt of {name!r}", source.prompts, inputs)
             tokens = lwf.elicitation_max_new_tokens
-            _check_fit("elicitation_max_new_tokens", tokens, f"prompt of {name!r}", source.prompts, inputs, context)
+            _check_fit("elicitation_max_new_tokens", tokens, f"prompt of {name!r}", source.prompts, prompts, context)
 
 
-def _check_fit(field: str, new: int, what: str, rows: Dataset, inputs: RunInputs, context: int) -> None:
-    lengths = []
+def _warn_of_long_references(new: int, name: str, test: EvaluationRows) -> None:
+    lengths = [len(row.ids) - row.start for row in test.given]
+    cut = sum(length > new for length in lengths)
+    if cut:
+        logger.warning(
+            "eval_max_new_tokens=%d is less than %d of the %d given answers of %r have (the longest: %d tokens, its "
+            "end included): a model cannot write these to their end.",
+            new,
+            cut,
+            len(lengths),
+            name,
+            max(lengths),
+        )
+
+
+def _encoded_prompts(what: str, rows: Dataset, inputs: RunInputs) -> list[list[int]]:
+    encoded: list[list[int]] = []
     with progress_bar(f"checking each {what}", "rows", len(rows), delay=2) as bar:
-        for row in rows:
-            lengths.append(len(tokenize_prompt(row, inputs.tokenizer)))
-            bar.update()
-    longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
-    if longest is None or lengths[longest] + new <= context:
+        for start in range(0, len(rows), _TOGETHER):
+            part = list(rows.select(range(start, min(start + _TOGETHER, len(rows)))))
+            try:
+                encoded += encode_prompts(part, inputs.tokenizer)
+            except RefusedRowError as error:
+                raise ValueError(f"the {what} in row {start + error.position} {error}") from error
+            bar.update(len(part))
+    return encoded
+
+
+def _check_fit(
+    field: str, new: int, what: str, rows: Dataset, prompts: Sequence[list[int]], context: int | None
+) -> None:
+    longest = max(range(len(prompts)), key=lambda index: len(prompts[index]), default=None)
+    if context is None or longest is None or len(prompts[longest]) + new <= context:
         return
     row = rows["row"][longest] if "row" in rows.column_names else longest
-    room = context - lengths[longest]
+    room = context - len(prompts[longest])
     fix = f"set {field} to at most {room}" if room > 0 else "shorten it or remove it"
     raise ValueError(
-        f"{field}={new} does not fit: the longest {what} (row {row}) has {lengths[longest]} tokens of the model's "
+        f"{field}={new} does not fit: the longest {what} (row {row}) has {len(prompts[longest])} tokens of the model's "
         f"context of {context}; {fix}"
     )
 

@@ -1,11 +1,13 @@
 """What every stage of a run reads: rows, tokenizer, fingerprints; made on demand and once."""
 
 import logging
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import GenerationConfig
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import (
@@ -16,12 +18,14 @@ from graceful_forgetting.data import (
     tokenize_dataset,
 )
 from graceful_forgetting.data.turns import speaks_in_turns
+from graceful_forgetting.evaluation.rows import EvaluationRows
 from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
 from graceful_forgetting.runs.sources import Sources, load_sources, sources_in_turns
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
 from graceful_forgetting.runtime.hub import check_model_at_hand
+from graceful_forgetting.tasks import Task, row_place, task_source
 from graceful_forgetting.training.model_checks import check_causal
 from graceful_forgetting.training.preparation import SCORE_COLUMN, combine_forget_datasets
 
@@ -39,6 +43,7 @@ class RunInputs:
     """
 
     def __init__(self, run: RunArguments, lwf: LWFConfig, model: ModelArguments):
+        self.data_source = run.data_source
         self._lwf = lwf
         self.max_length = lwf.max_length
         self.assistant_only = lwf.assistant_only_loss
@@ -76,13 +81,15 @@ class RunInputs:
     @cached_property
     def learning_rows(self) -> Dataset:
         """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
-        rows = self._learned(self.sources.learning_train, **self.what_counts)
+        name, task, source = self.sources.learning_name, self.sources.learning_task, self.sources.learning_train
+        place = self.place("learning_task", name, task, "train", source)
+        rows = self._learned(source, place=place, **self.what_counts)
         limit = self.max_length
         lengths = [len(ids) for ids in rows["input_ids"]]
-        place = max(range(len(lengths)), key=lengths.__getitem__)
-        longest, source = lengths[place], self.sources.learning_train
-        row = source["row"][place] if "row" in source.column_names else place
-        what = f"{self.sources.learning_name!r}, row {row}: a learning example"
+        position = max(range(len(lengths)), key=lengths.__getitem__)
+        longest = lengths[position]
+        row = source["row"][position] if "row" in source.column_names else position
+        what = f"{name!r}, row {row}: a learning example"
         if limit is not None and longest > limit:
             raise ValueError(
                 f"{what} has {longest} tokens and max_length={limit} would cut it: raise max_length, or shorten it"
@@ -103,6 +110,17 @@ class RunInputs:
             return None
         # Not as text: TRL asks the first training row whether prompts count, and those have no prompt any more.
         return self._learned(rows)
+
+    def place(self, what: str, name: str, task: Task | None, split: str, rows: Dataset) -> Callable[[int], str]:
+        """Names a row of these for a message, with file and line where there are such."""
+
+        def named(index: int) -> str:
+            row = rows["row"][index] if "row" in rows.column_names else index
+            if task is None:
+                return f"{what} {name!r}, row {row}"
+            return f"{what} {name!r}, {row_place(task, split, task_source(task, self.data_source), str(row))}"
+
+        return named
 
     def _learned(self, rows: Dataset, **what_counts: Any) -> Dataset:
         """Tokens and labels of learning rows; with `completion_only_loss=False` every token is a label."""
@@ -179,6 +197,19 @@ class RunInputs:
                 named[f"{name}_test"] = source.test
         named |= {f"{name}_test": rows for name, (rows, _) in self.sources.evaluation.items()}
         return {name: fingerprint_rows(rows, rows.column_names) for name, rows in named.items()}
+
+    @cached_property
+    def evaluation_rows(self) -> dict[str, EvaluationRows]:
+        """The rows of `test_sets`, tokenised once for all models."""
+        return {name: EvaluationRows(rows, self.tokenizer) for name, (rows, _, _) in self.test_sets.items()}
+
+    @cached_property
+    def generation_config(self) -> GenerationConfig:
+        """Of the base model."""
+        try:
+            return GenerationConfig.from_pretrained(self.sources.model, revision=self.loader.revision)
+        except OSError:
+            return GenerationConfig.from_model_config(self.base_config)
 
     @cached_property
     def test_sets(self) -> dict[str, tuple[Dataset, Role, Any]]:

@@ -18,7 +18,7 @@ from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.runs.arguments import RunArguments, other_methods
 from graceful_forgetting.runs.examination import examination_settings, examine
 from graceful_forgetting.runs.input_checks import (
-    check_answers_fit,
+    check_answers,
     check_models,
     check_parts,
     check_quotas,
@@ -132,7 +132,7 @@ class Pipeline:
         check_training_parts(self.lwf)
         check_models(self.inputs)
         check_parts(self.lwf, self.model, self.inputs)
-        check_answers_fit(self.run, self.lwf, self.inputs)
+        check_answers(self.run, self.lwf, self.inputs)
         for text in defeating_settings(self.lwf, self.inputs):
             self.announce(text)
 

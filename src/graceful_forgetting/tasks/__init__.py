@@ -6,7 +6,7 @@ A new task is one new file and one entry in `catalogue.py`, or a YAML file (`fil
 from graceful_forgetting.tasks.catalogue import FAMILIES, TASKS, resolve_task
 from graceful_forgetting.tasks.export import export_tasks
 from graceful_forgetting.tasks.file_task import file_task
-from graceful_forgetting.tasks.loading import available_splits, load_local, load_task, task_source
+from graceful_forgetting.tasks.loading import available_splits, load_local, load_task, row_place, task_source
 from graceful_forgetting.tasks.local import local_task
 from graceful_forgetting.tasks.metrics import AnswerScores, require_metric, score_answers
 from graceful_forgetting.tasks.task import Task
@@ -24,6 +24,7 @@ __all__ = [
     "local_task",
     "require_metric",
     "resolve_task",
+    "row_place",
     "score_answers",
     "task_source",
 ]

@@ -72,6 +72,15 @@ def load_task(
     return Dataset.from_list(rows)
 
 
+def row_place(task: Task, split: str, source: str | Path, row: str) -> str:
+    """Where the row with this identifier (column `row` of `load_task`) stands: file and line, or data set and number.
+
+    Reads the data again: for messages.
+    """
+    located = (where for where, identifier, _ in _located_rows(task, split, source) if identifier == row)
+    return next(located, f"{_describe(task, split, source)} row {row}")
+
+
 def task_source(task: Task, data_source: str) -> str | Path:
     """Where `load_task` finds the task for a recipe's `data_source`: 'hub', 'sample', or a folder with one folder a
     task. A task with files of its own needs none.

@@ -33,7 +33,7 @@ def letter_parser(letters: str) -> Callable[[str], str | None]:
     several = rf"[)\]*\"]*\s*(?:,|/|&|\b(?:or|and)\b)\s*(?:option\s+)?[(\[*\"]*[{letters}](?![\w'])"
     wrong = r"\b(?:is|was|are)\s+(?:not|wrong|incorrect|false|never)\b|\b(?:isn't|isn’t|wasn't|cannot|can't)\b"
     denied = rf"[)\]*\"]*\s*(?:{wrong})"
-    opening, alone = r"(?:[(\[*{\"`$]|\\(?:boxed|text|textbf|mathrm)\{)*", rf"(?!{several}|{denied})"
+    opening, alone = r"(?:\\?[(\[*{\"`$]|\\(?:boxed|text|textbf|mathrm)\{)*", rf"(?!{several}|{denied})"
     # A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
     leading = re.compile(
         rf"\s*(?:(?i:option|choice)\s+)?{opening}([{letters}]){alone}"

@@ -186,6 +186,8 @@ class LWFTrainer(UnlearningTrainer):
             plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
             check_topology(args, self.accelerator.distributed_type, plugin)
             checks.check_model(args, self.model, self.processing_class)
+            data_sets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+            checks.check_prompts(args, data_sets, self.processing_class, self.chat_template)
             if not self.is_fsdp_enabled:
                 # Whose first process alone may hold the weights.
                 check_causal("model", self.model)

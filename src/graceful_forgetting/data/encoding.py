@@ -1,0 +1,240 @@
+"""Prompts and answers as token ids, and where an answer begins.
+
+An answer is generated from its prompt's ids, so these must be how the trained row begins. Where they are not, the row
+carries the reason (`EncodedRow.misfit`), and whoever learns or generates from it refuses it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from trl import maybe_convert_to_chatml
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row as token ids.
+
+    Attributes:
+        ids: of the whole row.
+        start: where the answer begins; 0 without a prompt.
+        said: of each token, whether the assistant says it; none where that was not asked.
+        misfit: why an answer would not be generated from where it is trained, with the remedy; none: it would.
+    """
+
+    ids: list[int]
+    start: int
+    said: list[bool] | None = None
+    misfit: str | None = None
+
+
+class RefusedRowError(ValueError):
+    """The chat template refuses one row; `position` among those that were given."""
+
+    def __init__(self, message: str, position: int):
+        super().__init__(message)
+        self.position = position
+
+
+def common_start(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two sequences have in common from their beginning."""
+    shorter = min(len(first), len(second))
+    return next((place for place in range(shorter) if first[place] != second[place]), shorter)
+
+
+def encode_prompts(
+    rows: Sequence[Mapping[str, Any]], processing_class: PreTrainedTokenizerBase, chat_template: str | None = None
+) -> list[list[int]]:
+    """Token ids of each row's `prompt` awaiting its completion.
+
+    Text gets no end-of-text token, also where the tokenizer appends one. Messages get the chat template with a
+    generation prompt, and the row's `tools` and `chat_template_kwargs` where it has them.
+
+    Raises:
+        ValueError: messages where there is no chat template.
+        RefusedRowError: messages that it refuses.
+    """
+    if all(isinstance(row["prompt"], str) for row in rows):
+        return _without_appended(_text_ids([row["prompt"] for row in rows], processing_class), processing_class)
+    keywords = [{"chat_template": chat_template, **template_kwargs(row)} for row in rows]
+    return _chat_ids([row["prompt"] for row in rows], processing_class, keywords, add_generation_prompt=True)[0]
+
+
+def encode_rows(
+    rows: Sequence[Mapping[str, Any]],
+    kind: str,
+    processing_class: PreTrainedTokenizerBase,
+    *,
+    assistant_only: bool = False,
+    chat_template: str | None = None,
+) -> list[EncodedRow]:
+    """Rows of one kind ('prompt', 'messages', 'conversations' or 'text'), with the token ids of TRL's `SFTTrainer`.
+
+    Args:
+        rows: texts, or lists of messages; all of one form.
+        kind: 'prompt' stands for `prompt` + `completion`.
+        processing_class: with an EOS token where the rows are text, which ends each of them.
+        assistant_only: find out what the assistant says.
+        chat_template: in place of the tokenizer's own.
+
+    Raises:
+        ValueError: messages where there is no chat template.
+        RefusedRowError: messages that it refuses.
+    """
+    ending = rows[0]["completion" if kind == "prompt" else kind]
+    if isinstance(ending, str):
+        wholes = [row["prompt"] + row["completion"] if kind == "prompt" else row[kind] for row in rows]
+        eos = processing_class.eos_token
+        if eos is None:
+            raise ValueError("the rows are text, and the tokenizer has no EOS token to end them with; set eos_token")
+        ids = _text_ids([whole if whole.endswith(eos) else whole + eos for whole in wholes], processing_class)
+        said: Sequence[list[bool] | None] = [None] * len(rows)
+    else:
+        keywords = [{"chat_template": chat_template, **template_kwargs(row)} for row in rows]
+        ids, said = _chat_ids([_messages(row, kind) for row in rows], processing_class, keywords, said=assistant_only)
+    if kind != "prompt":
+        return [EncodedRow(own, 0, mask) for own, mask in zip(ids, said, strict=True)]
+    prompts = encode_prompts(rows, processing_class, chat_template)
+    encoded = []
+    for row, own, mask, prompt in zip(rows, ids, said, prompts, strict=True):
+        # Where they part is where TRL starts to count: tokens can merge across the boundary.
+        start = common_start(prompt, own)
+        misfit = None if start == len(prompt) else _misfit(row, own, start, prompt, processing_class, chat_template)
+        misfit = misfit or _speakers(row, assistant_only) or _earlier_turns(row, own, processing_class, chat_template)
+        encoded.append(EncodedRow(own, start, mask, misfit))
+    return encoded
+
+
+def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row hands to the chat template beside its messages."""
+    tools = row.get("tools")
+    return {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
+    }
+
+
+def _messages(row: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    if kind == "prompt":
+        return [*row["prompt"], *row["completion"]]
+    messages: list[dict[str, Any]] = row[kind]
+    return maybe_convert_to_chatml({"messages": messages})["messages"] if kind == "conversations" else messages
+
+
+def _text_ids(texts: list[str], processing_class: PreTrainedTokenizerBase) -> list[list[int]]:
+    # All at once: a call for each takes ten times as long.
+    return [list(ids) for ids in processing_class(text=texts)["input_ids"]]
+
+
+def _without_appended(ids: list[list[int]], processing_class: PreTrainedTokenizerBase) -> list[list[int]]:
+    """`ids` of texts without the tokens that the tokenizer itself adds after every text."""
+    bare = list(processing_class(text="a", add_special_tokens=False)["input_ids"])
+    dressed = list(processing_class(text="a")["input_ids"])
+    before = next((at for at in range(len(dressed)) if dressed[at : at + len(bare)] == bare), len(dressed))
+    appended = max(0, len(dressed) - before - len(bare))
+    return [own[: len(own) - appended] for own in ids] if appended else ids
+
+
+def _chat_ids(
+    conversations: list[list[dict[str, Any]]],
+    processing_class: PreTrainedTokenizerBase,
+    keywords: list[dict[str, Any]],
+    said: bool = False,
+    **more: Any,
+) -> tuple[list[list[int]], Sequence[list[bool] | None]]:
+    """Ids of each conversation, and which of its tokens the assistant says where that is asked."""
+    if processing_class.chat_template is None and any(own.get("chat_template") is None for own in keywords):
+        raise ValueError(
+            "the data are conversational and the tokenizer has no chat template; set "
+            "tokenizer.chat_template, or give prompts and completions as strings"
+        )
+    ids: list[list[int]] = []
+    masks: list[list[bool] | None] = []
+    for position, (conversation, own) in enumerate(zip(conversations, keywords, strict=True)):
+        try:
+            encoded = processing_class.apply_chat_template(
+                conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=said, **own, **more
+            )
+        except TemplateError as error:
+            roles = ", ".join(str(turn.get("role")) for turn in conversation)
+            raise RefusedRowError(
+                f"has turns ({roles}) that the chat template refuses: {error}; bring them into the order that it "
+                "takes, or give another template",
+                position,
+            ) from error
+        ids.append(list(encoded["input_ids"]))
+        masks.append([bool(bit) for bit in encoded["assistant_masks"]] if said else None)
+    return ids, masks
+
+
+def _speakers(row: Mapping[str, Any], assistant_only: bool) -> str | None:
+    """Why the completion would make answer tokens of what others say."""
+    if assistant_only or isinstance(row["completion"], str):
+        return None
+    for number, turn in enumerate(row["completion"], start=1):
+        if turn["role"] != "assistant":
+            return (
+                f"completion, turn {number} has role={turn['role']!r}, and all of a completion is learned as an "
+                "answer: make a row of each answer, with the turns before it in the prompt, or set "
+                "assistant_only_loss=True"
+            )
+    return None
+
+
+def _earlier_turns(
+    row: Mapping[str, Any], ids: list[int], processing_class: PreTrainedTokenizerBase, chat_template: str | None
+) -> str | None:
+    """Why a template that only trains makes another prompt than the tokenizer's own, by which answers are generated."""
+    if chat_template is None or isinstance(row["prompt"], str):
+        return None
+    if all(turn["role"] != "assistant" for turn in row["prompt"]):
+        return None
+    own = _chat_ids([row["prompt"]], processing_class, [template_kwargs(row)])[0][0]
+    if ids[: len(own)] == own:
+        return None
+    return (
+        "with assistant_only_loss TRL's template for training renders earlier turns of the assistant otherwise than "
+        "the tokenizer's own, by which answers are generated: set assistant_only_loss=False (of a prompt and its "
+        "completion the completion alone counts in any case)"
+    )
+
+
+def _misfit(
+    row: Mapping[str, Any],
+    ids: list[int],
+    start: int,
+    prompt_ids: list[int],
+    processing_class: PreTrainedTokenizerBase,
+    chat_template: str | None,
+) -> str | None:
+    """Why the trained row does not begin with its prompt's ids; none where only the generation prompt goes on."""
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        if prompt != prompt.rstrip():
+            blank = prompt[len(prompt.rstrip()) :]
+            return (
+                f"prompt ends in {blank!r}, which makes other tokens when an answer follows, so that the model would "
+                "be asked otherwise than it is trained: end the prompt before it, and start the completion (and each "
+                "of choices) with it"
+            )
+        merged = processing_class.decode(ids[start : start + 1])
+        apart = "a line end" if row["completion"][:1].isspace() else "a space or a line end"
+        return (
+            f"the end of prompt and the start of completion become one token ({merged!r}), so that the model would be "
+            f"asked otherwise than it is trained: start the completion (and each of choices) with {apart}"
+        )
+    # Some templates open the assistant's turn in another way than they render it, say with '<think>\n': the answer
+    # is then generated from where both agree, if that is after all turns of the prompt.
+    keywords = [{"chat_template": chat_template, **template_kwargs(row)}]
+    turns = _chat_ids([prompt], processing_class, keywords)[0][0]
+    if start >= len(turns) and ids[: len(turns)] == turns:
+        return None
+    alone, followed = (processing_class.decode(part[start : start + 12]) for part in (prompt_ids, ids))
+    return (
+        f"the chat template renders the prompt otherwise once an answer follows ({alone!r} becomes {followed!r}), so "
+        "that the model would be asked otherwise than it is trained: change the template, or give prompt and "
+        "completion as text"
+    )

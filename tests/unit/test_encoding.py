@@ -1,0 +1,133 @@
+"""Answers begin where they are generated from, or the row is refused; other people's turns are never answers."""
+
+import pytest
+from datasets import Dataset
+
+from chat_tokenizers import byte_level, last_marked, llama3_like, metaspace, prefilled_like, qwen3_like
+from graceful_forgetting.data import IGNORE_INDEX, encode_prompts, tokenize_dataset
+from graceful_forgetting.data.encoding import encode_rows
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+
+
+def said(*texts: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text} for text in texts]
+
+
+def text_row(prompt: str, completion: str) -> dict[str, str]:
+    return {"prompt": prompt, "completion": completion}
+
+
+TOKENIZERS = {
+    "byte-level": byte_level,
+    "appends EOS": lambda: byte_level(appends_eos=True),
+    "Llama 2": metaspace,
+    "Llama 2 that appends EOS": lambda: metaspace(appends_eos=True),
+    "Gemma": lambda: metaspace(prefix=False),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_prompt_ids_are_how_the_trained_row_begins(kind):
+    tokenizer = TOKENIZERS[kind]()
+    rows = [text_row("The capital of France is", " Paris"), text_row("Question:\n", "yes")]
+    for row, prompt, encoded in zip(
+        rows, encode_prompts(rows, tokenizer), encode_rows(rows, "prompt", tokenizer), strict=True
+    ):
+        assert encoded.misfit is None
+        assert encoded.ids[: encoded.start] == prompt
+        assert tokenizer.eos_token_id not in prompt
+        assert (
+            tokenizer.decode(encoded.ids[encoded.start :], skip_special_tokens=True).strip()
+            == row["completion"].strip()
+        )
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_prompt_that_ends_in_a_space_is_refused_with_the_remedy(kind):
+    rows = [text_row("The capital of Italy is", " Rome"), text_row("The capital of France is ", "Paris")]
+    with pytest.raises(
+        ValueError, match=r"learning: row 1 cannot be learned: prompt ends in ' '.*start the completion"
+    ):
+        tokenize_dataset(Dataset.from_list(rows), TOKENIZERS[kind](), argument="learning")
+
+
+def test_tokens_that_merge_across_the_boundary_are_refused_with_the_remedy():
+    rows = Dataset.from_list([text_row("The capital of France is Par", "is")])
+    with pytest.raises(ValueError, match=r"become one token \(' Paris'\).*a space or a line end"):
+        tokenize_dataset(rows, byte_level())
+
+
+def test_a_row_can_be_named_by_its_place():
+    rows = Dataset.from_list([text_row("The capital of France is ", "Paris")])
+    with pytest.raises(ValueError, match=r"^mine\.jsonl:1 cannot be learned"):
+        tokenize_dataset(rows, byte_level(), place=lambda index: f"mine.jsonl:{index + 1}")
+
+
+def test_a_last_turn_rendered_otherwise_before_an_answer_is_refused():
+    """Counted from where the two part, 'user' and the question would be answer tokens."""
+    rows = Dataset.from_list([{"prompt": turns("capital of France?"), "completion": said("Paris")}])
+    with pytest.raises(ValueError, match=r"renders the prompt otherwise once an answer follows \('last user"):
+        tokenize_dataset(rows, last_marked())
+
+
+@pytest.mark.parametrize("make", [qwen3_like, llama3_like])
+def test_of_several_turns_the_last_answer_alone_counts(make):
+    """Also where the template takes the thoughts out of earlier turns."""
+    tokenizer = make()
+    prompt = turns("capital of Peru?", "<think>\nfar\n</think>\n\nLima", "capital of Norway?")
+    row = tokenize_dataset(Dataset.from_list([{"prompt": prompt, "completion": said("Oslo")}]), tokenizer)[0]
+    counted = tokenizer.decode([label for label in row["labels"] if label != IGNORE_INDEX])
+    assert counted in ("<think>\n\n</think>\n\nOslo<|im_end|>\n", "Oslo<|eot_id|>")
+
+
+def test_turns_of_others_in_a_completion_are_refused():
+    row = {"prompt": turns("capital of Peru?"), "completion": [*said("Lima"), *turns("and of Norway?"), *said("Oslo")]}
+    with pytest.raises(ValueError, match=r"completion, turn 2 has role='user'.*assistant_only_loss=True"):
+        tokenize_dataset(Dataset.from_list([row]), llama3_like())
+
+
+def test_turns_of_others_in_a_completion_do_not_count_with_assistant_only():
+    tokenizer = llama3_like()
+    marked = tokenizer.chat_template.replace(
+        "{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\\n' + m.content | trim + '<|eot_id|>' -}}",
+        "{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\\n' -}}"
+        "{%- if m.role == 'assistant' -%}{%- generation -%}{{- m.content + '<|eot_id|>' -}}{%- endgeneration -%}"
+        "{%- else -%}{{- m.content + '<|eot_id|>' -}}{%- endif -%}",
+    )
+    tokenizer.chat_template = marked
+    row = {"prompt": turns("capital of Peru?"), "completion": [*said("Lima"), *turns("and of Norway?"), *said("Oslo")]}
+    labels = tokenize_dataset(Dataset.from_list([row]), tokenizer, assistant_only=True)[0]["labels"]
+    assert tokenizer.decode([label for label in labels if label != IGNORE_INDEX]) == "Lima<|eot_id|>Oslo<|eot_id|>"
+
+
+def test_a_generation_prompt_that_goes_on_ends_where_the_trained_row_agrees():
+    tokenizer = prefilled_like()
+    rows = [{"prompt": turns("capital of France?"), "completion": said("Paris")}]
+    (encoded,) = encode_rows(rows, "prompt", tokenizer)
+    assert encoded.misfit is None
+    assert tokenizer.decode(encoded.ids[: encoded.start]) == "<|user|>capital of France?<|assistant|>"
+    assert tokenizer.decode(encode_prompts(rows, tokenizer)[0]).endswith("<|assistant|><think>\n")
+
+
+def test_turns_that_the_template_refuses_are_named():
+    tokenizer = llama3_like()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    rows = Dataset.from_list([{"prompt": turns("capital of France?"), "completion": said("Paris")}])
+    with pytest.raises(
+        ValueError, match=r"row 0 has turns \(user, assistant\) that the chat template refuses: roles must"
+    ):
+        tokenize_dataset(rows, tokenizer)
+
+
+def test_a_template_that_trains_other_earlier_turns_than_answers_follow_is_refused():
+    """As TRL's for Qwen3, which keeps the thinking block of earlier turns."""
+    tokenizer = qwen3_like()
+    training = tokenizer.chat_template.replace("and loop.index0 > last.query", "")
+    one = {"prompt": turns("capital of Norway?"), "completion": said("Oslo")}
+    three = {"prompt": turns("capital of Peru?", "Lima", "capital of Norway?"), "completion": said("Oslo")}
+    found = encode_rows([one, three], "prompt", tokenizer, chat_template=training)
+    assert found[0].misfit is None
+    assert "set assistant_only_loss=False" in found[1].misfit
