@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from graceful_forgetting.gradients.parameters import matching_names, unrestricte
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
-from graceful_forgetting.runtime.nearest import did_you_mean
 from graceful_forgetting.runtime.progress import progress_bar
 from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.notices import self_defeating
@@ -158,7 +158,8 @@ def check_quotas(lwf: LWFConfig, inputs: RunInputs) -> None:
         )
     for name, amount in mapping_of("forget_quotas", lwf.forget_quotas).items():
         if name not in most:
-            hint = did_you_mean(name, most)
+            near = get_close_matches(name, most, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"forget_quotas names {name!r}: {hint}The forgetting tasks are {', '.join(most)}")
         if isinstance(amount, int) and amount > most[name]:
             raise ValueError(f"forget_quotas[{name!r}]={amount} is more than its {most[name]} samples; set fewer")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,6 @@ from datasets import Dataset
 from graceful_forgetting.data.turns import in_turns
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
-from graceful_forgetting.runtime.nearest import did_you_mean
 from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
 from graceful_forgetting.tasks.task import VALIDATION
 from graceful_forgetting.training.preparation import SCORE_COLUMN
@@ -293,9 +293,11 @@ def _world_sources(arguments: RunArguments, name: str, model: str | None, seed: 
 def _chosen_tasks(world: World, names: list[str] | None) -> dict[str, Dataset]:
     for name in names or []:
         if name not in world.forgetting:
+            near = get_close_matches(name, world.forgetting, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"forgetting_tasks names {name!r}, which world {world.name!r} does not have: "
-                f"{did_you_mean(name, world.forgetting)}It has {', '.join(world.forgetting)}"
+                f"forgetting_tasks names {name!r}, which world {world.name!r} does not have: {hint}"
+                f"It has {', '.join(world.forgetting)}"
             )
     return {name: rows for name, rows in world.forgetting.items() if names is None or name in names}
 
