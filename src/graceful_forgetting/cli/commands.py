@@ -134,7 +134,7 @@ def _cluster_parameters(cluster: str | None, given: Sequence[str]) -> dict[str, 
 
 
 def sweep(options: argparse.Namespace) -> None:
-    from graceful_forgetting.sweeps.grid import load_grid
+    from graceful_forgetting.sweeps.grid_file import load_grid
     from graceful_forgetting.sweeps.run import Sweep
 
     grid = load_grid(options.config)
