@@ -119,6 +119,8 @@ class ModelLoader:
             )
         # Files of any content: what libraries raise has no common class.
         except Exception as error:
+            # Names the file, where one is damaged.
+            self.outline(path)
             raise ValueError(
                 f"model_name_or_path={str(path)!r}: its tokenizer cannot be loaded ({in_short(error)}): "
                 "restore tokenizer.json and tokenizer_config.json"
