@@ -130,15 +130,14 @@ def main() -> None:
                 command = [sys.executable, __file__, "--one", shape, stage, *map(str, numbers)]
                 output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 results.append(json.loads(output.splitlines()[-1]))
-                print(results[-1], file=sys.stderr, flush=True)
+                if arguments.output is not None:
+                    write_json(arguments.output, {"torch": torch.__version__, "threads": 1, "results": results})
     lines = [("shape", "stage", "tokens", "prompt", "batch", "estimate MiB", "measured MiB", "ratio")]
     for row in results:
         sizes = [f"{row[name] / 2**20:.0f}" for name in ("estimate_bytes", "measured_bytes")]
         numbers = [str(row[name]) for name in ("tokens", "prompt_tokens", "batch_size")]
         lines.append((row["shape"], row["stage"], *numbers, *sizes, f"{row['ratio']:.2f}"))
     print(aligned(lines))
-    if arguments.output is not None:
-        write_json(arguments.output, {"torch": torch.__version__, "threads": 1, "results": results})
 
 
 if __name__ == "__main__":

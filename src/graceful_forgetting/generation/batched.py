@@ -27,7 +27,7 @@ from graceful_forgetting.runtime.progress import progress_part
 
 def generate_completions(
     model: PreTrainedModel | PeftModel,
-    prompt_ids: Sequence[Sequence[int]],
+    prompt_ids: Sequence[list[int]],
     config: ElicitationConfig,
     *,
     pad_token_id: int,
