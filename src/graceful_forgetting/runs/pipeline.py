@@ -184,7 +184,8 @@ class Pipeline:
         settings = self._unlearning_settings(method.args, seed)
         chosen = preparation["selection"].detail["chosen"] if "selection" in preparation else None
         if chosen == 0 and method.args.baseline is None and self.copies_plain:
-            return self._once(name, lambda: self._copy(name, self.plain_arm(seed), [preparation["selection"]]))
+            read = [preparation["selection"]]
+            return self._once(name, lambda: self._copy(name, self.plain_arm(seed), read, unlearning_updates=0))
         if self._may_fall_back(method.args):
             preparation["plain"] = self.plain_arm(seed)
             settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
@@ -201,12 +202,14 @@ class Pipeline:
             ),
         )
 
-    def _copy(self, name: str, original: Stage, inputs: list[Stage]) -> Stage:
-        """A training run or an evaluation that would end as `original` has, in a folder of its own."""
+    def _copy(self, name: str, original: Stage, inputs: list[Stage], **counts: int) -> Stage:
+        """A training run or an evaluation that would end as `original` has, in a folder of its own; `counts` are those
+        that the original does not record.
+        """
 
         def build(folder: Path, _: str) -> dict[str, Any]:
             copy_stage(original, folder)
-            return {**original.detail, "same_as": original.name}
+            return {**original.detail, **counts, "same_as": original.name}
 
         return self.directory.stage(name, {"copy": True}, [original, *inputs], build)
 
