@@ -10,6 +10,7 @@ from datasets import load_from_disk
 from graceful_forgetting import LearningPosterior
 from graceful_forgetting.cli import main
 from graceful_forgetting.results.result import RunResult
+from graceful_forgetting.training import price
 
 STAGES = [
     "self_knowledge",
@@ -330,3 +331,22 @@ def test_packed_conversations_of_which_the_assistant_counts(recipe, tmp_path, mo
     updates = json.loads((run / "plain" / "seed-3" / "training_log.json").read_text())[-1]["step"]
     assert updates < len(rows) / 8
     assert LearningPosterior.from_pretrained(run / "posterior" / "posterior").metadata["num_samples"] == len(rows)
+
+
+def test_the_price_is_said_before_the_first_stage_and_changes_nothing(recipe, tmp_path, capsys, monkeypatch):
+    folders = [tmp_path / "quiet", tmp_path / "priced"]
+    outputs = []
+    for folder in folders:
+        main(["run", "--config", str(recipe), "--output_dir", str(folder)])
+        outputs.append(capsys.readouterr().out)
+        monkeypatch.setattr(price, "SHORT", 0.0)
+        monkeypatch.setattr(price, "FEW_OPERATIONS", 0.0)
+    assert "ahead: about" not in outputs[0]
+    before = outputs[1].partition("self_knowledge: running")[0]
+    for stage in ("self-knowledge", "posterior", "scores", "plain fine-tuning", "with unlearning", "evaluation of lwf"):
+        assert stage in before
+    weights = [next((folder / "lwf").glob("seed-*")) / "model.safetensors" for folder in folders]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    # Everything is there.
+    main(["run", "--config", str(recipe), "--output_dir", str(folders[1])])
+    assert "ahead: about" not in capsys.readouterr().out

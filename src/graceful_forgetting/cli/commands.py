@@ -60,6 +60,10 @@ def stage(options: argparse.Namespace) -> None:
     # One stage asks for those that it reads and no more; the report reads all, the posterior if anything does.
     everything = [name for name in steps if name != "posterior" or pipeline.method.scorer_needs_posterior]
     with closing(pipeline.directory):
+        if options.command == "run":
+            from graceful_forgetting.runs.price import announce_price
+
+            announce_price(pipeline)
         for name in everything if last == "report" else [last]:
             steps[name]()
 

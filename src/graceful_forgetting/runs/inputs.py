@@ -171,18 +171,25 @@ class RunInputs:
             return self.data_fingerprints["forgetting_prompts"]
         return fingerprint_rows(self.forgetting_answers, self.forgetting_answers.column_names)
 
+    def base_model(self) -> Any:
+        """The base model as it is in its folder; its fingerprint is known from then on."""
+        model = self._base_model(self.sources.model)
+        self.base_fingerprint = fingerprint_model(model)
+        return model
+
     @cached_property
     def base_fingerprint(self) -> dict[str, Any]:
-        return self._fingerprint(self.sources.model)
+        return fingerprint_model(self._base_model(self.sources.model))
 
     @cached_property
     def never_knew_fingerprint(self) -> dict[str, Any] | None:
-        return None if self.sources.never_knew is None else self._fingerprint(self.sources.never_knew)
+        path = self.sources.never_knew
+        return None if path is None else fingerprint_model(self._base_model(path))
 
-    def _fingerprint(self, path: str) -> dict[str, Any]:
+    def _base_model(self, path: str) -> Any:
         model = self.loader.base(path)
         check_causal(f"model_name_or_path={path!r}", model)
-        return fingerprint_model(model)
+        return model
 
     @cached_property
     def data_fingerprints(self) -> dict[str, str]:

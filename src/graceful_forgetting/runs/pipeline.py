@@ -93,16 +93,19 @@ class Pipeline:
                 f"compare_with {' '.join(settings)}: the forgetting data comes with scores, by which every method "
                 "would unlearn the same; leave it out, or remove the column forgetting_confidence"
             )
-        self.directory = directory or RunDirectory(lwf.output_dir, force=force, announce=announce)
         self.seeds = [lwf.seed + offset for offset in range(run.num_seeds)]
-        self._stages: dict[str, Stage] = {}
-        self._ends: dict[str, float] = {}
-        rows = RunRows(self.inputs, lwf)
-        self.method = Method(lwf, rows, self, self.directory, announce)
+        self._others = settings
+        self.use(directory or RunDirectory(lwf.output_dir, force=force, announce=announce))
+
+    def use(self, directory: RunDirectory) -> None:
+        """Take and make stages there, none of which is known yet."""
+        self.directory, self._stages, self._ends = directory, dict[str, Stage](), dict[str, float]()
+        rows = RunRows(self.inputs, self.lwf)
+        self.method = Method(self.lwf, rows, self, directory, self.announce)
         # Arm -> its method: the run's own under `OWN`, and further ones under their names.
         self.methods: dict[str, Method] = {OWN: self.method}
-        for name, args in settings.items():
-            self.methods[name] = Method(args, rows, self, self.directory, announce, self.method, f"{name}/")
+        for name, args in self._others.items():
+            self.methods[name] = Method(args, rows, self, directory, self.announce, self.method, f"{name}/")
 
     def _check_data(self) -> None:
         """Refuse, before any work, data that the settings cannot be run on, as `LWFTrainer` does.
@@ -163,8 +166,7 @@ class Pipeline:
 
     def _plain_arm(self, arm: str, model: str, fingerprint: dict[str, Any], seed: int) -> Stage:
         load = self.inputs.loader.scratch if arm == "scratch" else self.inputs.loader.trainable
-        name = f"{arm}/seed-{seed}"
-        settings = self._plain_settings(fingerprint, seed)
+        name, settings = f"{arm}/seed-{seed}", self._plain_settings(fingerprint, seed)
         return self._once(
             name, lambda: self._training_stage(name, settings, [], partial(load, model, seed), seed, None, self.lwf)
         )

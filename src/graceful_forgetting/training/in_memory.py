@@ -1,8 +1,8 @@
 """A trainer's data sets as the rows of the method, and its one module as the source of models."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,16 @@ from graceful_forgetting.posterior.reference import (
     stopping_after,
     train_reference,
 )
+from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.runtime.artifacts import write_json
-from graceful_forgetting.training.preparation import LOG_FILE, Preparation
-from graceful_forgetting.training.stages import RunDirectory, Stage
+from graceful_forgetting.runtime.distributed import process_count
+from graceful_forgetting.training.measured_speed import measured_speed
+from graceful_forgetting.training.method import Method
+from graceful_forgetting.training.preparation import LOG_FILE, TASK_COLUMN, Preparation
+from graceful_forgetting.training.price import pool_lengths, price_of, prompts_of, worth_measuring
+from graceful_forgetting.training.stages import RunDirectory, Stage, StagesAhead
+from graceful_forgetting.training.trials import most_candidates
+from graceful_forgetting.training.work import Amounts, Lengths, Work, looked_at, stage_work
 
 
 @dataclass
@@ -128,6 +135,62 @@ class ModelInMemory:
         assert preparation is not None
         with restored_weights(self.model):
             return {"held_out_loss": self.trial_loss(work, preparation)}
+
+
+def price_ahead(method: Method, held_out: Any, compares: bool) -> str | None:
+    """What the stages before training that are not there yet, and training, will take, in lines.
+
+    None where that is seconds, and under several processes, whose share of the work the measurement does not know.
+
+    Args:
+        method: of a trainer.
+        held_out: its `eval_dataset`.
+        compares: whether there is a plain run to compare with.
+    """
+    if process_count() > 1:
+        return None
+    # What is wrong with a row or too large, the stages say with a remedy.
+    with suppress(ValueError, torch.OutOfMemoryError):
+        return _price(method, held_out, compares)
+    return None
+
+
+def _price(method: Method, held_out: Any, compares: bool) -> str | None:
+    models = method.models
+    assert isinstance(models, ModelInMemory)
+    args, rows, model = models.args, models.rows, models.model
+    tasks = [] if rows.forgetting is None else list(dict.fromkeys(rows.forgetting[TASK_COLUMN]))
+    directory = StagesAhead(models.directory, most_candidates(tasks, args.forget_trials == "both"))
+    twin = replace(models, directory=directory, _plain={})
+    Method(args, rows, twin, directory, method.announce).stages_read()
+    if compares:
+        twin.plain(1.0)
+    heads = [(name, name.partition("/")[0]) for name in [*directory.ahead, OWN]]
+
+    def work(answer: float) -> dict[str, Work]:
+        return {name: stage_work(head, args, amounts, answer) for name, head in heads}
+
+    sets = held_out.values() if isinstance(held_out, Mapping) else [held_out]
+    known = [part for part in sets if isinstance(part, Dataset) and "input_ids" in part.column_names]
+    ids = [row for part in known for row in looked_at(part)["input_ids"][:]]
+    learned = rows.train_dataset if isinstance(rows.train_dataset, Dataset) else rows.learning
+    elicits, prompts = pool_lengths(rows, args.forget_answers)
+    amounts = Amounts(
+        learning=Lengths.of(looked_at(learned)["input_ids"][:], len(learned)),
+        held_out=Lengths.of(ids, sum(map(len, known))),
+        prompts=prompts,
+        elicits=elicits,
+        parameters=model.num_parameters(),
+        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        model_bytes=sum(parameter.nbytes for parameter in model.parameters()),
+    )
+    if not worth_measuring(amounts.parameters, work(args.elicitation_max_new_tokens)):
+        return None
+    pool = rows.forgetting if elicits and args.elicitation_server_url is None else None
+    asked = [] if pool is None else prompts_of(pool, rows.tokenizer)
+    speed = measured_speed(model, rows.tokenizer, args, rows.learning, asked, pool, amounts.trained)
+    uncounted = ["the answers of the server"] if elicits and pool is None else []
+    return price_of(work(speed.answer(args.elicitation_max_new_tokens)), speed, args, amounts, model, uncounted)
 
 
 def load_trained_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:

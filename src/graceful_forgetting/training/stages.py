@@ -2,8 +2,9 @@
 
 import logging
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -205,6 +206,49 @@ class SharedStages(RunDirectory):
     """
 
     shared = True
+
+
+class StagesAhead(RunDirectory):
+    """What a run would make in a `RunDirectory`: asked for stages, it looks which are there, and builds none.
+
+    Args:
+        directory: where the stages are.
+        candidates: names of what trial runs would try, see `candidates`.
+
+    Attributes:
+        ahead: names of the stages that are not there, in their order.
+    """
+
+    def __init__(self, directory: RunDirectory, candidates: Sequence[str] = ()):
+        self.__dict__.update(directory.__dict__)
+        self.ahead: list[str] = []
+        self._keys: set[str] = set()
+        # What stages that are not there are taken to record where others ask for it: enough to go on.
+        self._taken: dict[str, dict[str, Any]] = {
+            "self_knowledge": {"prompts": 0, "kept": sys.maxsize},
+            "candidates": {"names": list(candidates)},
+            "selection": {"chosen": 1},
+        }
+
+    def stage(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: list[Stage],
+        build: Callable[[Path, str], dict[str, Any]],
+    ) -> Stage:
+        """The stage as it is in the directory, or one without files."""
+        del build
+        key = key_of(stage=name, settings=public_settings(settings), inputs=[stage.key for stage in inputs])
+        entry = self._entry(name, key)
+        known = None
+        if self._keys.isdisjoint(stage.key for stage in inputs):
+            known, _ = self._look_up(entry, [stage.content for stage in inputs])
+        if known is None:
+            self.ahead.append(name)
+            self._keys.add(key)
+            return Stage(name, entry.path, key, self._taken.get(name.rpartition("/")[2], {}))
+        return Stage(name, entry.path, key, known["detail"], known["checksum"])
 
 
 def copy_stage(stage: Stage, folder: Path) -> None:

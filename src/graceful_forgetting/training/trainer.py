@@ -37,7 +37,7 @@ from graceful_forgetting.runtime.progress import without_bars_of_libraries
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import check_base_weights, make_baseline
-from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows
+from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows, price_ahead
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import presentation
 from graceful_forgetting.training.model_checks import check_causal, check_dequantised
@@ -225,6 +225,9 @@ class LWFTrainer(UnlearningTrainer):
             compares = self._compares_with_plain and (untried or (reference and self.args.reference_share == 1))
             if self.unlearning_enabled:
                 self._say(cost_ahead(self.args, self._title, reference, compares))
+                price = price_ahead(method, self.eval_dataset, compares)
+                if price is not None:
+                    self._say(price)
             stages = method.stages_read()
             if "posterior" in stages:
                 stages["reference"] = method.reference()

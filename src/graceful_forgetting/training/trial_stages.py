@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.config import SelectionConfig
-from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.training.preparation import ROWS_FOLDER, SELECTION_FILE, nothing_selected, write_selection
@@ -34,15 +34,13 @@ def candidates_stage(
         tried = candidates(scored, SelectionConfig(**values), first, learned)
         for number, candidate in enumerate(tried.values()):
             write_selection(folder / str(number), candidate.selected, candidate.audit)
-        write_json(folder / "names.json", list(tried))
-        return {"candidates": len(tried)}
+        return {"candidates": len(tried), "names": list(tried)}
 
     stage = directory.stage("candidates", {**settings, "first": first}, [scores], build)
-    names: list[str] = read_json(stage.path / "names.json")
     # Told apart by the name, which the trial's key is made of.
     return {
         name: replace(stage, path=stage.path / str(number), key=fingerprint_json([stage.key, name]))
-        for number, name in enumerate(names)
+        for number, name in enumerate(stage.detail["names"])
     }
 
 

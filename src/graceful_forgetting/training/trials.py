@@ -1,7 +1,7 @@
 """Stage 4, by trial: of several selections, the one that is seen to help the learning task; or none."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,12 @@ def candidates(
             if name != NOTHING
         }
     return found
+
+
+def most_candidates(tasks: Sequence[str], first: bool) -> list[str]:
+    """Names that `candidates` may have at most, before any score is known; `tasks`: names of the forgetting tasks."""
+    names = [BY_SCORE, *(f"task {task}" for task in tasks if len(tasks) > 1)]
+    return [NOTHING, *names, *(FIRST + name for name in names if first)]
 
 
 def is_by_score(name: str) -> bool:
