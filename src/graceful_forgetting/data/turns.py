@@ -54,7 +54,7 @@ def in_turns(rows: Dataset, system_prompt: str | None = None) -> Dataset:
         system_prompt: the system turn of a conversation that has none of its own.
     """
     columns = [name for name in ("prompt", "completion", "choices") if name in rows.column_names]
-    turned = Dataset.from_list([_turns(row, system_prompt) for row in rows.select_columns(columns)])
+    turned = Dataset.from_list([_turns(row, system_prompt) for row in rows.select_columns(columns).to_list()])
     others = rows.remove_columns(columns)
     return concatenate_datasets([turned, others], axis=1) if others.column_names else turned
 
