@@ -136,7 +136,7 @@ def _formatted(row: Row) -> dict[str, Any]:
     prompt, completion = row["prompt"], row.get("completion")
     if row.get("choices") is not None and not isinstance(prompt, str):
         raise ValueError("choices needs a prompt and a completion that are text, not conversations")
-    if not isinstance(prompt, str) or not prompt:
+    if not isinstance(prompt, str):
         turns = _turns("prompt", prompt, f"is neither text nor a list {_TURNS}")
         return _conversation(turns, completion)
     if not prompt.strip():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from jinja2 import TemplateError
 from peft import PeftModel
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -16,6 +17,7 @@ from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence.scorer import Need as ScorerNeed
 from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.data.encoding import encode_prompts, encode_rows, row_parts
 from graceful_forgetting.data.learning_rows import check_single_examples
 from graceful_forgetting.training.columns import check_columns, check_forget_dataset
@@ -149,6 +151,24 @@ def _check_prompts(
                 misfit = encode_rows([row], "prompt", processing_class, **keywords)[0].misfit
                 if misfit is not None:
                     raise ValueError(f"{argument}: row {index} cannot be learned: {misfit}")
+
+
+def template_failure(
+    error: TemplateError,
+    data_sets: Mapping[str, Any],
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None,
+) -> ValueError:
+    """What to raise where TRL's preparation ended in `error` of the chat template: it names argument and row."""
+    for argument, rows in data_sets.items():
+        if isinstance(rows, Dataset) and isinstance(processing_class, PreTrainedTokenizerBase):
+            try:
+                tokenize_dataset(rows, processing_class, argument=argument)
+            except ValueError as named:
+                return named
+    return ValueError(
+        f"the chat template fails on a row of {' or '.join(data_sets)}: {error}; correct the row, or give another "
+        "template (chat_template_path)"
+    )
 
 
 def check_model(
