@@ -14,7 +14,7 @@ from pathlib import Path
 
 from graceful_forgetting.sweeps.archive import read_archive
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.grid import load_grid
+from graceful_forgetting.sweeps.grid_file import load_grid
 from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
 
 GRIDS = Path(__file__).parent / "grids"

@@ -39,7 +39,7 @@ from graceful_forgetting.results.provenance import peak_memory, reset_peak_memor
 from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.runs.recipe import parse_recipe, recipe_fields
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.grid import load_grid
+from graceful_forgetting.sweeps.grid_file import load_grid
 from graceful_forgetting.tasks import load_task
 
 PACKAGE = str(Path(graceful_forgetting.__file__).parent)
@@ -48,7 +48,7 @@ ARCHIVES = Path(__file__).parents[1] / "archives"
 SECONDS, BYTES = 1.0, 200 * 2**20
 # Modules that atheris follows.
 READERS = (
-    *("config.values", "runs.recipe", "runtime.yaml_file", "sweeps.grid", "results.result", "results.schema"),
+    *("config.values", "runs.recipe", "runtime.yaml_file", "sweeps.grid_file", "results.result", "results.schema"),
     *("tasks.file_task", "tasks.jsonl", "tasks.local", "tasks.templates"),
 )
 # What a reader may raise: of ours, or of a library that says which setting of its own is wrong.

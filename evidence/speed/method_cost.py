@@ -20,10 +20,10 @@ from datasets import disable_progress_bars
 from graceful_forgetting.cli.commands import DEMO_RECIPE
 from graceful_forgetting.results.cost import method_cost
 from graceful_forgetting.results.provenance import collect_hardware, package_versions
-from graceful_forgetting.runs import stages
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import parse_recipe
 from graceful_forgetting.runtime.artifacts import write_json
+from graceful_forgetting.training import stages
 
 # Case -> recipe, and what is changed of it.
 RECIPES: dict[str, tuple[Path, list[str]]] = {

@@ -7,7 +7,7 @@ import pytest
 from evidence.reliability.fuzz import ARCHIVES, fuzz, kinds
 from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.runs.recipe import parse_recipe
-from graceful_forgetting.sweeps.grid import load_grid
+from graceful_forgetting.sweeps.grid_file import load_grid
 from graceful_forgetting.tasks.file_task import file_task
 
 

@@ -10,7 +10,7 @@ import yaml
 from graceful_forgetting import LWFConfig
 from graceful_forgetting.cli import main
 from graceful_forgetting.runtime.own_files import CELL, RESULT, check_file, claim_file, list_files, page_sign
-from graceful_forgetting.sweeps.grid import load_grid
+from graceful_forgetting.sweeps.grid_file import load_grid
 from graceful_forgetting.training.stages import RunDirectory
 
 
@@ -115,7 +115,7 @@ def test_names_of_a_grid_cannot_leave_its_folder(tmp_path, changes):
 
 @pytest.mark.parametrize("value", ["../../../x", "a/b", "..", "x" * 400, ["q_proj", "../k"]], ids=str)
 def test_values_of_a_trial_cannot_leave_its_folder(tmp_path, value):
-    tried = {"posterior_parameters": [value, "trainable"]}
+    tried = {"report_to": [value, "none"]}  # text, or a list of it
     grid = load_grid(grid_file(tmp_path, tune={"plain": tried}, validation_seeds=[7]))
     folders = [cell.folder for cell in grid.trials(0, {})]
     assert len(set(folders)) == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from graceful_forgetting.sweeps.grid import load_grid
+from graceful_forgetting.sweeps.grid_file import load_grid
 
 ROOT = Path(__file__).parents[2]
 

@@ -370,7 +370,8 @@ def test_a_run_that_unlearned_nothing_says_what_to_do(tmp_path):
         "Nothing was unlearned: no unlearning update was made. unlearn_every is 50, and training ended at update 3."
         in words
     )
-    result.selection.chosen = 0
+    result.selection.chosen, result.selection.strategy = 0, "threshold"
+    result.config["forget_threshold"] = 0.2
     words = page_of(result, None, tmp_path).words
     assert "none of the 60 answers reaches the threshold of 0.2 of interference, so that the model is plain" in words
     assert "set forget_fraction" in words

@@ -15,6 +15,7 @@ from graceful_forgetting.data import IGNORE_INDEX
 from graceful_forgetting.gradients.rows import load_batch
 from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, token_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
+from graceful_forgetting.runtime.batches import BatchLimit
 
 
 class TokenForgetting(Baseline):
@@ -77,15 +78,16 @@ def row_token_losses(model: PreTrainedModel, rows: Dataset, batch_size: int) -> 
         rows: tokenised (`input_ids`, `labels`).
         batch_size: rows per forward pass.
     """
-    found: list[Tensor] = []
+
+    def losses_of(indices: Sequence[int]) -> tuple[Tensor, ...]:
+        batch = load_batch(rows, indices, model.device)
+        positions, targets = counted_targets(batch)
+        losses = token_losses(counted_logits(model, batch, positions), targets)
+        return losses.cpu().split((targets != IGNORE_INDEX).sum(dim=1).tolist())
+
     with differentiating(model, ()), torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            indices = range(start, min(start + batch_size, len(rows)))
-            batch = load_batch(rows, indices, model.device)
-            positions, targets = counted_targets(batch)
-            losses = token_losses(counted_logits(model, batch, positions), targets)
-            found += losses.cpu().split((targets != IGNORE_INDEX).sum(dim=1).tolist())
-    return found
+        parts = BatchLimit("token_forgetting", batch_size).in_parts(range(len(rows)), losses_of)
+    return [losses for part in parts for losses in part]
 
 
 def _key(ids: Sequence[int], labels: Sequence[int]) -> bytes:

@@ -55,23 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if options.command not in WITH_RECIPE and rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    options.rest = rest
     _configure_output(options.verbose, options.quiet)
     try:
         with ends_on_sigterm(_say_from_handler):
-            return _run(options, arguments, rest)
+            return _run(options, arguments)
     except Terminated:
         _say(f"\nTerminated.{_kept(options.command)}")
         return EXIT_CODE
 
 
-def _run(options: argparse.Namespace, arguments: list[str], rest: list[str]) -> int:
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     """The exit code of the command, see `main`."""
     try:
         if options.command in STAGES:
             exit_code = launch("graceful_forgetting.cli", arguments)
             if exit_code is not None:
                 return exit_code
-        options.action(options, rest)
+        options.action(options)
         return 0
     except KeyboardInterrupt:
         _say(f"\nInterrupted.{_kept(options.command)}")
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(
         name: str,
-        action: Callable[[argparse.Namespace, list[str]], None],
+        action: Callable[[argparse.Namespace], None],
         help: str,
         parents: Sequence[argparse.ArgumentParser] = (),
     ) -> argparse.ArgumentParser:

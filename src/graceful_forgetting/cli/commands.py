@@ -1,4 +1,7 @@
-"""What each command of `graceful` does, from its parsed options; imports are made when a command runs."""
+"""What each command of `graceful` does, from its parsed options; imports are made when a command runs.
+
+`options.rest` has the arguments that are fields of a recipe.
+"""
 
 import argparse
 import dataclasses
@@ -16,36 +19,31 @@ DEMO_RECIPE = Path(__file__).parents[1] / "runs" / "demo.yaml"
 
 def _announcer(options: argparse.Namespace) -> Callable[[str], None]:
     """Prints one line; says nothing under --quiet, and in all processes of a launch but the first."""
-    return _silent if options.quiet or RANK > 0 else partial(print, flush=True)
+    return (lambda _: None) if options.quiet or RANK > 0 else partial(print, flush=True)
 
 
-def _silent(text: str) -> None:
-    del text
-
-
-def fields(options: argparse.Namespace, rest: list[str]) -> None:
-    del rest
+def fields(options: argparse.Namespace) -> None:
     from graceful_forgetting.cli.fields import fields_text
 
     print(fields_text(options.words))
 
 
-def demo(options: argparse.Namespace, rest: list[str]) -> None:
+def demo(options: argparse.Namespace) -> None:
     options.config = str(DEMO_RECIPE)
     options.command = "run"
-    stage(options, rest)
+    stage(options)
 
 
-def stage(options: argparse.Namespace, rest: list[str]) -> None:
+def stage(options: argparse.Namespace) -> None:
     if options.command == "report" and options.sweep is not None:
-        if rest or options.config is not None:
+        if options.rest or options.config is not None:
             raise ValueError("--sweep reports a finished sweep and takes no recipe: leave out --config and its fields")
         _report_sweep(Path(options.sweep), options.archive)
         return
     from graceful_forgetting.runs.pipeline import Pipeline
     from graceful_forgetting.runs.recipe import parse_recipe
 
-    run, lwf, model = parse_recipe(options.config, rest)
+    run, lwf, model = parse_recipe(options.config, options.rest)
     last = "report" if options.command == "run" else options.command
     if last == "report":
         _claim_report(Path(lwf.output_dir))
@@ -112,8 +110,7 @@ def _report(pipeline: Any) -> None:
     print(f"report: {(folder / 'report.html').resolve()}")
 
 
-def compare(options: argparse.Namespace, rest: list[str]) -> None:
-    del rest
+def compare(options: argparse.Namespace) -> None:
     from graceful_forgetting.report import render_comparison
     from graceful_forgetting.runs.finished_runs import load_runs
     from graceful_forgetting.runtime.own_files import claim_file, page_sign
@@ -136,9 +133,8 @@ def _cluster_parameters(cluster: str | None, given: Sequence[str]) -> dict[str, 
     return {name: yaml.safe_load(value) for name, _, value in (parameter.partition("=") for parameter in given)}
 
 
-def sweep(options: argparse.Namespace, rest: list[str]) -> None:
-    del rest
-    from graceful_forgetting.sweeps.grid import load_grid
+def sweep(options: argparse.Namespace) -> None:
+    from graceful_forgetting.sweeps.grid_file import load_grid
     from graceful_forgetting.sweeps.run import Sweep
 
     grid = load_grid(options.config)
@@ -196,13 +192,13 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
     print(f"report: {report.resolve()}")
 
 
-def advise(options: argparse.Namespace, rest: list[str]) -> None:
+def advise(options: argparse.Namespace) -> None:
     from graceful_forgetting.runs.advice import advice_text, advise
     from graceful_forgetting.runs.run_evidence import evidence_of_run, outcome
 
     folder = options.output_dir
-    if options.config is not None or rest:
-        folder = _made_up_to_selection(options, rest)
+    if options.config is not None or options.rest:
+        folder = _made_up_to_selection(options)
     elif folder is None:
         raise ValueError(
             "name what to judge: --output_dir, the folder of a run that has been scored, or --config, a recipe of "
@@ -212,12 +208,12 @@ def advise(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"\n{advice_text(evidence, advise(evidence), outcome(folder))}")
 
 
-def _made_up_to_selection(options: argparse.Namespace, rest: list[str]) -> str:
+def _made_up_to_selection(options: argparse.Namespace) -> str:
     """Make what advice reads of a recipe; returns the run directory."""
     from graceful_forgetting.runs.pipeline import Pipeline
     from graceful_forgetting.runs.recipe import parse_recipe
 
-    given = rest if options.output_dir is None else [*rest, "--output_dir", options.output_dir]
+    given = options.rest if options.output_dir is None else [*options.rest, "--output_dir", options.output_dir]
     pipeline = Pipeline(*parse_recipe(options.config, given), announce=_announcer(options), force=options.force)
     with closing(pipeline.directory):
         pipeline.method.selection()
@@ -226,8 +222,7 @@ def _made_up_to_selection(options: argparse.Namespace, rest: list[str]) -> str:
     return str(pipeline.directory.path)
 
 
-def world(options: argparse.Namespace, rest: list[str]) -> None:
-    del rest
+def world(options: argparse.Namespace) -> None:
     from graceful_forgetting.worlds import WORLDS, Difficulty, build_world
 
     if options.verb == "list":
@@ -241,16 +236,15 @@ def world(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"written: {path}")
 
 
-def base(options: argparse.Namespace, rest: list[str]) -> None:
+def base(options: argparse.Namespace) -> None:
     from graceful_forgetting.lab.base_model import BaseModelConfig, build_base_model
     from graceful_forgetting.runs.recipe import parse_fields
 
-    (config,) = parse_fields((BaseModelConfig,), options.config, rest)
+    (config,) = parse_fields((BaseModelConfig,), options.config, options.rest)
     print(f"written: {build_base_model(config, announce=_announcer(options))}")
 
 
-def tasks(options: argparse.Namespace, rest: list[str]) -> None:
-    del rest
+def tasks(options: argparse.Namespace) -> None:
     from graceful_forgetting.tasks import export_tasks
     from graceful_forgetting.tasks.catalogue import task_list
 
@@ -263,8 +257,7 @@ def tasks(options: argparse.Namespace, rest: list[str]) -> None:
         print(f"written: {path}")
 
 
-def bench(options: argparse.Namespace, rest: list[str]) -> None:
-    del rest
+def bench(options: argparse.Namespace) -> None:
     announce = _announcer(options)
     announce("loading what is measured ...")
     from graceful_forgetting.lab.bench.confidence import benchmark_confidence, table
@@ -289,8 +282,8 @@ def bench(options: argparse.Namespace, rest: list[str]) -> None:
     print(f"\nwritten: {options.output}")
 
 
-def env(options: argparse.Namespace, rest: list[str]) -> None:
-    del options, rest
+def env(options: argparse.Namespace) -> None:
+    del options
     import platform
 
     from graceful_forgetting.results.provenance import collect_hardware, git_commit, package_versions

@@ -15,6 +15,7 @@ from graceful_forgetting.gradients.reducers import ConfidenceTerms
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 from graceful_forgetting.gradients.token_loss import mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
+from graceful_forgetting.runtime.batches import BatchLimit
 
 
 def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) -> dict[str, Tensor]:
@@ -31,14 +32,19 @@ def mean_gradient(model: PreTrainedModel, learning: Dataset, batch_size: int) ->
     lengths = usable_rows(learning, model, argument="learning")
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     totals = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
+    limit = BatchLimit("Scoring", batch_size)
+
+    def add(indices: Sequence[int]) -> None:
+        batch = load_batch(learning, indices, model.device)
+        loss = mean_losses(model, batch).sum() / len(lengths)
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                totals[name] += gradient
+
     with differentiating(model, parameters), torch.enable_grad():
         for indices in batches(lengths, batch_size):
-            batch = load_batch(learning, indices, model.device)
-            loss = mean_losses(model, batch).sum() / len(lengths)
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            for name, gradient in zip(parameters, found, strict=True):
-                if gradient is not None:
-                    totals[name] += gradient
+            limit.in_parts(indices, add)
     return totals
 
 

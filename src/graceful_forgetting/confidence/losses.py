@@ -14,6 +14,7 @@ from graceful_forgetting.gradients.parameters import ParameterValues
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 from graceful_forgetting.gradients.token_loss import mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
+from graceful_forgetting.runtime.batches import BatchLimit
 
 MOST_LEARNING_ROWS = 256
 """Rows that tell how far learning has come: the share of the loss that is gone is known to a few hundredths by them."""
@@ -92,10 +93,14 @@ def learning_loss(model: PreTrainedModel, learning: Dataset, batch_size: int) ->
     number = min(len(learning), MOST_LEARNING_ROWS)
     rows = learning.select([place * len(learning) // number for place in range(number)])
     lengths = usable_rows(rows, model, argument="train_dataset")
-    total = 0.0
+    limit, total = BatchLimit("The loss of the learning task", batch_size), 0.0
+
+    def loss(indices: Sequence[int]) -> float:
+        return mean_losses(model, load_batch(rows, indices, model.device)).double().sum().item()
+
     with differentiating(model, ()), torch.no_grad():
         for indices in batches(lengths, batch_size):
-            total += mean_losses(model, load_batch(rows, indices, model.device)).double().sum().item()
+            total += sum(limit.in_parts(indices, loss))
     return total / len(lengths)
 
 

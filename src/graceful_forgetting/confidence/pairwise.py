@@ -14,6 +14,7 @@ from graceful_forgetting.gradients.engine import PerSampleEngine
 from graceful_forgetting.gradients.memory import MemoryEstimate, backward_bytes
 from graceful_forgetting.gradients.projection import ProjectedGradients, projection_bytes
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
+from graceful_forgetting.runtime.batches import BatchLimit
 
 # Numbers held of all learning examples together (2 GiB); of a single one never fewer than the second, since the least
 # of many cosines picks up the noise of the projection.
@@ -69,14 +70,19 @@ class LearningDirections:
         self.parameters = parameters_before_output(model)
         self.projection = ProjectedGradients(self.parameters, width)
         self.directions = torch.empty(len(lengths), self.projection.width, device=model.device)
-        done, wrong = 0, []
+        limit, done, wrong = BatchLimit("Scoring", batch_size), 0, []
         with PerSampleEngine(model, self.parameters) as engine:
-            for indices in batches(lengths, batch_size):
+
+            def features(indices: Sequence[int]) -> Tensor:
                 engine.run(load_batch(learning, indices, model.device), self.projection)
-                finite = self.projection.features.isfinite().all(dim=1).tolist()
+                return directions(self.projection.features)
+
+            for indices in batches(lengths, batch_size):
+                for found in limit.in_parts(indices, features):
+                    self.directions[done : done + len(found)] = found
+                    done += len(found)
+                finite = self.directions[done - len(indices) : done].isfinite().all(dim=1).tolist()
                 wrong += [index for index, good in zip(indices, finite, strict=True) if not good]
-                self.directions[done : done + len(indices)] = directions(self.projection.features)
-                done += len(indices)
         if wrong:
             raise not_finite(model, learning, wrong, list(self.parameters), "learning")
 

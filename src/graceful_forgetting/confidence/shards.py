@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graceful_forgetting.confidence.scorer import Measurement
 from graceful_forgetting.gradients.rows import batches
+from graceful_forgetting.runtime.batches import BatchLimit
 from graceful_forgetting.runtime.distributed import process_count
 from graceful_forgetting.runtime.progress import progress_bar
 from graceful_forgetting.runtime.shards import share_shards
@@ -98,8 +99,10 @@ def _measure_shards(
     entries: Sequence[Entry] | None,
     announce: Callable[[str], None],
 ) -> dict[int, Tensor]:
+    limit = BatchLimit("Scoring", max(map(len, plan.batches)))
+
     def measured(number: int) -> Tensor:
-        return measurement.checked(plan.batches[number])
+        return torch.cat(limit.in_parts(plan.batches[number], measurement.checked))
 
     numbers = [number for shard in shards for number in plan.shards[shard]]
     ready, seconds = _pilot(measured, plan, numbers)

@@ -9,32 +9,15 @@ Imports `runtime` alone.
 """
 
 from graceful_forgetting.config.baseline import BaselineName, BaselineSettings
-from graceful_forgetting.config.confidence import (
-    ConfidenceConfig,
-    ScorerName,
-    ScoringWeights,
-    StepSizeRule,
-)
+from graceful_forgetting.config.confidence import ConfidenceConfig, ScoringWeights
 from graceful_forgetting.config.elicitation import ElicitationConfig
-from graceful_forgetting.config.lwf import ForgetAnswers, ForgetTrials, LWFConfig, Settings, changed
+from graceful_forgetting.config.lwf import ForgetAnswers, LWFConfig, Settings, changed
 from graceful_forgetting.config.methods import DEFAULT_METHOD, METHODS, MethodName, as_arm, method_settings
-from graceful_forgetting.config.posterior import (
-    Covered,
-    FisherAt,
-    FisherEstimator,
-    ParameterSpace,
-    PosteriorConfig,
-    PosteriorEstimator,
-)
-from graceful_forgetting.config.selection import DEFAULT_FORGET_FRACTION, SelectionConfig, SelectionStrategy
-from graceful_forgetting.config.unlearning import (
-    UnlearningSettings,
-    UnlearnObjective,
-    UnlearnSchedule,
-)
+from graceful_forgetting.config.posterior import Covered, FisherEstimator, ParameterSpace, PosteriorConfig
+from graceful_forgetting.config.selection import SelectionConfig, SelectionStrategy
+from graceful_forgetting.config.unlearning import UnlearningSettings, UnlearnSchedule
 
 __all__ = [
-    "DEFAULT_FORGET_FRACTION",
     "DEFAULT_METHOD",
     "METHODS",
     "BaselineName",
@@ -42,22 +25,16 @@ __all__ = [
     "ConfidenceConfig",
     "Covered",
     "ElicitationConfig",
-    "FisherAt",
     "FisherEstimator",
     "ForgetAnswers",
-    "ForgetTrials",
     "LWFConfig",
     "MethodName",
     "ParameterSpace",
     "PosteriorConfig",
-    "PosteriorEstimator",
-    "ScorerName",
     "ScoringWeights",
     "SelectionConfig",
     "SelectionStrategy",
     "Settings",
-    "StepSizeRule",
-    "UnlearnObjective",
     "UnlearnSchedule",
     "UnlearningSettings",
     "as_arm",

@@ -7,9 +7,9 @@ import math
 import os
 import reprlib
 import types
+from collections.abc import Iterable
 from dataclasses import fields
 from datetime import date
-from difflib import get_close_matches
 from enum import Enum
 from functools import cache, wraps
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import numpy as np
 
 from graceful_forgetting.config.fields import mapping_of
+from graceful_forgetting.runtime.nearest import did_you_mean
 from graceful_forgetting.runtime.own_code import is_import_path
 from graceful_forgetting.runtime.secrets import HIDDEN, is_secret, without_secret_values, without_secrets
 
@@ -132,9 +133,8 @@ def checked_when_made(cls: type[T]) -> type[T]:
     def __init__(self: T, *positional: Any, **given: Any) -> None:
         for name in given:
             if name not in names:
-                near = get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else "`graceful fields` lists all"
-                raise TypeError(f"{cls.__name__} has no setting {name!r}: {hint}")
+                hint = did_you_mean(name, names, "`graceful fields` lists all")
+                raise TypeError(f"{cls.__name__} has no setting {name!r}: {hint.rstrip()}")
         positional = tuple(_plain(value) for value in positional)
         given = {name: _plain(value) for name, value in given.items()}
         for name, value in (*zip(names, positional, strict=False), *given.items()):
@@ -160,9 +160,9 @@ def _plain(value: object) -> object:
 def _check_text(name: str, value: str, annotation: Any) -> None:
     choices = CHOICES.get(name)
     if choices is not None and value not in choices:
-        near = get_close_matches(value, choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name}={short(value)} is not valid: it must be one of {', '.join(choices)}{hint}")
+        raise ValueError(
+            f"{name}={short(value)} is not valid: it must be one of {', '.join(choices)}{_nearest(value, choices)}"
+        )
     if "\0" in value:
         raise ValueError(f"{name}={short(value)} is not valid: it holds the character NUL")
     kinds = [get_origin(kind) or kind for kind in _alternatives(annotation)]
@@ -294,14 +294,18 @@ def _word(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
+def _nearest(value: str, choices: Iterable[str]) -> str:
+    hint = did_you_mean(value, choices)
+    return f"; {hint.rstrip()}" if hint else ""
+
+
 def _hint(value: object, annotation: Any) -> str:
     kinds = _alternatives(annotation)
     names = _choices(annotation)
     if names is not None:
         if value is False and "no" in names:
             return '; write "no" in quotation marks, since YAML reads it as false without'
-        near = get_close_matches(str(value), names, n=1)
-        return f"; did you mean {near[0]!r}?" if near else ""
+        return _nearest(str(value), names)
     if isinstance(value, str) and _as_typed(value, annotation) is not value:
         return ": write it without quotation marks"
     if isinstance(value, str) and list[str] in kinds:

@@ -6,6 +6,6 @@ The pre-training data are out of reach, so the model's own completions stand for
 Imports `generation`, `data`, `config` and `runtime`.
 """
 
-from graceful_forgetting.elicitation.elicit import ElicitationCounts, elicit_self_knowledge, elicit_with_counts
+from graceful_forgetting.elicitation.elicit import elicit_self_knowledge, elicit_with_counts
 
-__all__ = ["ElicitationCounts", "elicit_self_knowledge", "elicit_with_counts"]
+__all__ = ["elicit_self_knowledge", "elicit_with_counts"]

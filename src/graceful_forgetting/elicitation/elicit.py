@@ -14,7 +14,7 @@ from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import IGNORE_INDEX, AnswerReader, answer_ends, require_pad_token, require_tokenizer
 from graceful_forgetting.elicitation.backends import open_backend
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
-from graceful_forgetting.elicitation.shards import complete_in_shards
+from graceful_forgetting.elicitation.shards import SHARD_SIZE, complete_in_shards
 from graceful_forgetting.generation import Completion, check_context, make_requests, stop_token_ids
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.runtime.store import key_of
@@ -151,12 +151,18 @@ def elicit_with_counts(
     if not kept:
         raise ValueError(_all_empty(completions, tokenizer))
     rows = prompts.with_format(None).select([i // config.num_samples_per_prompt for i in kept])
-    conversational = [not isinstance(prompt, str) for prompt in rows["prompt"]]
+    messages = not isinstance(rows[0]["prompt"], str)
+    # A part at a time: as Python objects rows take ten times as much memory.
     added = [
-        _row(asked[i], completions[i], [{"role": "assistant", "content": texts[i]}] if messages else texts[i])
-        for i, messages in zip(kept, conversational, strict=True)
+        Dataset.from_list(
+            [
+                _row(asked[i], completions[i], [{"role": "assistant", "content": texts[i]}] if messages else texts[i])
+                for i in kept[first : first + SHARD_SIZE]
+            ]
+        )
+        for first in range(0, len(kept), SHARD_SIZE)
     ]
-    return concatenate_datasets([rows, Dataset.from_list(added)], axis=1), counts
+    return concatenate_datasets([rows, concatenate_datasets(added)], axis=1), counts
 
 
 def _all_empty(completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -48,6 +48,9 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
         ids = encoded_in_parts(prompts, "tokenising prompts", lambda part: encode_prompts(part, tokenizer))
     except RefusedRowError as error:
         raise ValueError(f"prompts: row {error.position} {error}") from error
+    # Equal ids are one object, in place of one a token.
+    shared: dict[int, int] = {}
+    ids = [[shared.setdefault(token, token) for token in own] for own in ids]
     _warn_of_blank_ends(values, tokenizer)
     for index, tokens in enumerate(ids):
         if not tokens:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from graceful_forgetting.data import (
 )
 from graceful_forgetting.data.encoding import EncodedRow, encode_rows
 from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, token_losses
+from graceful_forgetting.runtime.batches import BatchLimit
 from graceful_forgetting.runtime.progress import progress_part
 
 
@@ -120,6 +122,7 @@ def tokenised_likelihoods(
     the completions' positions alone.
     """
     pad_token_id = require_pad_token(processing_class)
+    limit = BatchLimit("Evaluation", batch_size)
     order = sorted(range(len(tokenised)), key=lambda index: -len(tokenised[index]["input_ids"]))
     found: dict[int, CompletionLikelihood] = {}
     training = model.training
@@ -128,8 +131,9 @@ def tokenised_likelihoods(
         with progress_part(description, "answers", len(tokenised)) as progress:
             for start in range(0, len(tokenised), batch_size):
                 chosen = order[start : start + batch_size]
-                nats = _token_nats(model, [tokenised[index] for index in chosen], pad_token_id)
-                for index, row_nats in zip(chosen, nats, strict=True):
+                rows = [tokenised[index] for index in chosen]
+                parts = limit.in_parts(rows, lambda part: _token_nats(model, part, pad_token_id))
+                for index, row_nats in zip(chosen, chain.from_iterable(parts), strict=True):
                     where = f"{description}: row {index}"
                     found[index] = _likelihood(tokenised[index], row_nats, where)
                 progress.update(len(chosen))
@@ -188,13 +192,14 @@ def text_bits_per_byte(
     rows = [{"input_ids": [prefix, *ids[start : start + size]]} for start in range(0, len(ids), size)]
     for row in rows:
         row["labels"] = [IGNORE_INDEX, *row["input_ids"][1:]]
+    limit, pad_token_id = BatchLimit("Evaluation", batch_size), require_pad_token(processing_class)
     training = model.training
     model.eval()
     try:
         nats = math.fsum(
             nat
-            for start in range(0, len(rows), batch_size)
-            for row_nats in _token_nats(model, rows[start : start + batch_size], require_pad_token(processing_class))
+            for part in limit.in_parts(rows, lambda part: _token_nats(model, part, pad_token_id))
+            for row_nats in part
             for nat in row_nats
         )
     finally:

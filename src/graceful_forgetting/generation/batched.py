@@ -20,13 +20,14 @@ from graceful_forgetting.generation.choice import TokenChoice, draw_quantiles
 from graceful_forgetting.generation.mode import generation_mode
 from graceful_forgetting.generation.requests import Completion, Request, make_requests, require_finite, until_stop
 from graceful_forgetting.generation.rows import Rows
+from graceful_forgetting.runtime.batches import BatchLimit
 from graceful_forgetting.runtime.internals import CACHE, rows_can_leave
 from graceful_forgetting.runtime.progress import progress_part
 
 
 def generate_completions(
     model: PreTrainedModel | PeftModel,
-    prompt_ids: Sequence[Sequence[int]],
+    prompt_ids: Sequence[list[int]],
     config: ElicitationConfig,
     *,
     pad_token_id: int,
@@ -72,8 +73,12 @@ def complete(
     pad_token_id: int,
     eos_token_ids: Sequence[int],
     may_be_empty: bool = True,
+    limit: BatchLimit | None = None,
 ) -> Iterator[tuple[int, Completion]]:
     """Complete `requests`, `config.batch_size` at a time; yields positions and completions as they are ready.
+
+    Where memory runs out, those under way start again, half as many at a time: each has a random stream of its own, so
+    that they come out the same. `limit` keeps that for further calls.
 
     Unless a completion `may_be_empty`, its first token is chosen among those that do not end it; the log-probability
     stays the model's own.
@@ -84,15 +89,38 @@ def complete(
     windows, recurrent states) start whole batches instead, and rows only leave.
 
     Raises:
-        ValueError: a log-probability is not finite (the model's logits are not).
+        ValueError: a log-probability is not finite (the model's logits are not); memory runs out for a single one.
     """
+    limit = limit or BatchLimit("Generation", config.batch_size)
+    left = list(range(len(requests)))
+    while left:
+        done: set[int] = set()
+        with limit.attempt(min(limit.size, len(left))):
+            for place, completion in _complete(
+                model, [requests[i] for i in left], limit.size, config, pad_token_id, eos_token_ids, may_be_empty
+            ):
+                done.add(place)
+                yield left[place], completion
+        left = [position for place, position in enumerate(left) if place not in done]
+
+
+def _complete(
+    model: PreTrainedModel | PeftModel,
+    requests: Sequence[Request],
+    batch_size: int,
+    config: ElicitationConfig,
+    pad_token_id: int,
+    eos_token_ids: Sequence[int],
+    may_be_empty: bool,
+) -> Iterator[tuple[int, Completion]]:
+    """`complete`, `batch_size` at a time."""
     quantiles = draw_quantiles(requests, config.max_new_tokens, model.device) if config.temperature > 0 else None
-    group = max(1, config.batch_size // 4)
+    group = max(1, batch_size // 4)
     first = 0
     rows: Rows | None = None
     others_can_join = True
     while rows or first < len(requests):
-        left, free = len(requests) - first, config.batch_size - len(rows or ())
+        left, free = len(requests) - first, batch_size - len(rows or ())
         joining = rows is not None and rows.can_be_joined and 0 < min(group, left) <= free
         starting = joining or not rows
         if starting:

@@ -17,7 +17,7 @@ from graceful_forgetting.data import context_length
 _SEED_BITS = 53
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One completion to be generated.
 
@@ -30,7 +30,7 @@ class Request:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One generated completion.
 
@@ -54,7 +54,7 @@ class Completion:
         return self.token_ids[:-1] if self.stopped else self.token_ids
 
 
-def make_requests(prompt_ids: Sequence[Sequence[int]], config: ElicitationConfig) -> list[Request]:
+def make_requests(prompt_ids: Sequence[list[int]], config: ElicitationConfig) -> list[Request]:
     """`config.num_samples_per_prompt` requests for each prompt, prompt by prompt.
 
     A request's seed is made from `config.seed`, the prompt's tokens and the number of the draw, so that it depends
@@ -63,10 +63,10 @@ def make_requests(prompt_ids: Sequence[Sequence[int]], config: ElicitationConfig
     draws: Counter[str] = Counter()
     requests = []
     for ids in prompt_ids:
-        prompt = json.dumps(list(ids))
+        prompt = json.dumps(ids)
         for _ in range(config.num_samples_per_prompt):
             digest = hashlib.blake2b(f"{config.seed}:{draws[prompt]}:{prompt}".encode(), digest_size=8).digest()
-            requests.append(Request(list(ids), int.from_bytes(digest, "little") >> (64 - _SEED_BITS)))
+            requests.append(Request(ids, int.from_bytes(digest, "little") >> (64 - _SEED_BITS)))
             draws[prompt] += 1
     return requests
 

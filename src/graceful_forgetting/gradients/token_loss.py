@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.runtime.internals import without_adapter
 
 
 def counted_targets(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -29,8 +29,7 @@ def counted_targets(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def accepts_logits_to_keep(model: nn.Module) -> bool:
     """Whether the model's forward can return logits at chosen positions (transformers' `logits_to_keep`)."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+    return "logits_to_keep" in inspect.signature(without_adapter(model).forward).parameters
 
 
 def counted_logits(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from graceful_forgetting.gradients.reducers import SquaredGradients
 from graceful_forgetting.gradients.rows import load_batch, tokenised_rows, usable_rows
 from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, draw_targets
 from graceful_forgetting.gradients.undisturbed import differentiating
+from graceful_forgetting.runtime.batches import BatchLimit
 from graceful_forgetting.runtime.distributed import (
     gather,
     process_count,
@@ -166,20 +167,29 @@ def _accumulate(
     checkpoint: "_Checkpoint | None",
 ) -> None:
     """Add this process's share of the batches; every `SHARD_SIZE` gradients the sums are saved."""
-    own = batches[process_index() :: process_count()]
-    per_shard = max(1, SHARD_SIZE // config.batch_size)
-    done = 0 if checkpoint is None else checkpoint.load(sums)
+    own = [unit for batch in batches[process_index() :: process_count()] for unit in batch]
+    limit = BatchLimit("The Fisher information", config.batch_size)
+    per_shard = max(1, SHARD_SIZE // config.batch_size) * config.batch_size
+    done = saved = 0 if checkpoint is None else checkpoint.load(sums)
     with (
         PerSampleEngine(model, sums.totals) as engine,
-        progress_bar(
-            "Estimating Fisher information", "gradients", sum(map(len, own)), initial=sum(map(len, own[:done]))
-        ) as progress,
+        progress_bar("Estimating Fisher information", "gradients", len(own), initial=done) as progress,
     ):
-        for number in range(done, len(own)):
-            _add_batch(sums, engine, model, rows, own[number], config)
-            progress.update(len(own[number]))
-            if checkpoint is not None and (number + 1) % per_shard == 0:
-                checkpoint.save(sums, number + 1)
+        while done < len(own):
+            units, before = own[done : min(done + limit.size, saved + per_shard)], done
+            # A backward pass that breaks off has added a part of its gradients: back to what was saved.
+            done = -1
+            with limit.attempt(len(units)):
+                _add_batch(sums, engine, model, rows, units, config)
+                done = before + len(units)
+            if done < 0:
+                sums.clear()
+                done = saved = 0 if checkpoint is None else checkpoint.load(sums)
+            progress.update(done - before)
+            if done == saved + per_shard:
+                saved = done
+                if checkpoint is not None:
+                    checkpoint.save(sums, done)
 
 
 def _add_batch(
@@ -253,9 +263,14 @@ class _Sums(SquaredGradients):
         self.draws = draws
         self.traces = torch.zeros(rows, dtype=torch.float64)
 
+    def clear(self) -> None:
+        """Back to 0."""
+        for total in (*self.totals.values(), self.traces):
+            total.zero_()
+
 
 class _Checkpoint:
-    """The sums of one process on disk, with the number of batches that are in them."""
+    """The sums of one process on disk, with the number of gradients that are in them."""
 
     def __init__(
         self, folder: str | Path, model: PreTrainedModel, rows: Dataset, config: PosteriorConfig, draws: int
@@ -268,16 +283,16 @@ class _Checkpoint:
         )
         self._entry = Entry(Path(folder) / f"fisher-{process_index()}-of-{process_count()}", key)
 
-    def save(self, sums: _Sums, batches_done: int) -> None:
+    def save(self, sums: _Sums, gradients_done: int) -> None:
         def fill(folder: Path) -> dict[str, int]:
             tensors = {_TOTAL + name: total.cpu() for name, total in sums.totals.items()} | {_TRACES: sums.traces}
             save_file(tensors, folder / _SUMS)
-            return {"batches_done": batches_done}
+            return {"gradients_done": gradients_done}
 
         self._entry.write(fill)
 
     def load(self, sums: _Sums) -> int:
-        """Take up the sums; returns the number of batches in them, 0 where there are none of this work."""
+        """Take up the sums; returns the number of gradients in them, 0 where there are none of this work."""
         record = self._entry.read()
         if record is None:
             return 0
@@ -285,5 +300,5 @@ class _Checkpoint:
             for name, total in sums.totals.items():
                 total.copy_(file.get_tensor(_TOTAL + name))
             sums.traces.copy_(file.get_tensor(_TRACES))
-        logger.info("Fisher information: %d batches were done before", record["batches_done"])
-        return int(record["batches_done"])
+        logger.info("Fisher information: %d gradients were done before", record["gradients_done"])
+        return int(record["gradients_done"])

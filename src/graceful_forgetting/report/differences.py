@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from graceful_forgetting.report.samples import ScoredSamples
+from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.results.result import StageResult, TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval
 from graceful_forgetting.results.summary import paired_by_seed
@@ -88,11 +89,7 @@ def against_first(runs: Sequence[FinishedRun], task: str) -> list[PairedInterval
 def _own_difference(summary: TaskSummary | None, first: TaskSummary | None) -> PairedInterval | None:
     if summary is None or first is None or summary.metric != first.metric:
         return None
-    own, other = (
-        dict(zip(arm.seeds, arm.values, strict=True)) if (arm := found.arms.get("lwf")) else {}
-        for found in (summary, first)
-    )
-    return paired_by_seed(own, other)
+    return paired_by_seed(summary.by_seed(OWN), first.by_seed(OWN))
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,9 @@ def thin_out(samples: ScoredSamples, limit: int = MAX_ROWS) -> ScoredSamples:
     return samples.take(order)
 
 
-def kinds_at_the_top(samples: ScoredSamples, kinds: Mapping[str, str], count: int = 25) -> dict[str, int]:
-    """How many of the highest scores are of each known kind, in falling number."""
-    top = thin_out(samples).task_index[:count]
+def kinds_at_the_top(samples: ScoredSamples, kinds: Mapping[str, str]) -> dict[str, int]:
+    """How many of the 25 highest scores are of each known kind, in falling number."""
+    top = thin_out(samples).task_index[:25]
     return dict(Counter(kinds.get(samples.tasks[task], "not known") for task in top.tolist()).most_common())
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from graceful_forgetting.results.arms import capitalised
+
 # The formulas are in `confidence/scorers.py`.
 _SCORES = {
     "lwf": ("forgetting confidence", "nats"),
@@ -29,4 +31,4 @@ def score_name(config: Mapping[str, Any]) -> tuple[str, str]:
 def score_label(config: Mapping[str, Any]) -> str:
     """Name and unit as a heading: "Interference (nats per token)"."""
     name, unit = score_name(config)
-    return name[:1].upper() + name[1:] + (f" ({unit})" if unit else "")
+    return capitalised(name) + (f" ({unit})" if unit else "")

@@ -8,7 +8,7 @@ from graceful_forgetting.report.scales import Scale, scale_for
 from graceful_forgetting.results.statistics import PairedInterval, mean_interval
 from graceful_forgetting.results.text import measured
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.comparison import Group, MethodResult, method_results
+from graceful_forgetting.sweeps.comparison import Group, method_results
 
 # Gain, as a share of the metric's unit, at which a field of the heat map has its full colour.
 _FULL_COLOUR = 0.1
@@ -23,15 +23,11 @@ def heat_maps(groups: Sequence[Group]) -> list[svg.Figure]:
     fields: dict[tuple[str, str], dict[tuple[str, str], tuple[Group, PairedInterval]]] = {}
     for group in groups:
         for result in method_results(group):
-            if result.gain is not None and _forgets(group, result):
+            if result.gain is not None and group.forgets(result.method):
                 where = (group.setting, result.method)
                 fields.setdefault(where, {})[(group.learning, group.forgetting)] = group, result.gain
     several = {where: found for where, found in fields.items() if len(found) > 1}
     return [_heat_map(*where, found) for where, found in several.items()]
-
-
-def _forgets(group: Group, result: MethodResult) -> bool:
-    return any(cell.arm == "lwf" for cell in group.methods[result.method].values())
 
 
 def _heat_map(setting: str, method: str, fields: dict[tuple[str, str], tuple[Group, PairedInterval]]) -> svg.Figure:

@@ -1,4 +1,4 @@
 """What a run has measured, as data: `result.json`, statistics over seeds, tables, and numbers as text.
 
-Imports `runtime`, and the default thresholds of `config`.
+Imports `runtime` alone.
 """

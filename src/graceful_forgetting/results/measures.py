@@ -66,7 +66,7 @@ def right_matrix(answers: Sequence[str]) -> NDArray[np.float64]:
     return np.array([[item == RIGHT for item in row] for row in answers], dtype=np.float64)
 
 
-def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str], confidence: float = 0.95) -> Interval:
+def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str]) -> Interval:
     """Accuracy of `first` − `second`, with a percentile bootstrap that draws seeds and items, both paired.
 
     `first`, `second`: answers by seed, in the same order of seeds and of items. Raises `ValueError` where they do not
@@ -84,7 +84,7 @@ def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str],
         by_seed, by_item = _times_drawn(seed_picks), _times_drawn(item_picks)
         return ((by_seed @ difference) * by_item).sum(axis=1) / difference.size
 
-    return Interval(float(difference.mean()), *bootstrap(means, seeds, items, confidence=confidence))
+    return Interval(float(difference.mean()), *bootstrap(means, seeds, items))
 
 
 def _times_drawn(picks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -115,8 +115,6 @@ def gap_recovered_over(
     method: Sequence[float],
     control: Sequence[float],
     reference: Sequence[float],
-    *,
-    confidence: float = 0.95,
 ) -> Interval | None:
     """Share of the gap reference − plain that the method recovers beyond the control; None without a gap.
 
@@ -125,7 +123,7 @@ def gap_recovered_over(
     """
     gap = [upper - base for upper, base in zip(reference, plain, strict=True)]
     beyond = [treated - other for treated, other in zip(method, control, strict=True)]
-    share = gap_recovered([0.0] * len(gap), beyond, gap, confidence=confidence)
+    share = gap_recovered([0.0] * len(gap), beyond, gap)
     return None if share.fraction is None else Interval(share.fraction, share.low, share.high)
 
 

@@ -226,6 +226,11 @@ class TaskSummary:
     difference: PairedInterval | None
     gap: GapRecovered | None
 
+    def by_seed(self, arm: str) -> dict[int | None, float]:
+        """The values of an arm; empty where it was not run."""
+        found = self.arms.get(arm)
+        return {} if found is None else dict(zip(found.seeds, found.values, strict=True))
+
 
 @dataclass
 class Summary:

@@ -26,7 +26,7 @@ _HIGHER_IS_BETTER: dict[Metric, bool] = {
 }
 
 
-def summarise(runs: Sequence[TrainingRunResult], confidence: float = 0.95) -> Summary:
+def summarise(runs: Sequence[TrainingRunResult]) -> Summary:
     """Mean and spread of every arm on every task, LWF − plain paired by seed, and the gap recovered.
 
     A task is summarised by F1 or chrF where that is its metric, else accuracy, else chance-adjusted accuracy by
@@ -40,10 +40,10 @@ def summarise(runs: Sequence[TrainingRunResult], confidence: float = 0.95) -> Su
             raise ValueError(f"runs holds arm {run.arm!r} with seed {run.seed} twice; keep one of them")
         seen.add((run.arm, run.seed))
     tasks = dict.fromkeys(task for run in runs for task in run.metrics)
-    return Summary(tasks={task: _task_summary(task, runs, confidence) for task in tasks})
+    return Summary(tasks={task: _task_summary(task, runs) for task in tasks})
 
 
-def _task_summary(task: str, runs: Sequence[TrainingRunResult], confidence: float) -> TaskSummary:
+def _task_summary(task: str, runs: Sequence[TrainingRunResult]) -> TaskSummary:
     measured = {(run.arm, run.seed): run.metrics[task] for run in runs if task in run.metrics}
     roles = {metrics.role for metrics in measured.values()}
     if len(roles) > 1:
@@ -57,13 +57,13 @@ def _task_summary(task: str, runs: Sequence[TrainingRunResult], confidence: floa
         plain, lwf, reference = (
             [sign * by_arm[arm][seed] for seed in triples] for arm in ("plain", "lwf", "never_knew")
         )
-        gap = gap_recovered(plain, lwf, reference, confidence=confidence)
+        gap = gap_recovered(plain, lwf, reference)
     return TaskSummary(
         role=roles.pop(),
         metric=metric,
         higher_is_better=_HIGHER_IS_BETTER[metric],
         arms={arm: arm_summary(values) for arm, values in by_arm.items()},
-        difference=lwf_minus_plain(by_arm, confidence),
+        difference=lwf_minus_plain(by_arm),
         gap=gap,
     )
 
@@ -99,30 +99,22 @@ def values_by_arm(
     return by_arm
 
 
-def lwf_minus_plain(
-    by_arm: Mapping[str, Mapping[int | None, float]], confidence: float = 0.95
-) -> PairedInterval | None:
+def lwf_minus_plain(by_arm: Mapping[str, Mapping[int | None, float]]) -> PairedInterval | None:
     """The difference paired by seed; None without a shared seed."""
-    return paired_by_seed(by_arm.get("lwf", {}), by_arm.get("plain", {}), confidence)
+    return paired_by_seed(by_arm.get("lwf", {}), by_arm.get("plain", {}))
 
 
 def arm_minus_plain(summary: TaskSummary, arm: str) -> PairedInterval | None:
     """The difference of another arm than the run's own to plain; None without a shared seed."""
-    by_seed = [
-        dict(zip(found.seeds, found.values, strict=True)) if (found := summary.arms.get(name)) else {}
-        for name in (arm, "plain")
-    ]
-    return paired_by_seed(by_seed[0], by_seed[1])
+    return paired_by_seed(summary.by_seed(arm), summary.by_seed("plain"))
 
 
-def paired_by_seed(
-    first: Mapping[int | None, float], second: Mapping[int | None, float], confidence: float = 0.95
-) -> PairedInterval | None:
+def paired_by_seed(first: Mapping[int | None, float], second: Mapping[int | None, float]) -> PairedInterval | None:
     """`first` − `second` over the seeds that both have; None without one."""
     shared = [seed for seed in second if seed in first]
     if not shared:
         return None
-    return paired_interval([first[seed] for seed in shared], [second[seed] for seed in shared], confidence)
+    return paired_interval([first[seed] for seed in shared], [second[seed] for seed in shared])
 
 
 def _shared_seeds(by_arm: Mapping[str, Mapping[int | None, float]], *arms: str) -> list[int | None]:

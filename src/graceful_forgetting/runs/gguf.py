@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from graceful_forgetting.runtime.artifacts import cache_root
 from graceful_forgetting.runtime.store import Entry, key_of
-from graceful_forgetting.training.model_files import check_keys
+from graceful_forgetting.training.model_files import check_keys, in_short
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +93,8 @@ def write_dequantised(file: Path, folder: Path, dtype: str = "float32") -> Mappi
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **options)
     # The readers meet a file of any content with errors of any class.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["without a message"])[0][:300]
         raise ValueError(
-            f"{file} cannot be read ({type(error).__name__}: {reason}): take a GGUF that "
+            f"{file} cannot be read ({in_short(error)}): take a GGUF that "
             "transformers can dequantise, or the model's safetensors"
         ) from error
     check_keys(str(file), model, found)

@@ -19,7 +19,7 @@ from transformers import (
 
 from graceful_forgetting.config.fields import setting
 from graceful_forgetting.runs.gguf import dequantised_folder
-from graceful_forgetting.training.model_files import outline
+from graceful_forgetting.training.model_files import in_short, outline
 from graceful_forgetting.training.shipped import resolve_model_name
 
 # Parameters below which one CPU thread is used; `docs/log.md` has the measurement.
@@ -119,9 +119,11 @@ class ModelLoader:
             )
         # Files of any content: what libraries raise has no common class.
         except Exception as error:
+            # Names the file, where one is damaged.
+            self.outline(path)
             raise ValueError(
-                f"model_name_or_path={str(path)!r}: its tokenizer cannot be loaded ({type(error).__name__}: "
-                f"{str(error)[:300]}): restore tokenizer.json and tokenizer_config.json"
+                f"model_name_or_path={str(path)!r}: its tokenizer cannot be loaded ({in_short(error)}): "
+                "restore tokenizer.json and tokenizer_config.json"
             ) from error
 
     def base(self, path: str | Path) -> PreTrainedModel:

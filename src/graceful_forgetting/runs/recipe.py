@@ -1,7 +1,6 @@
 """Recipes: flat fields and values, from a YAML file, from flags or from a grid, to the settings of a run."""
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -14,6 +13,7 @@ from graceful_forgetting.config import LWFConfig, method_settings
 from graceful_forgetting.config.values import check_value, short
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
+from graceful_forgetting.runtime.nearest import did_you_mean
 from graceful_forgetting.runtime.yaml_file import read_mapping
 
 RECIPE_CLASSES = (RunArguments, LWFConfig, ModelArguments)
@@ -147,6 +147,5 @@ def read_yaml(config: str | Path) -> dict[str, Any]:
 def check_name(name: str, known: Collection[str], where: str, what: str, otherwise: str = "") -> None:
     """Raise `ValueError` for a name that is not known, with the nearest one, else with `otherwise`."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else otherwise or f"there are: {', '.join(sorted(known))}."
-        raise ValueError(f"unknown {what} {name!r} in {where}: {hint}")
+        hint = did_you_mean(name, known, otherwise or f"there are: {', '.join(sorted(known))}.")
+        raise ValueError(f"unknown {what} {name!r} in {where}: {hint.rstrip()}")

@@ -116,8 +116,12 @@ def progress_callback() -> type[TrainerCallback]:
 
     For transformers 5.19 to 5.24, where it is a variable of a module. Can go when the Trainer can be asked for it.
     """
-    callback: type[TrainerCallback] = transformers.trainer.DEFAULT_PROGRESS_CALLBACK
-    return callback
+    return transformers.trainer.DEFAULT_PROGRESS_CALLBACK
+
+
+def without_adapter(model: nn.Module) -> Any:
+    """The model under its adapter; itself where it has none."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 # Trainers: what a pass needs -----------------------------------------------------------------------------------------
@@ -197,10 +201,9 @@ def watched_pass(model: PreTrainedModel | PeftModel) -> Iterator[ForwardPass]:
     def keep_hidden_states(_: nn.Module, __: Any, outputs: Any) -> None:
         seen.hidden_states = outputs.last_hidden_state
 
-    head = model.get_base_model() if isinstance(model, PeftModel) else model
     handles = [
         model.register_forward_hook(keep_outputs),
-        head.base_model.register_forward_hook(keep_hidden_states),
+        without_adapter(model).base_model.register_forward_hook(keep_hidden_states),
     ]
     try:
         yield seen
@@ -232,8 +235,7 @@ def counted_positions(model: PreTrainedModel | PeftModel, inputs: Mapping[str, A
         outputs.last_hidden_state = outputs.last_hidden_state[:, :-1][counts].unsqueeze(0)
         return outputs
 
-    head = model.get_base_model() if isinstance(model, PeftModel) else model
-    handle = head.base_model.register_forward_hook(keep_counted)
+    handle = without_adapter(model).base_model.register_forward_hook(keep_counted)
     try:
         kept = {name: value for name, value in inputs.items() if name != "labels"}
         yield {**kept, "shift_labels": labels[:, 1:][counts].unsqueeze(0)}
@@ -290,7 +292,7 @@ def forget_evaluation(trainer: SFTTrainer) -> None:
 @contextmanager
 def restored_forward(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Give the model back its `forward`, which each trainer inside the block wraps once more."""
-    head = model.get_base_model() if isinstance(model, PeftModel) else model
+    head = without_adapter(model)
     forward = head.forward
     try:
         yield
@@ -301,8 +303,7 @@ def restored_forward(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 def unwrapped_copy(model: Model) -> Model:
     """A copy with the forward of its class: a wrapped one holds on to the model that it was made for."""
     copied = copy.deepcopy(model)
-    head = copied.get_base_model() if isinstance(copied, PeftModel) else copied
-    vars(head).pop("forward", None)
+    vars(without_adapter(copied)).pop("forward", None)
     return copied
 
 

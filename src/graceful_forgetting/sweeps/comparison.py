@@ -60,6 +60,10 @@ class Group:
         """Name of the method with that role."""
         return next((n for n, cells in self.methods.items() if any(c.role == role for c in cells.values())), None)
 
+    def forgets(self, method: str) -> bool:
+        """Whether a method has unlearning or a baseline."""
+        return any(cell.arm == "lwf" for cell in self.methods[method].values())
+
     def scores(self, method: str) -> list[float]:
         """By seed."""
         return [cell.score for cell in self.methods[method].values()]

@@ -88,7 +88,7 @@ def _overview(compared: Sequence[tuple[Group, list[MethodResult]]]) -> Table:
     for group, found in compared:
         plain, never_knew = group.control("plain"), group.control("never_knew")
         results = {result.method: result for result in found}
-        lwf = [r for r in results.values() if any(c.arm == "lwf" for c in group.methods[r.method].values())]
+        lwf = [result for result in found if group.forgets(result.method)]
         best = max(lwf, key=lambda result: result.mean, default=None)
         gap = results[never_knew].gain if never_knew is not None else None
         rows.append(

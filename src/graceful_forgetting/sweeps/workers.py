@@ -46,17 +46,13 @@ def run_cells(
     """
     if jobs == 1 or len(tasks) <= 1:
         cache = InputsCache()
-        announce: Callable[[str], None] = print if verbose else _silent
+        announce: Callable[[str], None] = print if verbose else lambda _: None
         with _without_old_garbage():
             for cell, key in tasks:
                 report(attempt(cell, key, settings, cache, announce))
         return
     with _Workers(min(jobs, len(tasks)), settings) as workers:
         workers.run(tasks, report)
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 def attempt(
@@ -194,7 +190,7 @@ def _work(connection: Connection, settings: CellSettings, log: Path) -> None:
     assert parent is not None
     assert parent.pid is not None
     end_with_parent(parent.pid)
-    with suppress(Terminated), ends_on_sigterm(_silent):
+    with suppress(Terminated), ends_on_sigterm(lambda _: None):
         _work_on(connection, settings, log)
         return
     sys.exit(EXIT_CODE)

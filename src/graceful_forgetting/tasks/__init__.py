@@ -3,7 +3,7 @@
 A new task is one new file and one entry in `catalogue.py`, or a YAML file (`file_task.py`). Imports `runtime` alone.
 """
 
-from graceful_forgetting.tasks.catalogue import FAMILIES, TASKS, resolve_task
+from graceful_forgetting.tasks.catalogue import TASKS, resolve_task
 from graceful_forgetting.tasks.export import export_tasks
 from graceful_forgetting.tasks.file_task import file_task
 from graceful_forgetting.tasks.loading import (
@@ -19,7 +19,6 @@ from graceful_forgetting.tasks.metrics import AnswerScores, require_metric, scor
 from graceful_forgetting.tasks.task import Task
 
 __all__ = [
-    "FAMILIES",
     "TASKS",
     "AnswerScores",
     "Task",

@@ -1,11 +1,11 @@
 """The known tasks, and how a task name or a path in a recipe is understood."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from textwrap import fill
 
+from graceful_forgetting.runtime.nearest import did_you_mean
 from graceful_forgetting.tasks import medmcqa, mmlu, xquad
 from graceful_forgetting.tasks.arc import ARC_EASY
 from graceful_forgetting.tasks.boolq import BOOLQ_CLOSED_BOOK
@@ -79,7 +79,7 @@ def resolve_task(name_or_path: str | Path) -> Task:
     if path.exists() or isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix:
         return local_task(path)
     raise ValueError(
-        f"unknown task {name!r}: {_suggestion(name, TASKS)}Known tasks: {', '.join(sorted(TASKS))}, "
+        f"unknown task {name!r}: {did_you_mean(name.lower(), TASKS, most=3)}Known tasks: {', '.join(sorted(TASKS))}, "
         f"{', '.join(f'{family}:<subject>' for family in FAMILIES)}; "
         "or give the path of a JSONL file, of a folder with train.jsonl and test.jsonl, or of a YAML task"
     )
@@ -93,15 +93,10 @@ def _known_task(name: str) -> Task | None:
         return None
     if subject not in FAMILIES[family].subjects:
         raise ValueError(
-            f"unknown task {name!r}: {_suggestion(subject, FAMILIES[family].subjects)}Subjects of {family}: "
-            f"{', '.join(FAMILIES[family].subjects)}"
+            f"unknown task {name!r}: {did_you_mean(subject.lower(), FAMILIES[family].subjects, most=3)}"
+            f"Subjects of {family}: {', '.join(FAMILIES[family].subjects)}"
         )
     return FAMILIES[family].make(subject)
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(repr(other) for other in near)}? " if near else ""
 
 
 def task_table() -> str:

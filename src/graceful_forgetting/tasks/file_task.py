@@ -11,13 +11,13 @@ metric: exact_match
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
 
 import regex
 
+from graceful_forgetting.runtime.nearest import did_you_mean
 from graceful_forgetting.runtime.yaml_file import read_yaml
 from graceful_forgetting.tasks.answers import (
     NO_LABEL,
@@ -62,8 +62,7 @@ class _File:
     def check_keys(self, mapping: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
         for key in mapping:
             if key not in known:
-                near = get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                hint = did_you_mean(str(key), known)
                 raise ValueError(f"{self.path}: key {prefix + str(key)!r} is unknown: {hint}Keys: {', '.join(known)}")
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -89,8 +88,7 @@ class _File:
     def readable(self, key: str, names: set[str], columns: tuple[str, ...], also: tuple[str, ...]) -> None:
         """Raise for a name in `names` that is neither a column nor in `also`."""
         for name in sorted(names - set(columns) - set(also)):
-            near = get_close_matches(name, columns, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else "add it to columns, or correct it. "
+            hint = did_you_mean(name, columns, "add it to columns, or correct it. ")
             raise self.error(key, f"it reads {name!r}, which is no column; {hint}Columns: {', '.join(columns)}")
 
     def row_error(self, key: str, problem: str) -> ValueError:

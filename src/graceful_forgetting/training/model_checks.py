@@ -8,6 +8,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from graceful_forgetting.runtime.internals import without_adapter
+
 
 def check_vocabulary(
     argument: str, model: PreTrainedModel | PeftModel, processing_class: PreTrainedTokenizerBase
@@ -108,10 +110,9 @@ def check_causal(argument: str, model: PreTrainedModel | PeftModel) -> None:
         model.train(training)
     tolerance = torch.finfo(before.dtype).eps ** 0.5 * before.abs().max()
     if (before - changed).abs().max() > tolerance:
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
         raise ValueError(
-            f"{argument}: {type(inner).__name__} sees later tokens when it predicts one, as an encoder does: use a "
-            "causal language model, such as one of the Llama, Qwen, Gemma or SmolLM families"
+            f"{argument}: {type(without_adapter(model)).__name__} sees later tokens when it predicts one, as an "
+            "encoder does: use a causal language model, such as one of the Llama, Qwen, Gemma or SmolLM families"
         )
 
 

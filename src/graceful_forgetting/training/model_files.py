@@ -75,7 +75,7 @@ def outline(
         if isinstance(error, OSError) and error.errno is not None:
             # Of the system: a full disk is no fault of the files.
             raise
-        raise ModelFilesError(f"{where} cannot be loaded: {_in_short(error)}") from error
+        raise ModelFilesError(f"{where} cannot be loaded: {in_short(error)}") from error
     # A quantised checkpoint has entries of its own, which its quantiser checks.
     if getattr(config, "quantization_config", None) is None:
         check_keys(where, model, found)
@@ -86,7 +86,8 @@ class ModelFilesError(ValueError):
     """Files of a model cannot be used; the message names the argument, the file or the weights, and the remedy."""
 
 
-def _in_short(error: Exception) -> str:
+def in_short(error: Exception) -> str:
+    """What a library raised, as a part of a sentence."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
@@ -123,7 +124,7 @@ def _check_json_files(where: str, folder: Path) -> None:
         # The library raises no narrower class.
         except Exception as error:
             raise ModelFilesError(
-                f"{where}: {tokenizer} is no tokenizer ({_in_short(error)}): restore the file"
+                f"{where}: {tokenizer} is no tokenizer ({in_short(error)}): restore the file"
             ) from error
 
 
@@ -131,7 +132,7 @@ def _object_in(where: str, file: Path) -> dict[str, Any]:
     _check_kind(where, file)
     try:
         content = read_json(file)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelFilesError(f"{where}: {file} is not valid JSON: restore the file") from error
     if not isinstance(content, dict):
         raise ModelFilesError(f"{where}: {file} holds a JSON {type(content).__name__}, not an object: restore the file")
@@ -153,7 +154,7 @@ def _check_weight_files(where: str, folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ModelFilesError(
-                f"{where}: {file} is no file of safetensors, or a damaged one ({_in_short(error)}): restore it"
+                f"{where}: {file} is no file of safetensors, or a damaged one ({in_short(error)}): restore it"
             ) from error
 
 

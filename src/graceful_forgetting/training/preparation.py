@@ -168,15 +168,14 @@ def write_selection(folder: Path, selected: Dataset, audit: Mapping[str, Any]) -
     write_json(folder / SELECTION_FILE, audit)
 
 
-def read_preparation(stages: Mapping[str, Stage], model: nn.Module | None = None) -> Preparation | None:
+def read_preparation(stages: Mapping[str, Stage]) -> Preparation | None:
     """What lies in the folders of `stages`; none where there are none.
 
     Args:
         stages: of `scores`, `selection`, `posterior` and `reference` those that there are, by name.
-        model: at θ_base, for which the posterior must be; none: not checked.
 
     Raises:
-        ValueError: the posterior is damaged or for another model.
+        ValueError: the posterior is damaged.
     """
     if not stages:
         return None
@@ -186,9 +185,7 @@ def read_preparation(stages: Mapping[str, Stage], model: nn.Module | None = None
         scored=read_rows(stages["scores"].path / ROWS_FOLDER) if "scores" in stages else nothing,
         selected=read_rows(stages["selection"].path / ROWS_FOLDER) if "selection" in stages else nothing,
         audit=read_json(stages["selection"].path / SELECTION_FILE) if "selection" in stages else {},
-        posterior=None
-        if posterior is None
-        else LearningPosterior.from_pretrained(posterior.path / POSTERIOR_FOLDER, model=model),
+        posterior=None if posterior is None else LearningPosterior.from_pretrained(posterior.path / POSTERIOR_FOLDER),
         reference_log=[] if reference is None else read_json(reference.path / LOG_FILE),
     )
 

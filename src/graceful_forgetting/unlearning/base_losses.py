@@ -1,5 +1,7 @@
 """What the base model thought of the samples before anything was unlearned."""
 
+from collections.abc import Sequence
+
 import torch
 from datasets import Dataset, Value
 from transformers import PreTrainedModel
@@ -7,6 +9,7 @@ from transformers import PreTrainedModel
 from graceful_forgetting.gradients.rows import load_batch
 from graceful_forgetting.gradients.token_loss import mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
+from graceful_forgetting.runtime.batches import BatchLimit
 
 BASE_LOSS_COLUMN = "base_loss"
 
@@ -23,9 +26,12 @@ def with_base_losses(samples: Dataset, model: PreTrainedModel, batch_size: int) 
     """
     if BASE_LOSS_COLUMN in samples.column_names:
         return samples
-    losses: list[float] = []
+
+    def losses_of(indices: Sequence[int]) -> list[float]:
+        losses: list[float] = mean_losses(model, load_batch(samples, indices, model.device)).tolist()
+        return losses
+
     with differentiating(model, ()), torch.no_grad():
-        for start in range(0, len(samples), batch_size):
-            indices = range(start, min(start + batch_size, len(samples)))
-            losses += mean_losses(model, load_batch(samples, indices, model.device)).tolist()
+        parts = BatchLimit("The base model's losses", batch_size).in_parts(range(len(samples)), losses_of)
+    losses = [loss for part in parts for loss in part]
     return samples.add_column(BASE_LOSS_COLUMN, losses, feature=Value("float64"))

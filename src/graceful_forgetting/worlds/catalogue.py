@@ -1,9 +1,9 @@
 """The known worlds: their data, their models, and how to build these."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
+from graceful_forgetting.runtime.nearest import did_you_mean
 from graceful_forgetting.worlds.arithmetic import ARITHMETIC
 from graceful_forgetting.worlds.build import build_models
 from graceful_forgetting.worlds.cache import cached_models
@@ -105,6 +105,5 @@ def build_world(
 def _definition(name: str) -> WorldDefinition:
     if name in WORLDS:
         return WORLDS[name]
-    near = get_close_matches(name.lower(), WORLDS, n=3, cutoff=0.4)
-    suggestion = f"did you mean {' or '.join(repr(other) for other in near)}? " if near else ""
+    suggestion = did_you_mean(name.lower(), WORLDS, most=3)
     raise ValueError(f"unknown world {name!r}: {suggestion}Known worlds: {', '.join(sorted(WORLDS))}")

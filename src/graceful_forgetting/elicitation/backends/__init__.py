@@ -11,6 +11,7 @@ from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.elicitation.backends.judged import JudgedEngine, require_same_model
 from graceful_forgetting.elicitation.backends.server import ServerEngine
 from graceful_forgetting.generation import Completion, Request, complete
+from graceful_forgetting.runtime.batches import BatchLimit
 
 
 class Backend(Protocol):
@@ -32,6 +33,7 @@ class TransformersBackend:
     ) -> None:
         self._model, self._config = model, config
         self._pad_token_id, self._eos_token_ids = pad_token_id, eos_token_ids
+        self._limit = BatchLimit("Elicitation", config.batch_size)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """Positions in `requests` and their completions, as they are ready."""
@@ -42,6 +44,7 @@ class TransformersBackend:
             pad_token_id=self._pad_token_id,
             eos_token_ids=self._eos_token_ids,
             may_be_empty=False,
+            limit=self._limit,
         )
 
 

@@ -16,6 +16,7 @@ from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.generation import Completion, Request, until_stop
 from graceful_forgetting.generation.likelihood import distance_from_greedy, mean_log_probabilities
 from graceful_forgetting.generation.requests import require_finite
+from graceful_forgetting.runtime.batches import BatchLimit
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +83,23 @@ class JudgedEngine:
         self, engine: Engine, model: PreTrainedModel | PeftModel, config: ElicitationConfig, pad_token_id: int
     ) -> None:
         self._engine, self._model, self._config, self._pad_token_id = engine, model, config, pad_token_id
+        self._limit = BatchLimit("Elicitation", config.batch_size)
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """Positions in `requests` and their completions, `batch_size` of them judged together."""
         answers = self._engine.answers(requests, self._config)
         size = self._config.batch_size
         for first in range(0, len(requests), size):
-            batch = list(islice(answers, size))
-            prompts = [request.prompt_ids for request in requests[first : first + size]]
-            means = mean_log_probabilities(
-                self._model, prompts, [answer.token_ids for answer in batch], self._pad_token_id
-            )
-            for position, (answer, mean) in enumerate(zip(batch, means, strict=True), start=first):
+            batch = list(zip(requests[first : first + size], islice(answers, size), strict=True))
+            means = [mean for part in self._limit.in_parts(batch, self._judge) for mean in part]
+            for position, ((_, answer), mean) in enumerate(zip(batch, means, strict=True), start=first):
                 yield position, Completion(answer.token_ids, answer.stopped, require_finite(mean), answer.exact)
+
+    def _judge(self, batch: Sequence[tuple[Request, Answer]]) -> list[float]:
+        prompts = [request.prompt_ids for request, _ in batch]
+        return mean_log_probabilities(
+            self._model, prompts, [answer.token_ids for _, answer in batch], self._pad_token_id
+        )
 
 
 def require_same_model(

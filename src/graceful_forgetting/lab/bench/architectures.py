@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,6 +17,7 @@ from graceful_forgetting.data import IGNORE_INDEX
 from graceful_forgetting.gradients.engine import PerSampleEngine
 from graceful_forgetting.gradients.oracle import ConfidenceValues, oracle_confidence_terms
 from graceful_forgetting.gradients.reducers import ConfidenceTerms
+from graceful_forgetting.runtime.internals import without_adapter
 
 VOCABULARY = 61
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -134,8 +135,7 @@ def padded_batch(rows: Dataset, model: nn.Module, *, left: bool) -> dict[str, Te
         "attention_mask": mask,
         "labels": stack([row["labels"] for row in rows], IGNORE_INDEX),
     }
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    if "position_ids" in inspect.signature(inner.forward).parameters:
+    if "position_ids" in inspect.signature(without_adapter(model).forward).parameters:
         batch["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return batch
 

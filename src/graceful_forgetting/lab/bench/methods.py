@@ -18,6 +18,7 @@ from graceful_forgetting.gradients.engine import PerSampleEngine
 from graceful_forgetting.gradients.oracle import ConfidenceValues, oracle_confidence_terms
 from graceful_forgetting.gradients.reducers import ConfidenceTerms, SquaredGradients
 from graceful_forgetting.gradients.token_loss import draw_targets
+from graceful_forgetting.lab.bench.architectures import random_weights
 
 Run = Callable[[], ConfidenceValues | None]
 
@@ -67,10 +68,7 @@ class Setting:
 
     def weights(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """V and F ≥ 0."""
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        linear = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        return linear, {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+        return random_weights(model, self.seed + 1)
 
 
 def plain(setting: Setting) -> Run:

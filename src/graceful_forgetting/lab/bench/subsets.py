@@ -30,12 +30,13 @@ SUBSETS: Mapping[str, Mapping[str, Any]] = {
     "output layer": {"pattern": r"lm_head"},
 }
 _SAMPLES = 800
+_STEPS = 150
 
 
-def subset_correlations(seed: int = 0, steps: int = 150) -> list[dict[str, Any]]:
+def subset_correlations() -> list[dict[str, Any]]:
     """Score real self-knowledge of a small pre-trained model with all parameters and with each subset.
 
-    The posterior is that of the world's learning task after `steps` updates of plain fine-tuning.
+    The posterior is that of the world's learning task after `_STEPS` updates of plain fine-tuning.
 
     Returns:
         a row a subset: `subset`, `parameters` (share of all), `rank_correlation` (Spearman's, over the samples) and
@@ -47,11 +48,11 @@ def subset_correlations(seed: int = 0, steps: int = 150) -> list[dict[str, Any]]
     knowledge = concatenate_datasets(
         [rows.select_columns(["prompt", "completion"]) for rows in world.forgetting.values()]
     )
-    knowledge = tokenize_dataset(knowledge.shuffle(seed=seed).select(range(_SAMPLES)), tokenizer, argument="knowledge")
+    knowledge = tokenize_dataset(knowledge.shuffle(seed=0).select(range(_SAMPLES)), tokenizer, argument="knowledge")
     with tempfile.TemporaryDirectory() as folder:
         args = LWFConfig(
             output_dir=folder,
-            max_steps=steps,
+            max_steps=_STEPS,
             per_device_train_batch_size=32,
             learning_rate=6e-4,
             weight_decay=0.0,
@@ -59,15 +60,15 @@ def subset_correlations(seed: int = 0, steps: int = 150) -> list[dict[str, Any]]
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            logging_steps=steps,
-            seed=seed,
+            logging_steps=_STEPS,
+            seed=0,
             use_cpu=True,
         )
         trainer, _ = train_reference(AutoModelForCausalLM.from_pretrained(path), args, learning, tokenizer)
     base, reference = (AutoModelForCausalLM.from_pretrained(path) for _ in range(2))
     # A trainer leaves its own forward on the model that it has trained.
     reference.load_state_dict(trainer.model.state_dict())
-    posterior = estimate_posterior(base, reference, learning, PosteriorConfig(batch_size=64, seed=seed), tokenizer)
+    posterior = estimate_posterior(base, reference, learning, PosteriorConfig(batch_size=64, seed=0), tokenizer)
     config = ConfidenceConfig(scorer="lwf", batch_size=64)
 
     def scored(part: Any) -> tuple[list[float], float]:
