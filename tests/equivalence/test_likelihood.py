@@ -146,6 +146,8 @@ def test_text_is_read_in_windows_that_each_follow_the_first_token(make_model, to
 def test_a_text_longer_than_the_context_is_no_reason_for_a_warning(make_model, tokenizer, caplog, monkeypatch):
     monkeypatch.setattr(tokenizer, "model_max_length", 10)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    # A command that ran in this process before has made transformers quiet.
+    caplog.set_level(logging.WARNING, logger="transformers")
     text = " ".join(["w1"] * 23)
     text_bits_per_byte(make_model(), tokenizer, text, window=10, batch_size=2)
     assert not caplog.records

@@ -135,7 +135,7 @@ SERVER = {"server_url": "http://localhost:8000/v1", "server_model": "tiny"}
         ({"batch_size": 0}, "batch_size=0 .*at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 .*at least 1"),
         ({"temperature": -1.0}, "temperature=-1.0 .*at least 0"),
-        ({"temperature": float("nan")}, "temperature=nan .*at least 0"),
+        ({"temperature": float("nan")}, "temperature=nan .*finite number"),
         ({"num_samples_per_prompt": 0}, "num_samples_per_prompt=0 .*at least 1"),
         ({"num_samples_per_prompt": 2}, "num_samples_per_prompt=2 with .*temperature=0.0.*set .*temperature=1.0"),
         ({"server_model": "tiny"}, "server_model='tiny' with .*server_url=None: no server is asked"),

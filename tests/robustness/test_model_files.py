@@ -140,6 +140,16 @@ def test_weights_of_another_kind(folder, refused, damage):
     assert not (folder / "executed").exists()
 
 
+def test_a_header_whose_length_begins_as_a_pickle_does(folder):
+    weights = load_file(folder / "model.safetensors")
+    for spaces in range(256):
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "note": "a" * spaces})
+        if (folder / "model.safetensors").read_bytes()[:1] == b"\x80":
+            break
+    assert (folder / "model.safetensors").read_bytes()[:1] == b"\x80"
+    outline("model", str(folder))
+
+
 def test_pickled_weights_are_neither_read_nor_executed(folder, refused):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Marks(folder / "executed")))

@@ -5,13 +5,20 @@ carries the reason (`EncodedRow.misfit`), and whoever learns or generates from i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from jinja2 import TemplateError
+from datasets import Dataset
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 from trl import maybe_convert_to_chatml
+
+from graceful_forgetting.runtime.progress import progress_bar
+
+_Encoded = TypeVar("_Encoded")
+# Rows that are encoded between two movements of a bar.
+_TOGETHER = 1000
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,40 @@ class EncodedRow:
     misfit: str | None = None
 
 
+# What rendering raises where a row is not what the template expects, or the template is wrong.
+_TEMPLATE_ERRORS = (TemplateError, TypeError, LookupError, ArithmeticError, AttributeError)
+
+
 class RefusedRowError(ValueError):
     """The chat template refuses one row; `position` among those that were given."""
 
     def __init__(self, message: str, position: int):
         super().__init__(message)
         self.position = position
+
+
+def row_parts(rows: Dataset, description: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The rows in parts, each with the number of its first row, under a bar where they take long."""
+    rows = rows.with_format(None)
+    with progress_bar(description, "rows", len(rows), delay=2) as bar:
+        for start in range(0, len(rows), _TOGETHER):
+            columns = rows[start : start + _TOGETHER]
+            part = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            yield start, part
+            bar.update(len(part))
+
+
+def encoded_in_parts(
+    rows: Dataset, description: str, encode: Callable[[list[dict[str, Any]]], list[_Encoded]]
+) -> list[_Encoded]:
+    """What `encode` makes of the rows, called with a part of them at a time; raises as it does."""
+    encoded: list[_Encoded] = []
+    for start, part in row_parts(rows, description):
+        try:
+            encoded += encode(part)
+        except RefusedRowError as error:
+            raise RefusedRowError(str(error), start + error.position) from error
+    return encoded
 
 
 def common_start(first: Sequence[int], second: Sequence[int]) -> int:
@@ -153,21 +188,56 @@ def _chat_ids(
         )
     ids: list[list[int]] = []
     masks: list[list[bool] | None] = []
-    for position, (conversation, own) in enumerate(zip(conversations, keywords, strict=True)):
+    settings: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": said, **more}
+    # All with the same keywords at once, as with texts.
+    for start, end in _runs(keywords):
         try:
-            encoded = processing_class.apply_chat_template(
-                conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=said, **own, **more
-            )
-        except TemplateError as error:
-            roles = ", ".join(str(turn.get("role")) for turn in conversation)
-            raise RefusedRowError(
-                f"has turns ({roles}) that the chat template refuses: {error}; bring them into the order that it "
-                "takes, or give another template",
-                position,
-            ) from error
-        ids.append(list(encoded["input_ids"]))
-        masks.append([bool(bit) for bit in encoded["assistant_masks"]] if said else None)
+            encoded = processing_class.apply_chat_template(conversations[start:end], **keywords[start], **settings)
+        except TemplateSyntaxError as error:
+            raise ValueError(broken_template(error)) from error
+        except _TEMPLATE_ERRORS as error:
+            if end - start == 1:
+                raise RefusedRowError(_refusal(conversations[start], error), start) from error
+            for position in range(start, end):
+                try:
+                    _chat_ids([conversations[position]], processing_class, [keywords[position]], said, **more)
+                except RefusedRowError as refused:
+                    raise RefusedRowError(str(refused), position) from error
+            raise
+        ids += map(list, encoded["input_ids"])
+        masks += [list(map(bool, bits)) for bits in encoded["assistant_masks"]] if said else [None] * (end - start)
     return ids, masks
+
+
+def _runs(keywords: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Start and end of each run of equal keywords."""
+    start = 0
+    for end in range(1, len(keywords) + 1):
+        if end == len(keywords) or keywords[end] != keywords[start]:
+            yield start, end
+            start = end
+
+
+def broken_template(error: TemplateSyntaxError) -> str:
+    """What to tell a user whose tokenizer has a chat template that cannot be read."""
+    return (
+        f"the chat template of the tokenizer is broken (line {error.lineno}: {error.message}): correct it, or name "
+        "another with chat_template_path"
+    )
+
+
+def _refusal(conversation: list[dict[str, Any]], error: Exception) -> str:
+    roles = ", ".join(str(turn.get("role")) for turn in conversation)
+    # What a template raises itself; transformers hands it on as this very class.
+    if type(error) is TemplateError:
+        return (
+            f"has turns ({roles}) that the chat template refuses: {error}; bring them into the order that it takes, or "
+            "name another template with chat_template_path"
+        )
+    return (
+        f"has turns ({roles}) that the chat template cannot be filled in with: {error}; correct the template (that of "
+        "the tokenizer, or of chat_template_path), or write what it reads into the row"
+    )
 
 
 def _speakers(row: Mapping[str, Any], assistant_only: bool) -> str | None:

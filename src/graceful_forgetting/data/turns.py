@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
+
+from graceful_forgetting.data.encoding import broken_template
 
 
 def speaks_in_turns(prompt_style: str, system_prompt: str | None, processing_class: PreTrainedTokenizerBase) -> bool:
@@ -36,6 +38,8 @@ def speaks_in_turns(prompt_style: str, system_prompt: str | None, processing_cla
     turns = [{"role": "system", "content": system_prompt}, {"role": "user", "content": "a"}]
     try:
         shown = processing_class.apply_chat_template(turns, tokenize=False)
+    except TemplateSyntaxError as error:
+        raise ValueError(broken_template(error)) from error
     except TemplateError as error:
         problem = f"the chat template refuses it ({error})"
         raise ValueError(f"system_prompt={system_prompt!r}: {problem}; remove it") from error
@@ -54,7 +58,7 @@ def in_turns(rows: Dataset, system_prompt: str | None = None) -> Dataset:
         system_prompt: the system turn of a conversation that has none of its own.
     """
     columns = [name for name in ("prompt", "completion", "choices") if name in rows.column_names]
-    turned = Dataset.from_list([_turns(row, system_prompt) for row in rows.select_columns(columns)])
+    turned = Dataset.from_list([_turns(row, system_prompt) for row in rows.select_columns(columns).to_list()])
     others = rows.remove_columns(columns)
     return concatenate_datasets([turned, others], axis=1) if others.column_names else turned
 

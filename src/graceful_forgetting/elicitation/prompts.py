@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from graceful_forgetting.data.encoding import RefusedRowError, encode_prompts, encode_rows
+from graceful_forgetting.data.encoding import RefusedRowError, encode_prompts, encode_rows, encoded_in_parts
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
                 f"prompts: row {index} has prompt {value!r}; it must be a string or a list of messages, not empty"
             )
     try:
-        ids = encode_prompts(list(prompts.with_format(None)), tokenizer)
+        ids = encoded_in_parts(prompts, "tokenising prompts", lambda part: encode_prompts(part, tokenizer))
     except RefusedRowError as error:
         raise ValueError(f"prompts: row {error.position} {error}") from error
     # Equal ids are one object, in place of one a token.

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from graceful_forgetting.data import AnswerReader, answer_ends, completion_text
-from graceful_forgetting.data.encoding import EncodedRow, encode_rows
+from graceful_forgetting.data.encoding import EncodedRow, RefusedRowError, encode_rows, encoded_in_parts
 from graceful_forgetting.evaluation.likelihood import tokenised_options
 from graceful_forgetting.generation import stop_token_ids
 from graceful_forgetting.tasks import AnswerScores, Task, score_answers
@@ -34,7 +34,9 @@ class EvaluationRows:
     @cached_property
     def given(self) -> list[EncodedRow]:
         """Every prompt with its given completion."""
-        return encode_rows(self.rows.to_list(), "prompt", self.processing_class)
+        return encoded_in_parts(
+            self.rows, "tokenising test rows", lambda part: encode_rows(part, "prompt", self.processing_class)
+        )
 
     @cached_property
     def prompt_ids(self) -> list[list[int]]:
@@ -121,7 +123,11 @@ def check_references(
     Raises:
         ValueError: names the row, what is wrong with it and the remedy.
     """
-    for index, problem in enumerate(test.problems):
+    try:
+        problems = test.problems
+    except RefusedRowError as error:
+        raise ValueError(f"{place(error.position)} {error}") from error
+    for index, problem in enumerate(problems):
         if problem is not None:
             raise ValueError(f"{place(index)}: {problem}")
     stops = test.stops(generation_config)

@@ -2,12 +2,11 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import get_peft_model
 from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
@@ -15,21 +14,18 @@ from transformers.integrations import get_available_reporting_integrations
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.config.fields import mapping_of
 from graceful_forgetting.data import context_length, encode_prompts, tokenize_dataset
-from graceful_forgetting.data.encoding import RefusedRowError
+from graceful_forgetting.data.encoding import RefusedRowError, encoded_in_parts
 from graceful_forgetting.evaluation.rows import EvaluationRows, check_references
 from graceful_forgetting.gradients.parameters import matching_names, unrestricted_names
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.models import ModelArguments
-from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.runs.sources import row_names
 from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.notices import self_defeating
 from graceful_forgetting.training.preparation import needs_elicitation
 
 logger = logging.getLogger(__name__)
-
-# Prompts that are tokenised between two movements of the bar.
-_TOGETHER = 1000
 
 
 def check_answers(run: RunArguments, lwf: LWFConfig, inputs: RunInputs) -> None:
@@ -43,21 +39,32 @@ def check_answers(run: RunArguments, lwf: LWFConfig, inputs: RunInputs) -> None:
     context = context_length(inputs.base_config)
     for name, (rows, role, task) in inputs.test_sets.items() if run.generates else ():
         test, what = inputs.evaluation_rows[name], f"{role} task"
-        check_references(test, task, inputs.generation_config, inputs.place(what, name, task, "test", rows))
+        place = inputs.place(what, name, task, "test", row_names(rows))
+        check_references(test, task, inputs.generation_config, place)
         _warn_of_long_references(run.eval_max_new_tokens, name, test)
-        new = run.eval_max_new_tokens
-        _check_fit("eval_max_new_tokens", new, f"test prompt of {name!r}", rows, test.prompt_ids, context)
+        _check_fit("eval_max_new_tokens", run.eval_max_new_tokens, place, test.prompt_ids, context)
     given = lwf.forget_answers == "given" or inputs.come_scored
     for name, source in inputs.sources.forgetting.items():
+        argument = f"forgetting task {name!r}"
+        place = inputs.place("forgetting task", name, source.task, "train", source.rows)
         if given and source.answers is not None:
             tokenize_dataset(
-                source.answers, inputs.tokenizer, argument=f"forgetting task {name!r}", **inputs.what_counts
+                source.answers,
+                inputs.tokenizer,
+                max_length=None if inputs.come_scored else context,
+                argument=argument,
+                place=place,
+                **inputs.what_counts,
             )
         elicited = not given and needs_elicitation(source.prompts, lwf.forget_answers)
         if elicited and lwf.elicitation_server_url is None:
-            prompts = _encoded_prompts(f"prompt of {name!r}", source.prompts, inputs)
-            tokens = lwf.elicitation_max_new_tokens
-            _check_fit("elicitation_max_new_tokens", tokens, f"prompt of {name!r}", source.prompts, prompts, context)
+            try:
+                prompts = encoded_in_parts(
+                    source.prompts, f"tokenising {argument}", lambda part: encode_prompts(part, inputs.tokenizer)
+                )
+            except RefusedRowError as error:
+                raise ValueError(f"{place(error.position)} {error}") from error
+            _check_fit("elicitation_max_new_tokens", lwf.elicitation_max_new_tokens, place, prompts, context)
 
 
 def _warn_of_long_references(new: int, name: str, test: EvaluationRows) -> None:
@@ -75,31 +82,17 @@ def _warn_of_long_references(new: int, name: str, test: EvaluationRows) -> None:
         )
 
 
-def _encoded_prompts(what: str, rows: Dataset, inputs: RunInputs) -> list[list[int]]:
-    encoded: list[list[int]] = []
-    with progress_bar(f"checking each {what}", "rows", len(rows), delay=2) as bar:
-        for start in range(0, len(rows), _TOGETHER):
-            part = list(rows.select(range(start, min(start + _TOGETHER, len(rows)))))
-            try:
-                encoded += encode_prompts(part, inputs.tokenizer)
-            except RefusedRowError as error:
-                raise ValueError(f"the {what} in row {start + error.position} {error}") from error
-            bar.update(len(part))
-    return encoded
-
-
 def _check_fit(
-    field: str, new: int, what: str, rows: Dataset, prompts: Sequence[list[int]], context: int | None
+    field: str, new: int, place: Callable[[int], str], prompts: Sequence[list[int]], context: int | None
 ) -> None:
     longest = max(range(len(prompts)), key=lambda index: len(prompts[index]), default=None)
     if context is None or longest is None or len(prompts[longest]) + new <= context:
         return
-    row = rows["row"][longest] if "row" in rows.column_names else longest
     room = context - len(prompts[longest])
     fix = f"set {field} to at most {room}" if room > 0 else "shorten it or remove it"
     raise ValueError(
-        f"{field}={new} does not fit: the longest {what} (row {row}) has {len(prompts[longest])} tokens of the model's "
-        f"context of {context}; {fix}"
+        f"{field}={new} does not fit: the longest prompt ({place(longest)}) has {len(prompts[longest])} tokens of the "
+        f"model's context of {context}; {fix}"
     )
 
 

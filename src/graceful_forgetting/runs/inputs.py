@@ -1,7 +1,7 @@
 """What every stage of a run reads: rows, tokenizer, fingerprints; made on demand and once."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from graceful_forgetting.evaluation.rows import EvaluationRows
 from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments, ModelLoader
-from graceful_forgetting.runs.sources import Sources, load_sources, sources_in_turns
+from graceful_forgetting.runs.sources import Sources, load_sources, row_names, sources_in_turns
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
 from graceful_forgetting.runtime.hub import check_model_at_hand
 from graceful_forgetting.tasks import Task, row_place, task_source
@@ -82,22 +82,22 @@ class RunInputs:
     def learning_rows(self) -> Dataset:
         """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
         name, task, source = self.sources.learning_name, self.sources.learning_task, self.sources.learning_train
-        place = self.place("learning_task", name, task, "train", source)
+        place = self.place("learning_task", name, task, "train", row_names(source))
         rows = self._learned(source, place=place, **self.what_counts)
         limit = self.max_length
         lengths = [len(ids) for ids in rows["input_ids"]]
         position = max(range(len(lengths)), key=lengths.__getitem__)
         longest = lengths[position]
-        row = source["row"][position] if "row" in source.column_names else position
-        what = f"{name!r}, row {row}: a learning example"
         if limit is not None and longest > limit:
             raise ValueError(
-                f"{what} has {longest} tokens and max_length={limit} would cut it: raise max_length, or shorten it"
+                f"{place(position)}: a learning example has {longest} tokens and max_length={limit} would cut it: "
+                "raise max_length, or shorten it"
             )
         context = context_length(self.base_config)
         if context is not None and longest > context:
             raise ValueError(
-                f"{what} has {longest} tokens, and the model's context holds {context}: shorten it or remove it"
+                f"{place(position)}: a learning example has {longest} tokens, and the model's context holds {context}: "
+                "shorten it or remove it"
             )
         return rows
 
@@ -111,14 +111,15 @@ class RunInputs:
         # Not as text: TRL asks the first training row whether prompts count, and those have no prompt any more.
         return self._learned(rows)
 
-    def place(self, what: str, name: str, task: Task | None, split: str, rows: Dataset) -> Callable[[int], str]:
-        """Names a row of these for a message, with file and line where there are such."""
+    def place(
+        self, what: str, name: str, task: Task | None, split: str, names: Sequence[str] | None
+    ) -> Callable[[int], str]:
+        """Names a row for a message, with file and line where there are such; `names` are those of `row_names`."""
 
         def named(index: int) -> str:
-            row = rows["row"][index] if "row" in rows.column_names else index
-            if task is None:
-                return f"{what} {name!r}, row {row}"
-            return f"{what} {name!r}, {row_place(task, split, task_source(task, self.data_source), str(row))}"
+            if task is None or names is None:
+                return f"{what} {name!r}, row {index if names is None else names[index]}"
+            return f"{what} {name!r}, {row_place(task, split, task_source(task, self.data_source), names[index])}"
 
         return named
 

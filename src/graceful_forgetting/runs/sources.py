@@ -13,7 +13,7 @@ from datasets import Dataset
 from graceful_forgetting.data.turns import in_turns
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
-from graceful_forgetting.tasks import Task, available_splits, load_task, resolve_task, task_source
+from graceful_forgetting.tasks import Task, available_splits, load_draws, load_task, resolve_task, task_source
 from graceful_forgetting.tasks.task import VALIDATION
 from graceful_forgetting.training.preparation import SCORE_COLUMN
 from graceful_forgetting.training.shipped import SHIPPED_NAME
@@ -34,6 +34,7 @@ class ForgettingSource:
         task: how answers are read; none: exact match of the stripped text.
         row_kinds: `prompt_text` -> what it is, where single rows are known.
         answers: `prompts` with the `completion`, and the score, that the data carry; none where they carry none.
+        rows: of `prompts`, see `row_names`.
     """
 
     prompts: Dataset
@@ -42,6 +43,7 @@ class ForgettingSource:
     task: Task | None
     row_kinds: dict[str, str] = field(default_factory=dict)
     answers: Dataset | None = None
+    rows: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def sources_in_turns(sources: Sources, system_prompt: str | None) -> Sources:
 
     def forgotten(source: ForgettingSource) -> ForgettingSource:
         prompts = in_turns(source.prompts, system_prompt)
-        names = zip(source.prompts["prompt"], prompts["prompt"], strict=True)
+        names = zip(source.prompts["prompt"], prompts["prompt"], strict=True) if source.row_kinds else ()
         known = {prompt_text(new): source.row_kinds.get(prompt_text(old)) for old, new in names}
         return replace(
             source,
@@ -191,14 +193,14 @@ def _training_and_validation_rows(
 ) -> tuple[Dataset, Dataset | None]:
     """The first `learning_limit` rows of a draw; and the task's own validation rows, or those that come next in it."""
     limit, most = arguments.learning_limit, arguments.validation_limit
-    train = load_task(task, "train", source=source, limit=limit, seed=seed)
-    if most != 0 and task.path is not None and VALIDATION in available_splits(task, source):
-        return train, load_task(task, VALIDATION, limit=most or MOST_VALIDATION_ROWS, seed=seed)
-    if limit is None or most == 0:
-        return train, None
+    own = most != 0 and task.path is not None and VALIDATION in available_splits(task, source)
+    if own or limit is None or most == 0:
+        train = load_task(task, "train", source=source, limit=limit, seed=seed)
+        held = load_task(task, VALIDATION, limit=most or MOST_VALIDATION_ROWS, seed=seed) if own else None
+        return train, held
     # More would make a short run spend most of its time on them.
     held_out = most or min(MOST_VALIDATION_ROWS, max(1, limit // 4))
-    more = load_task(task, "train", source=source, limit=limit + held_out, seed=seed)
+    train, more = load_draws(task, "train", [limit, limit + held_out], source=source, seed=seed)
     shown = set(train["row"])
     left = [index for index, row in enumerate(more["row"]) if row not in shown]
     return train, more.select(left) if left else None
@@ -241,7 +243,13 @@ def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> Forget
         task=task,
         row_kinds=_row_kinds(rows),
         answers=_answers(rows),
+        rows=row_names(rows),
     )
+
+
+def row_names(rows: Dataset) -> list[str] | None:
+    """What `load_task` calls each row; none for rows of a world."""
+    return rows["row"][:] if "row" in rows.column_names else None
 
 
 def _answers(rows: Dataset) -> Dataset | None:

@@ -152,14 +152,22 @@ def counted_progress(description: str, unit: str, total: int) -> Iterator[Callab
 
 
 @contextmanager
-def joint_progress(description: str, unit: str, total: int) -> Iterator[None]:
-    """One bar for all that `progress_part` counts within: a stage of several parts shows how far all of it is."""
-    with progress_bar(description, unit, total) as bar:
+def joint_progress(description: str, unit: str, total: int, **settings: Any) -> Iterator[None]:
+    """One bar for all that `progress_part` and `advance` count within: a stage of several parts shows how far all of
+    it is. `settings` go to tqdm."""
+    with progress_bar(description, unit, total, **settings) as bar:
         token = _joint.set(bar)
         try:
             yield
         finally:
             _joint.reset(token)
+
+
+def advance(amount: int) -> None:
+    """Count within the joint bar, from a function that cannot hold a bar, such as one that `datasets` hashes."""
+    bar = _joint.get()
+    if bar is not None:
+        bar.update(amount)
 
 
 def progress_part(description: str, unit: str, total: int) -> AbstractContextManager["tqdm[Any]"]:

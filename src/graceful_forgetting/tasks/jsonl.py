@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +64,24 @@ def files_of_split(path: Path, split: str, source_splits: Mapping[str, str] | No
     )
 
 
-def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON Lines file with their line numbers (from 1), in order; blank lines are skipped.
+    Read is no more than is taken.
 
     Raises `ValueError` naming `path:line` where a line is not a JSON object, has a key twice, half a character, or a
     number or nesting beyond what can be computed with; or naming `path` if it holds no rows or is not UTF-8.
     """
-    rows = []
+    empty = True
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    rows.append((number, _parse_line(path, number, line)))
+                    empty = False
+                    yield number, _parse_line(path, number, line)
     except UnicodeDecodeError as error:
         raise not_utf8(path, "JSON Lines") from error
-    if not rows:
+    if empty:
         raise ValueError(f"{path} is empty: it must hold one JSON object a line")
-    return rows
 
 
 def not_utf8(path: Path, kind: str) -> ValueError:

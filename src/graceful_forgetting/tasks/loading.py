@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from graceful_forgetting.runtime.progress import progress_bar
 from graceful_forgetting.tasks.catalogue import SAMPLES, resolve_task
 from graceful_forgetting.tasks.jsonl import files_of_split, read_jsonl, split_files
 from graceful_forgetting.tasks.local import local_task
@@ -49,27 +50,41 @@ def load_task(
         FileNotFoundError: a path is not there, or does not have the split.
         ConnectionError: the hub cannot be reached.
     """
+    return load_draws(task, split, [limit], source=source, seed=seed, require_completion=require_completion)[0]
+
+
+def load_draws(
+    task: str | Path | Task,
+    split: str,
+    limits: Sequence[int | None],
+    *,
+    source: str | Path = "hub",
+    seed: int = 42,
+    require_completion: bool = True,
+) -> list[Dataset]:
+    """`load_task` with each of these limits, the last of them the largest, read once."""
     if not isinstance(task, Task):
         task = resolve_task(task)
     if split not in SPLITS and not (split == VALIDATION and task.path is not None):
         own = f"; a folder of one's own may have {VALIDATION}" if split == VALIDATION else ""
         raise ValueError(f"split={split!r} is not valid: it must be {' or '.join(SPLITS)}{own}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} is not valid: it must be at least 1, or none for every row")
-    located = list(_located_rows(task, split, source))
+    for limit in limits:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit={limit} is not valid: it must be at least 1, or none for every row")
+    description = f"reading {task.name}, {split}"
+    located = list(progress_bar(description, "rows", iterable=_located_rows(task, split, source), delay=2))
     if not located:
         raise ValueError(f"no row of {_describe(task, split, source)} belongs to task {task.name!r}")
+    # All of the user's own rows are checked, also those that a limit leaves out.
+    read = range(len(located)) if task.path is not None else _drawn(len(located), limits[-1], seed)
+    located_read = [located[index] for index in read]
+    bar = progress_bar(f"checking {task.name}, {split}", "rows", iterable=located_read, delay=2)
+    rows = [_formatted(task, where, identifier, row) for where, identifier, row in bar]
+    _check_one_form(rows, located_read, require_completion, split)
     if task.path is not None:
-        # All of the user's own rows are checked, also those that a limit leaves out.
-        rows = [_formatted(task, where, identifier, row) for where, identifier, row in located]
-        _check_one_form(rows, located, require_completion, split)
-        _check_other_split(task, split, rows[0]["prompt"], located[0][0])
-        rows = [rows[index] for index in _drawn(len(located), limit, seed)]
-    else:
-        located = [located[index] for index in _drawn(len(located), limit, seed)]
-        rows = [_formatted(task, where, identifier, row) for where, identifier, row in located]
-        _check_one_form(rows, located, require_completion, split)
-    return Dataset.from_list(rows)
+        _check_other_split(task, split, rows[0]["prompt"], located_read[0][0])
+    by_index = dict(zip(read, rows, strict=True))
+    return [Dataset.from_list([by_index[index] for index in _drawn(len(located), limit, seed)]) for limit in limits]
 
 
 def row_place(task: Task, split: str, source: str | Path, row: str) -> str:

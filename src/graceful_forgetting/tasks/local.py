@@ -30,10 +30,10 @@ _SCORE = "forgetting_confidence"
 _ROLES = ("system", "user", "assistant")
 _OTHER_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "developer": "system"}
 # Columns that other tools put into the prompt. Without them the model would be asked something else.
-_NOT_CARRIED = (
+_NOT_CARRIED = {
     *("system", "tools", "functions", "tool_calls", "function_call", "reasoning_content", "thinking", "documents"),
     *("chat_template", "chat_template_kwargs", "image", "images", "audio", "audios", "video", "videos"),
-)
+}
 
 
 def _turns(column: str, value: Any, otherwise: str) -> list[dict[str, str]]:
@@ -119,8 +119,8 @@ def _known_truth(row: Row) -> dict[str, str]:
 
 
 def _formatted(row: Row) -> dict[str, Any]:
-    for column in _NOT_CARRIED:
-        if row.get(column) not in (None, [], {}, ""):
+    for column in row:
+        if column in _NOT_CARRIED and row[column] not in (None, [], {}, ""):
             raise ValueError(
                 f"{column}={shown(row[column])} would not reach the model: write it into the prompt (a system prompt "
                 f"as a first turn), or remove the column {column}"
@@ -136,7 +136,7 @@ def _formatted(row: Row) -> dict[str, Any]:
     prompt, completion = row["prompt"], row.get("completion")
     if row.get("choices") is not None and not isinstance(prompt, str):
         raise ValueError("choices needs a prompt and a completion that are text, not conversations")
-    if not isinstance(prompt, str) or not prompt:
+    if not isinstance(prompt, str):
         turns = _turns("prompt", prompt, f"is neither text nor a list {_TURNS}")
         return _conversation(turns, completion)
     if not prompt.strip():

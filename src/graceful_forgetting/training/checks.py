@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from jinja2 import TemplateError
 from peft import PeftModel
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -16,17 +17,14 @@ from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.confidence.scorer import Need as ScorerNeed
 from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data.encoding import encode_prompts, encode_rows
+from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.data.encoding import encode_prompts, encode_rows, row_parts
 from graceful_forgetting.data.learning_rows import check_single_examples
-from graceful_forgetting.runtime.progress import progress_bar
 from graceful_forgetting.training.columns import check_columns, check_forget_dataset
 from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.objectives import objective_of
-
-# Rows that are tokenised between two movements of the bar.
-_TOGETHER = 1000
 
 
 def baseline_needs(args: LWFConfig) -> frozenset[BaselineNeed]:
@@ -143,20 +141,34 @@ def _check_prompts(
 ) -> None:
     if not {"prompt", "completion", "input_ids"} <= set(rows.column_names):
         return
-    rows = rows.with_format(None)
-    with progress_bar(f"checking the prompts of {argument}", "rows", len(rows), delay=2) as bar:
-        for start in range(0, len(rows), _TOGETHER):
-            part = list(rows.select(range(start, min(start + _TOGETHER, len(rows)))))
-            prompts = encode_prompts(part, processing_class, chat_template)
-            for index, (row, prompt) in enumerate(zip(part, prompts, strict=True), start=start):
-                length = min(len(prompt), len(row["input_ids"]))
-                several = not isinstance(row["completion"], str) and len(row["completion"]) > 1
-                if several or row["input_ids"][:length] != prompt[:length]:
-                    keywords: Any = {"assistant_only": assistant_only, "chat_template": chat_template}
-                    misfit = encode_rows([row], "prompt", processing_class, **keywords)[0].misfit
-                    if misfit is not None:
-                        raise ValueError(f"{argument}: row {index} cannot be learned: {misfit}")
-            bar.update(len(part))
+    for start, part in row_parts(rows, f"checking the prompts of {argument}"):
+        prompts = encode_prompts(part, processing_class, chat_template)
+        for index, (row, prompt) in enumerate(zip(part, prompts, strict=True), start=start):
+            length = min(len(prompt), len(row["input_ids"]))
+            several = not isinstance(row["completion"], str) and len(row["completion"]) > 1
+            if several or row["input_ids"][:length] != prompt[:length]:
+                keywords: Any = {"assistant_only": assistant_only, "chat_template": chat_template}
+                misfit = encode_rows([row], "prompt", processing_class, **keywords)[0].misfit
+                if misfit is not None:
+                    raise ValueError(f"{argument}: row {index} cannot be learned: {misfit}")
+
+
+def template_failure(
+    error: TemplateError,
+    data_sets: Mapping[str, Any],
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None,
+) -> ValueError:
+    """What to raise where TRL's preparation ended in `error` of the chat template: it names argument and row."""
+    for argument, rows in data_sets.items():
+        if isinstance(rows, Dataset) and isinstance(processing_class, PreTrainedTokenizerBase):
+            try:
+                tokenize_dataset(rows, processing_class, argument=argument)
+            except ValueError as named:
+                return named
+    return ValueError(
+        f"the chat template fails on a row of {' or '.join(data_sets)}: {error}; correct the row, or give another "
+        "template (chat_template_path)"
+    )
 
 
 def check_model(
