@@ -6,7 +6,7 @@
 The run is finished, or was killed in training or in scoring, or is a sweep. What must not happen: another result than
 that of the whole run (`wrong`), a damaged file that stays (`kept`), a traceback, an error, or a second call that does
 not find everything finished (`twice`). A damaged file that decides something is named (`named`); others are written
-again by every call.
+again by every call. Where a shared stage of a sweep is damaged, the results of its cells are removed as well.
 """
 
 import argparse
@@ -113,6 +113,10 @@ def strike(case: Damage, arguments: list[str], out: Path, states: Path, expected
     row: dict[str, Any] = {**vars(case), "changed": damaged(file, case.kind, alike[place % len(alike)])}
     if not row["changed"]:
         return row
+    if case.state == "sweep" and case.file.startswith("shared/"):
+        # A finished cell stands on its result and reads no shared stage: they are put together again.
+        for result in out.glob("cells/**/result.json"):
+            result.unlink()
     before = file.read_bytes() if file.is_file() else None
     output.unlink(missing_ok=True)
     code = started(arguments, None, output, "damage")

@@ -30,6 +30,7 @@ def recipe(tmp_path, make_model, tokenizer, learning, forgetting):
             "gradient_checkpointing": False,
             "elicitation_max_new_tokens": 4,
             "unlearn_every": 3,
+            "forget_fraction": 0.5,
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content))

@@ -32,7 +32,7 @@ def measured_speed(
     tokenizer: PreTrainedTokenizerBase,
     args: LWFConfig,
     learning: Dataset,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     rows: Dataset | None,
     trained: int,
 ) -> Speed:
@@ -109,7 +109,7 @@ def _generation(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: ElicitationConfig,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     rows: Dataset | None,
 ) -> tuple[float, float]:
     """Seconds a token, and the probability that an answer ends with it."""
