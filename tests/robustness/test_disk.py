@@ -48,7 +48,7 @@ def test_other_errors_stay_what_they_are(tmp_path, error):
 
 
 def test_a_full_disk_ends_with_code_2(tmp_path, monkeypatch, capsys):
-    def fail(options, rest):
+    def fail(options, *rest):
         with atomic_file(tmp_path / "a"):
             raise OSError(errno.ENOSPC, "No space left on device")
 

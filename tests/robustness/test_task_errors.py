@@ -218,7 +218,7 @@ def test_field_that_is_not_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": ""}, "prompt='' is neither text nor a list"),
+        ({"prompt": ""}, "prompt='': it is empty or white space"),
         ({"prompt": 3}, "prompt=3 is neither text nor a list"),
         ({"prompt": [{"role": "user"}]}, "is neither text nor a list"),
         ({"prompt": "p", "completion": 3}, "completion=3 is not text, but prompt is"),
