@@ -244,7 +244,7 @@ def test_anchors_and_merges_are_usable(fields):
     ("changes", "expected"),
     [
         ({"eval_max_new_tokens": 1_000_000}, ("'learn'", "learn/test.jsonl:1", "set eval_max_new_tokens to at most 6")),
-        ({"elicitation_max_new_tokens": 1_000, "forget_answers": "self_generated"}, ("'forget'", "forget/train.jsonl:1", "at most 6")),
+        ({"elicitation_max_new_tokens": 1000, "forget_answers": "self_generated"}, ("forget/train.jsonl:1", "at most")),
         ({"max_length": 2}, ("'learn'", "learn/train.jsonl:1", "max_length=2")),
         ({"posterior_parameters": "pattern:zzzz"}, ("posterior_parameters='pattern:zzzz' matches no", "named like")),
         ({"posterior_parameters": "last_blocks:99"}, ("99",)),
