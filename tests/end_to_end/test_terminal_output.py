@@ -101,7 +101,7 @@ def test_quiet_still_says_what_is_wrong(recipe, capsys, monkeypatch):
     ],
 )
 def test_exit_codes(error, code, said, capfd, monkeypatch):
-    def fail(options, rest):
+    def fail(options, *rest):
         raise error
 
     monkeypatch.setattr(commands, "fields", fail)
