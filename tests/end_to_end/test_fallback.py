@@ -256,6 +256,13 @@ def test_the_held_out_loss_of_a_run_counts_completions_alone(recipe, tmp_path, t
     assert logged[-1] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
+def test_a_threshold_that_everything_reaches_is_warned_of(tmp_path, make_model, tokenizer, learning, caplog):
+    everything = {"forget_strategy": "threshold", "forget_threshold": -1e9, "forget_fraction": None}
+    with caplog.at_level(logging.WARNING):
+        trained(tmp_path, make_model(), tokenizer, learning, **everything)
+    assert "all of forget_dataset is in the way of the learning task, or" in caplog.text
+
+
 NOTHING = {"forget_strategy": "threshold", "forget_threshold": 1e9, "forget_fraction": None}
 
 

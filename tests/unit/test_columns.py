@@ -42,8 +42,10 @@ def check(train, held_out=None, forget=PROMPT, formatted=False, **settings) -> N
     ],
     ids=str,
 )
-def test_what_is_right_is_taken(given):
-    check(**given)
+def test_what_is_right_is_taken_without_a_word(given, caplog):
+    with caplog.at_level(logging.WARNING):
+        check(**given)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def test_an_end_written_into_the_answer_is_none_of_its_text(eos):
 def test_an_end_that_only_the_generation_settings_name_is_none_of_the_text_either():
     tokenizer = byte_level(special=["<|end|>"])
     settings = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids("<|end|>"))
-    given_back([*texts("<|end|>"), *texts()], tokenizer, settings)
+    test = given_back([*texts("<|end|>"), *texts()], tokenizer, settings)
+    read = test.reader(test.stops(settings)).texts([row.ids[row.start :] for row in test.given])
+    assert all("<|end|>" not in text for text in read)
 
 
 def test_answers_that_are_special_tokens_are_told_apart():

@@ -1,6 +1,5 @@
 """Models in GGUF files: turned into folders that every stage reads, once."""
 
-import hashlib
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import cached_file
 
-from graceful_forgetting.runtime.artifacts import cache_root
+from graceful_forgetting.runtime.artifacts import cache_root, file_sha256
 from graceful_forgetting.runtime.store import Entry, key_of
 from graceful_forgetting.training.model_files import check_keys, in_short
 
@@ -48,8 +47,7 @@ def dequantised_folder(
     with file.open("rb") as content:
         if content.read(4) != b"GGUF":
             raise ValueError(f"{where}: {file} is no GGUF file, or a damaged one: download it again")
-        content.seek(0)
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = file_sha256(file)
     key = key_of(gguf=digest, dtype=dtype, transformers=transformers.__version__, reader=version("gguf"))
     entry = Entry(cache_root() / "gguf" / key, key, _RECORD)
     return entry.once(lambda folder: {**write_dequantised(file, folder, dtype), "gguf": digest})

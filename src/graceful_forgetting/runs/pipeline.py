@@ -217,12 +217,9 @@ class Pipeline:
 
     def _unlearning_settings(self, args: LWFConfig, seed: int) -> dict[str, Any]:
         return {
-            **self._learning_settings(),
+            **self._plain_settings(self.inputs.base_fingerprint, seed),
             **settings_of(args, *UNLEARNING_PREFIXES),
             **objective_code(args),
-            "seed": seed,
-            "fingerprint": self.inputs.base_fingerprint,
-            "data": self.inputs.data_fingerprints["learning_train"],
         }
 
     @property

@@ -5,6 +5,7 @@ killed process leaves at most a `*.partial-graceful-<pid>` entry, which nothing 
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -162,6 +163,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the content of a file, in hexadecimal."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_json(path: str | Path) -> Any:

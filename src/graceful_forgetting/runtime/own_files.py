@@ -4,12 +4,11 @@ One is replaced only where this program made it. Beside those of a run or a swee
 SHA-256, so that a damaged one is known to be ours, and one that was changed is not read.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from graceful_forgetting.runtime.artifacts import read_json, write_json
+from graceful_forgetting.runtime.artifacts import file_sha256, read_json, write_json
 
 LIST_FILE = ".graceful-forgetting.json"
 # What a file of ours has in its first bytes, by what it is.
@@ -51,7 +50,7 @@ def claim_file(path: str | Path, sign: bytes) -> None:
 
 def list_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Enter files of `folder`, with their signs, in its list, as they are at this moment."""
-    entries = {name: (sign.decode(), _sha256(folder / name)) for name, sign in files.items()}
+    entries = {name: (sign.decode(), file_sha256(folder / name)) for name, sign in files.items()}
     write_json(folder / LIST_FILE, {**_listed(folder), **entries})
 
 
@@ -64,7 +63,7 @@ def check_file(path: Path, must_be_listed: bool = False) -> None:
     listed = _listed(path.parent).get(path.name)
     if listed is None and not must_be_listed:
         return
-    if listed is None or listed[1] != _sha256(path):
+    if listed is None or listed[1] != file_sha256(path):
         raise ValueError(f"{path} is not as it was written: make it again with the command that wrote it")
 
 
@@ -74,8 +73,3 @@ def _listed(folder: Path) -> dict[str, tuple[str, str]]:
         return {name: (str(sign), str(digest)) for name, (sign, digest) in read_json(folder / LIST_FILE).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -5,7 +5,6 @@ the record is damaged and never serves; what the record does not name is somebod
 file, the mark, names the files too: it shows whose they are where the record is damaged.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from filelock import FileLock
 
 from graceful_forgetting.runtime.artifacts import (
     atomic_directory,
+    file_sha256,
     flush,
     read_json,
     remove_directory,
@@ -238,6 +238,5 @@ def _sha256(file: Path) -> str:
     # The same before and after a folder is renamed.
     stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if stamp not in _hashes:
-        with file.open("rb") as content:
-            _hashes[stamp] = hashlib.file_digest(content, "sha256").hexdigest()
+        _hashes[stamp] = file_sha256(file)
     return _hashes[stamp]

@@ -49,6 +49,7 @@ from graceful_forgetting.training.preparation import (
     POSTERIOR_FOLDER,
     Preparation,
     combine_forget_datasets,
+    much_selected,
     nothing_selected,
     read_preparation,
     trained_weights,
@@ -262,6 +263,8 @@ class LWFTrainer(UnlearningTrainer):
         self._say(f"{len(preparation.selected)} of {len(preparation.scored)} samples are unlearned")
         if len(preparation.selected) == 0:
             logger.warning(nothing_selected(preparation.audit))
+        elif much := much_selected(preparation.audit):
+            logger.warning(much)
 
     def _trial_loss(self, folder: Path, preparation: Preparation) -> float:
         """Held-out loss after a trial run that unlearns what `preparation` selects; the model stays as it is then."""
