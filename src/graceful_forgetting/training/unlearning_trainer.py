@@ -15,6 +15,7 @@ from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.posterior.reference import PlainTrainer
 from graceful_forgetting.results.arms import method_title
+from graceful_forgetting.results.result import LineSearchResult
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.distributed import on_main_process
@@ -39,6 +40,7 @@ class UnlearningTrainer(PlainTrainer):
 
     Attributes:
         preparation: what the stages before training produced; none: they have not run.
+        line_search: what that of the baseline has found; none: it made none.
         held_out: losses of the trained model and of plain fine-tuning; none: not compared.
         _updates: what is unlearned; none: nothing.
         _added_loss: of the baseline; none: there is no baseline.
@@ -50,6 +52,7 @@ class UnlearningTrainer(PlainTrainer):
 
     args: LWFConfig
     preparation: Preparation | None
+    line_search: LineSearchResult | None = None
     held_out: HeldOutComparison | None = None
     _updates: UnlearningUpdates | None = None
     _added_loss: AddedLoss | None = None
