@@ -61,6 +61,7 @@ from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
 from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs
 from graceful_forgetting.training.unlearning_trainer import CHECKPOINT_FOLDER, UnlearningTrainer
+from graceful_forgetting.unlearning.objectives import OF_LEARNING_ROWS
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
 
@@ -352,7 +353,7 @@ class LWFTrainer(UnlearningTrainer):
             self.args,
             lambda: self.model.parameters(),
             retained=retained,
-            learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in needs else None,
+            learning=single_examples(self.train_dataset) if needs & OF_LEARNING_ROWS else None,
         )
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:
