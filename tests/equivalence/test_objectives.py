@@ -131,6 +131,7 @@ def slow_value(name: str, model: Any, row: dict[str, Any], base_loss: float, lea
     if name == "simnpo":
         return 2 / BETA["simnpo"] * torch.log1p(torch.exp(-BETA["simnpo"] * nll.mean()))
     if name == "unlikelihood":
+        nll = nll[:-1]  # the end of the answer stays
         return -(1 - torch.exp(-nll) + 1e-6).log().mean()
     if name == "uniform":
         return torch.nn.functional.cross_entropy(logits, torch.full_like(logits, 1 / logits.shape[-1]))

@@ -117,9 +117,10 @@ class SimNPO(Objective):
 
 
 class Unlikelihood(Objective):
-    """Mean over counted tokens of −log(1 − p).
+    """Mean over counted tokens of −log(1 − p), the token that ends the answer left out.
 
-    Its gradient by the token's logit is p: largest where the model is sure, and gone where the token is forgotten.
+    Its gradient by the token's logit is p: largest where the model is sure, and gone where the token is forgotten. A
+    model is surest of the end of its answers.
 
     Source: Welleck et al., *Neural Text Generation with Unlikelihood Training*, ICLR 2020, arXiv 1908.04319, equation
     4, with the sample's own tokens as negative candidates.
@@ -127,6 +128,8 @@ class Unlikelihood(Objective):
     Relations: bounded below by 0, where `GradientAscent` has no bound; works token by token, where `SimNPO` judges the
     answer as a whole.
     """
+
+    unlearns_end = False
 
     def values(self, batch: UnlearningBatch) -> Tensor:
         # The constant keeps logarithm and gradient finite where p rounds to 1.
@@ -189,6 +192,7 @@ class Contrast(Objective):
     """
 
     needs = frozenset({Need.ANCHORS})
+    unlearns_end = False
 
     def __init__(self, margin: float = 1.0) -> None:
         self.margin = margin

@@ -70,10 +70,12 @@ class UnlearningBatch:
 class Objective(ABC):
     """What an unlearning update minimises: the mean of `values` over the samples.
 
-    `needs`: what a batch must offer.
+    `needs`: what a batch must offer. `unlearns_end`: whether the token that ends an answer counts too. A model that
+    unlearns it learns not to stop.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    unlearns_end: ClassVar[bool] = True
 
     @abstractmethod
     def values(self, batch: UnlearningBatch) -> Tensor:
