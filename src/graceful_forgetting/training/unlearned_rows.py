@@ -50,7 +50,7 @@ def learning_rows(train_dataset: Dataset, args: LWFConfig, processing_class: Pre
 
 
 def without_ends(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> Dataset:
-    """The rows with `labels` that count an answer up to the special token that ends it, and at least its first token."""
+    """The rows with `labels` that count an answer up to the special token that ends it, at least its first."""
     special = special_token_ids(processing_class)
 
     def shortened(labels: list[int]) -> list[int]:
