@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.elicitation import elicit_self_knowledge
+from graceful_forgetting.runs.inputs import _with_options
 from graceful_forgetting.tasks import load_task
 
 OPTIONS = [["w3", "w9 w4"], ["w20", "w21 w22", "w5"], None, ["w7", "w8"]]
@@ -104,9 +105,39 @@ def test_a_yaml_task_names_options(tmp_path: Path) -> None:
     assert rows["options"][:] == [["good", "bad"]] * 2
 
 
+def test_rows_of_ones_own_name_options(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text('{"prompt": "Well?", "options": ["good", "bad"]}\n')
+    assert load_task(path, require_completion=False)["options"][:] == [["good", "bad"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"prompt": "Well?", "options": ["good"]}', r"pool.jsonl:1: options=\['good'\] must be at least two texts"),
+        ('{"prompt": "Well?", "options": "good"}', "options='good' must be a list of texts"),
+        (
+            '{"prompt": "Well?", "completion": "good", "options": ["good", "bad"]}',
+            "the row has a completion: remove one",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named_by_line(tmp_path: Path, row: str, message: str) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text(row + "\n")
+    with pytest.raises(ValueError, match=message):
+        load_task(path, require_completion=False)
+
+
 def test_options_beside_a_completion_are_an_error(tmp_path: Path) -> None:
     path = task_file(tmp_path, "completion: '{{ text }}'\noptions: [good, bad]\n")
     with pytest.raises(
         ValueError, match=r"task.yaml: key 'options' is \['good', 'bad'\]: .*remove them or the completion"
     ):
         load_task(path)
+
+
+def test_a_task_with_options_mixes_with_one_without() -> None:
+    rows = _with_options(Dataset.from_dict({"prompt": ["a"]}))
+    mixed = concatenate_datasets([rows, Dataset.from_dict({"prompt": ["b"], "options": [["x", "y"]]})])
+    assert mixed["options"][:] == [None, ["x", "y"]]
