@@ -113,8 +113,8 @@ def _format(row: Row) -> dict[str, Any]:
 def _options(value: Any, formatted: dict[str, Any]) -> list[str]:
     if "completion" in formatted:
         raise ValueError(
-            f"options={shown(value)} are what the model chooses its own answer from, and the row has a completion: remove "
-            "one of them (choices are the options of a question with a right answer)"
+            f"options={shown(value)} are what the model chooses its own answer from, and the row has a completion: "
+            "remove one of them (choices are the options of a question with a right answer)"
         )
     if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
         raise ValueError(f"options={shown(value)} must be a list of texts, none of them empty")
