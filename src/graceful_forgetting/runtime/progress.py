@@ -17,6 +17,9 @@ from graceful_forgetting.runtime.distributed import process_index
 
 logger = logging.getLogger(__name__)
 
+# Seconds after which a bar is drawn of work that most often takes less.
+DELAY = 1
+
 _hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 _joint: ContextVar["tqdm[Any] | None"] = ContextVar("joint", default=None)
 

@@ -120,7 +120,7 @@ def _check_learned(argument: str, columns: Collection[str], text_field: str, swa
 
 
 def _check_answered(rows: Dataset, column: str) -> None:
-    for number, turns in enumerate(rows[column]):
+    for number, turns in enumerate(rows[column][:]):
         last = turns[-1] if turns else {}
         if last.get("role", last.get("from")) in _USERS:
             raise ValueError(
