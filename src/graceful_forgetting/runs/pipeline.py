@@ -62,9 +62,6 @@ class Pipeline:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
     """
 
-    # Whether a run that unlearns nothing is a copy of plain fine-tuning, and not trained a second time.
-    copies_plain = True
-
     def __init__(
         self,
         run: RunArguments,
@@ -185,7 +182,8 @@ class Pipeline:
         name, preparation = f"{arm}/seed-{seed}", method.stages_read()
         settings = self._unlearning_settings(method.args, seed)
         chosen = preparation["selection"].detail["chosen"] if "selection" in preparation else None
-        if chosen == 0 and method.args.baseline is None and self.copies_plain:
+        # Such a run is plain fine-tuning, and is not trained a second time.
+        if chosen == 0 and method.args.baseline is None:
             read = [preparation["selection"]]
             return self._once(name, lambda: self._copy(name, self.plain_arm(seed), read, unlearning_updates=0))
         if self._may_fall_back(method.args):
