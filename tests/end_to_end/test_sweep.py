@@ -320,6 +320,27 @@ def test_mistakes_end_a_sweep_before_it_starts(grid, tmp_path, capsys, monkeypat
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    ("broken", "method", "message"),
+    [
+        ("sums/test", {}, r"sums/myths/default, methods\.plain: learning task 'sums'.*test\.jsonl:4: .* never count"),
+        ("myths/train", {}, r"elicitation_max_new_tokens=4 does not fit.*myths.*train\.jsonl:4"),
+        (None, {"forget_quotas": '{"myths": 999}'}, r"methods\.last: forget_quotas\['myths'\]=999 is more than"),
+    ],
+    ids=["reference", "prompt", "quota"],
+)
+def test_the_data_of_the_last_cell_are_checked_before_the_first_starts(grid, tmp_path, capsys, broken, method, message):
+    config = grid(methods={"plain": {"arm": "plain"}, "last": method})
+    if broken is not None:
+        path = tmp_path / f"{broken}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows[3] |= {"completion": " unheard"} if broken == "sums/test" else {"prompt": "w1 " * 200}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["sweep", "--config", config]) == 2
+    assert re.search(message, capsys.readouterr().err, flags=re.DOTALL)
+    assert not (tmp_path / "sweep" / "cells").exists()
+
+
 def test_there_is_nothing_to_report(tmp_path, capsys):
     assert main(["report", "--sweep", str(tmp_path)]) == 2
     assert "no result of a cell" in capsys.readouterr().err

@@ -245,6 +245,7 @@ class LWFTrainer(UnlearningTrainer):
                 stages["reference"] = method.reference()
             nothing = Dataset.from_dict({})
             self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
+            self._whole_reference = stages.get("reference") if self.args.reference_share == 1 else None
             if "selection" in stages:
                 self._say_what_is_unlearned(self.preparation)
             if compares and len(self.preparation.selected) > 0:
@@ -321,6 +322,8 @@ class LWFTrainer(UnlearningTrainer):
                 if self._compares_with_plain:
                     self._prepared(checkpoint)
                 self._take_over_settings(checkpoint)
+                if checkpoint is None and self._would_repeat(self._prepared(checkpoint)):
+                    return self._take_reference()
                 self._updates = self._make_updates(checkpoint)
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
