@@ -37,7 +37,7 @@ class CellKeys:
             ValueError: a field or value that is not valid, a task without test rows, no never-knew model.
             FileNotFoundError: a path that is not there.
         """
-        recipe = self._recipe(cell)
+        recipe = self.recipe(cell)
         try:
             sources, content = self._content(recipe)
         except ValueError as error:
@@ -66,8 +66,8 @@ class CellKeys:
             }
         )
 
-    def _recipe(self, cell: Cell) -> Recipe:
-        # Checked once for all seeds.
+    def recipe(self, cell: Cell) -> Recipe:
+        """That of a cell with another seed and folder, checked once for all seeds; raises as `key` does."""
         fields = {**cell.fields, "seed": 0}
         known = fingerprint_json(fields)
         if known not in self._recipes:
