@@ -168,6 +168,7 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
     from graceful_forgetting.runtime.artifacts import read_json, write_json, write_text
     from graceful_forgetting.runtime.own_files import CELL, TABLES, TUNING, claim_file, list_files, page_sign
     from graceful_forgetting.sweeps.archive import read_archive, write_archive
+    from graceful_forgetting.sweeps.comparison import groups_of
     from graceful_forgetting.sweeps.run import TUNING_FILE, load_cells
     from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 
@@ -186,16 +187,17 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
             tuning = Path(archive).with_suffix(f".{TUNING_FILE}")
             write_json(tuning, read_json(place / TUNING_FILE))
             print(f"what was tried and chosen: {tuning.resolve()}")
-    print(f"\n{sweep_tables(cells)[0].markdown()}\n")
+    groups = groups_of(cells)
+    tables = sweep_tables(cells, groups)
+    print(f"\n{tables[0].markdown()}\n")
     if not os.access(place, os.W_OK):
         print(f"{place} is read-only: its tables.md and report.html stay as they are")
         return
-    tables = place / "tables.md"
-    write_text(tables, f"{TABLES.decode()}\n{markdown_document(cells[0].sweep, cells)}")
-    report = render_sweep(cells, place / "report.html")
+    write_text(place / "tables.md", f"{TABLES.decode()}\n{markdown_document(cells[0].sweep, tables)}")
+    report = render_sweep(cells, groups, tables, place / "report.html")
     if folder.is_dir():
         list_files(folder, files)
-    print(f"tables: {tables.resolve()}")
+    print(f"tables: {(place / 'tables.md').resolve()}")
     print(f"report: {report.resolve()}")
 
 
