@@ -15,6 +15,7 @@ UnlearnObjective = Literal[
     "unlikelihood",
     "uniform",
     "gradient_difference",
+    "contrast",
 ]
 UnlearnSchedule = Literal["periodic", "early", "random", "joint"]
 # Gradient norm that an unlearning update is clipped to; 'joint' clips the sum of both gradients by max_grad_norm.
@@ -42,9 +43,11 @@ class UnlearningSettings:
         "What an unlearning update minimises. 'bounded_ascent' raises each sample's loss up to unlearn_loss_cap, "
         "'bounded_tokens' that of each token. 'gradient_ascent' raises it without bound, as published. 'npo' and "
         "'simnpo': negative preference optimization, with the base model as reference and without (β 0.1 and 2.5). "
-        "'unlikelihood': −log(1 − p) of every token. 'uniform': KL divergence from the uniform distribution at every "
-        "token. 'gradient_difference': ascent together with descent on learning rows. An objective of one's "
-        "own is named by its import path, 'package.module:Class'.",
+        "'unlikelihood': −log(1 − p) of every token but the one that ends the answer. 'uniform': KL divergence from "
+        "the uniform distribution at every token. 'gradient_difference': ascent together with descent on learning "
+        "rows. 'contrast': own answers to prompts of the learning task fall below the right ones, for which "
+        "forgetting_tasks names the learning task too; answers to other prompts as with 'unlikelihood'. An objective "
+        "of one's own is named by its import path, 'package.module:Class'.",
     )
     unlearn_loss_cap: float = setting(
         4.0,

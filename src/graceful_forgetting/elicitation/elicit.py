@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import IGNORE_INDEX, AnswerReader, answer_ends, require_pad_token, require_tokenizer
-from graceful_forgetting.elicitation.backends import open_backend
+from graceful_forgetting.elicitation.backends import Backend, open_backend
+from graceful_forgetting.elicitation.options import OPTIONS_COLUMN, choosing_among_options, option_ids
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
 from graceful_forgetting.elicitation.shards import SHARD_SIZE, complete_in_shards
 from graceful_forgetting.generation import Completion, check_context, make_requests, stop_token_ids
@@ -68,7 +70,8 @@ def elicit_self_knowledge(
             were; its own generation settings (temperature, penalties, ...) are not used.
         processing_class: its tokenizer.
         prompts: rows with a column `prompt`, each a string or a list of messages (chat template with
-            generation prompt; columns `tools` and `chat_template_kwargs` reach it). Other columns are kept.
+            generation prompt; columns `tools` and `chat_template_kwargs` reach it). Where a row's column `options` has
+            texts, its answer is the likeliest of them, and nothing is generated. Other columns are kept.
         config: settings; None takes the defaults.
         resume_dir: folder for finished shards of 1024 completions; a second call with the same arguments goes on
             from there. The caller removes it.
@@ -119,13 +122,22 @@ def elicit_with_counts(
     check_context(prompt_ids, model, config.max_new_tokens)
 
     requests = make_requests(prompt_ids, config)
-    completions, seconds = complete_in_shards(
-        lambda: open_backend(
+    options = option_ids(prompts, prompt_ids, tokenizer, eos_token_ids, config)
+    asks = any(options)
+    if asks:
+        requests = [replace(request, options=own) for request, own in zip(requests, options, strict=True)]
+
+    def backend() -> AbstractContextManager[Backend]:
+        opened = open_backend(
             model, tokenizer, requests, config, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids
-        ),
+        )
+        return choosing_among_options(opened, model, tokenizer, config) if asks else opened
+
+    completions, seconds = complete_in_shards(
+        backend,
         requests,
         resume_dir,
-        "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config),
+        "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config, options if asks else None),
         announce,
     )
     texts = AnswerReader(tokenizer, eos_token_ids).texts_or_tokens([c.content_ids for c in completions])
@@ -150,7 +162,8 @@ def elicit_with_counts(
         logger.warning(_why_dropped(counts, isinstance(prompts[0]["prompt"], str) and bool(tokenizer.chat_template)))
     if not kept:
         raise ValueError(_all_empty(completions, tokenizer))
-    rows = prompts.with_format(None).select([i // config.num_samples_per_prompt for i in kept])
+    rows = prompts.remove_columns([name for name in (OPTIONS_COLUMN,) if name in prompts.column_names])
+    rows = rows.with_format(None).select([i // config.num_samples_per_prompt for i in kept])
     messages = not isinstance(rows[0]["prompt"], str)
     # A part at a time: as Python objects rows take ten times as much memory.
     added = [
@@ -184,9 +197,11 @@ def _key(
     prompt_ids: Sequence[list[int]],
     eos_token_ids: Sequence[int],
     config: ElicitationConfig,
+    options: Sequence[Sequence[Sequence[int]]] | None,
 ) -> str:
     """Hash of all that decides the completions; batch size and a server's address change them by rounding only."""
     sampling = {"temperature": config.temperature, "seed": config.seed} if config.temperature > 0 else {}
+    chosen = {} if options is None else {"options": [[list(ids) for ids in own] for own in options]}
     return key_of(
         model=fingerprint_model(model),
         prompts=[list(ids) for ids in prompt_ids],
@@ -195,6 +210,7 @@ def _key(
         max_new_tokens=config.max_new_tokens,
         num_samples_per_prompt=config.num_samples_per_prompt,
         **sampling,
+        **chosen,
     )
 
 

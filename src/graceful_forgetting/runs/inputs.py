@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from transformers import GenerationConfig
 
 from graceful_forgetting.config import LWFConfig
@@ -20,6 +20,7 @@ from graceful_forgetting.data import (
     tokenize_dataset,
 )
 from graceful_forgetting.data.turns import speaks_in_turns
+from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
 from graceful_forgetting.evaluation.rows import EvaluationRows
 from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
@@ -153,7 +154,11 @@ class RunInputs:
 
     @cached_property
     def forgetting_prompts(self) -> Dataset:
-        return combine_forget_datasets({name: source.prompts for name, source in self.sources.forgetting.items()})
+        named = {name: source.prompts for name, source in self.sources.forgetting.items()}
+        if any(OPTIONS_COLUMN in rows.column_names for rows in named.values()):
+            # The parts must have the same columns; a row without options is answered freely.
+            named = {name: _with_options(rows) for name, rows in named.items()}
+        return combine_forget_datasets(named)
 
     @property
     def come_scored(self) -> bool:
@@ -254,3 +259,9 @@ class RunInputs:
         if not sets:
             logger.warning("No task of this run has test rows with answers: nothing is evaluated")
         return sets
+
+
+def _with_options(rows: Dataset) -> Dataset:
+    if OPTIONS_COLUMN in rows.column_names:
+        return rows
+    return rows.add_column(OPTIONS_COLUMN, [None] * len(rows), feature=List(Value("string")))

@@ -11,6 +11,7 @@ from typing import get_args
 from datasets import Dataset
 
 from graceful_forgetting.data.turns import in_turns
+from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_draws, load_task, resolve_task, task_source
@@ -237,7 +238,7 @@ def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> Forget
         task, "train", source=source, limit=arguments.forgetting_limit, seed=seed, require_completion=False
     )
     return ForgettingSource(
-        prompts=rows.select_columns(["prompt"]),
+        prompts=rows.select_columns([name for name in ("prompt", OPTIONS_COLUMN) if name in rows.column_names]),
         test=_test_rows(task, arguments, seed),
         kind=None,
         task=task,

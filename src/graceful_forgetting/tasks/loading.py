@@ -250,7 +250,7 @@ def _check_one_form(
                 f"{where}: has no completion; prompts alone serve only as a forgetting task. "
                 f"Columns: {', '.join(sorted(source))}"
             )
-        for column in ("completion", "choices", "old_answer", "kind", "forgetting_confidence"):
+        for column in ("completion", "choices", "options", "old_answer", "kind", "forgetting_confidence"):
             if (column in row) != (column in first):
                 raise ValueError(f"{where}: rows with and without {column} are mixed (compare {first_where})")
         if isinstance(row["prompt"], str) != isinstance(first["prompt"], str):

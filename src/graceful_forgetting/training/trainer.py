@@ -26,7 +26,6 @@ from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.data import settled_tokenizer
-from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import name_stage
 from graceful_forgetting.results.text import duration
@@ -60,7 +59,7 @@ from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
-from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs
+from graceful_forgetting.training.unlearned_rows import first_rows, learning_rows, objective_needs
 from graceful_forgetting.training.unlearning_trainer import CHECKPOINT_FOLDER, UnlearningTrainer
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
@@ -353,7 +352,7 @@ class LWFTrainer(UnlearningTrainer):
             preparation = self._prepared(checkpoint)
             if ObjectiveNeed.BASE_LOSSES in needs:
                 self._place_whole_model()
-            samples, retained = first_rows(self.model, self.args, preparation)
+            samples, retained = first_rows(self.model, self.args, preparation, self.processing_class)
         else:
             samples, retained = load_rows(checkpoint / CHECKPOINT_FOLDER)
         return UnlearningUpdates(
@@ -361,7 +360,7 @@ class LWFTrainer(UnlearningTrainer):
             self.args,
             lambda: self.model.parameters(),
             retained=retained,
-            learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in needs else None,
+            learning=learning_rows(self.train_dataset, self.args, self.processing_class),
         )
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:

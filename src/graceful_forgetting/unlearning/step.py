@@ -1,6 +1,7 @@
 """One unlearning update: its passes, its gradient, its step."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import whole
 from graceful_forgetting.runtime.internals import forward_context, learning_rate, prepared_inputs
 from graceful_forgetting.runtime.rng import preserved_rng
+from graceful_forgetting.unlearning.anchors import from_first_difference
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
 from graceful_forgetting.unlearning.schedule import updates_due
 from graceful_forgetting.unlearning.updates import MicroBatch, UnlearningUpdates
@@ -75,7 +77,8 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
     One pass, since DDP expects one before each backward pass.
     """
     model: nn.Module = trainer.model_wrapped
-    rows = [*micro.forget, *micro.learning, *micro.retained]
+    anchors = [anchor for anchor in micro.anchors if anchor is not None]
+    rows = [*micro.forget, *micro.learning, *micro.retained, *anchors]
     inputs = prepared_inputs(trainer, collate(rows, trainer.processing_class.pad_token_id))
     number, logits = len(micro.forget), None
     with forward_context(trainer):
@@ -90,7 +93,21 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
     base_losses = None if micro.base_losses is None else micro.base_losses.to(losses.device)
     learning_losses = losses[number : number + len(micro.learning)] if micro.learning else None
     batch = UnlearningBatch(log_probs[:number], mask[:number], logits, base_losses, learning_losses)
-    return batch, losses[number + len(micro.learning) :]
+    if micro.anchors:
+        batch = replace(batch, **_compared(micro, log_probs[:number], log_probs[len(rows) - len(anchors) :]))
+    return batch, losses[number + len(micro.learning) : len(rows) - len(anchors)]
+
+
+def _compared(micro: MicroBatch, own: Tensor, anchors: Tensor) -> dict[str, Tensor]:
+    """The fields of an `UnlearningBatch` about anchors, from log-probabilities of the samples and of their anchors."""
+    has = torch.tensor([anchor is not None for anchor in micro.anchors], device=own.device)
+    spread = own.new_zeros(own.shape).index_put((has.nonzero().squeeze(1),), anchors)
+    masks = from_first_difference(micro.forget, micro.anchors, own.shape[1])
+    scores = []
+    for log_probs, mask in zip((own, spread), (mask.to(own.device) for mask in masks), strict=True):
+        # 0 / 0, where nothing is compared, is the NaN that the batch promises.
+        scores.append(log_probs.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1))
+    return {"own_scores": scores[0], "anchor_scores": scores[1], "anchored": has}
 
 
 def _step(trainer: SFTTrainer, updates: UnlearningUpdates, active: float) -> None:
