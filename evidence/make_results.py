@@ -20,7 +20,7 @@ from evidence.tables.pages import update
 from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
 from graceful_forgetting.sweeps.archive import read_archive
 from graceful_forgetting.sweeps.comparison import groups_of
-from graceful_forgetting.sweeps.tables import markdown_document
+from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -45,7 +45,8 @@ def documents(archives: list[Path], output: Path) -> dict[Path, str]:
             file = output.parent / "figures" / f"{archive.stem}-{number}.svg"
             files[file] = standalone_svg(figure)
             images.append(f"![{figure.title}](figures/{file.name})")
-        parts.append(markdown_document(archive.stem, cells) + ("\n" + "\n\n".join(images) + "\n" if images else ""))
+        document = markdown_document(archive.stem, sweep_tables(cells, groups))
+        parts.append(document + ("\n" + "\n\n".join(images) + "\n" if images else ""))
     return {output: "\n".join(parts), **files}
 
 

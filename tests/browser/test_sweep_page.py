@@ -4,12 +4,15 @@ import pytest
 from page_checks import contrasts, open_details, overflow, screenshot_size
 
 from graceful_forgetting.report import render_sweep
+from graceful_forgetting.sweeps.comparison import groups_of
+from graceful_forgetting.sweeps.tables import sweep_tables
 from sweep_data import some_cells
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    return render_sweep(some_cells(), tmp_path_factory.mktemp("sweep") / "report.html")
+    cells, groups = some_cells(), groups_of(some_cells())
+    return render_sweep(cells, groups, sweep_tables(cells, groups), tmp_path_factory.mktemp("sweep") / "report.html")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (420, "dark")])

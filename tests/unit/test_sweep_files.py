@@ -14,7 +14,7 @@ from graceful_forgetting.results.measures import auroc, expanded, precision_at
 from graceful_forgetting.runs.sources import ForgettingSource
 from graceful_forgetting.sweeps.archive import read_archive, write_archive
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.comparison import evidence_rows, groups_of, method_results, ranks_over_groups
+from graceful_forgetting.sweeps.comparison import evidence_rows, groups_of, ranks_over_groups
 from graceful_forgetting.sweeps.measurement import answer_signs, old_completion
 from graceful_forgetting.sweeps.run import load_cells
 from graceful_forgetting.sweeps.scores import kinds_of, score_summary
@@ -82,7 +82,7 @@ def test_a_damaged_line_is_named(cells, tmp_path):
 
 def test_method_results_are_what_anyone_would_compute(cells):
     group = groups_of(cells)[0]
-    results = {result.method: result for result in method_results(group)}
+    results = {result.method: result for result in group.results}
     own = [c for c in cells if c.learning == "sums" and c.learning_rows == 100]
     by_seed = {m: {c.seed: c for c in own if c.method == m} for m in METHODS}
     mean = {m: sum(c.metrics["sums"].accuracy for c in found.values()) / 5 for m, found in by_seed.items()}
@@ -104,14 +104,14 @@ def test_method_results_are_what_anyone_would_compute(cells):
 
 def test_without_controls_nothing_is_compared(cells):
     group = groups_of([one for one in cells if one.method == "lwf"])[0]
-    (result,) = method_results(group)
+    (result,) = group.results
     assert result.gain is result.gap is result.beyond_random is result.newly_right is result.distance is None
     assert result.mean > 0
 
 
 def test_only_shared_seeds_are_paired(cells):
     fewer = [one for one in cells if not (one.method == "plain" and one.seed > 1)]
-    result = {r.method: r for r in method_results(groups_of(fewer)[0])}["lwf"]
+    result = {r.method: r for r in groups_of(fewer)[0].results}["lwf"]
     assert (result.seeds, result.gain.n, result.gap.n) == (5, 2, 2)
 
 
@@ -126,30 +126,31 @@ def test_ranks_and_evidence(cells):
 
 def test_unknown_old_answers_are_not_zero(cells):
     blind = [replace(one, truth_ratios=None) for one in cells]
-    result = {r.method: r for r in method_results(groups_of(blind)[0])}["lwf"]
+    result = {r.method: r for r in groups_of(blind)[0].results}["lwf"]
     assert set(result.split) == {"right"}
     assert result.memorisation is result.distance is None
 
 
 def test_tables_have_a_cell_for_every_column(cells):
-    tables = sweep_tables(cells)
+    tables = sweep_tables(cells, groups_of(cells))
     assert {"Overview", "Mean rank", "Evidence required", "Cost"} <= {table.title for table in tables}
     for table in tables:
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
-    text = markdown_document("tiny", cells)
-    assert text == markdown_document("tiny", cells)
+    text = markdown_document("tiny", tables)
+    assert text == markdown_document("tiny", sweep_tables(cells, groups_of(cells)))
     assert re.search(r"\| lwf \| \d+\.\d ± |\| lwf \| 5 \| \d+\.\d ± ", text)
 
 
 def test_the_report_is_escaped_and_whole(cells, tmp_path):
-    text = render_sweep(cells, tmp_path / "report.html").read_text()
+    groups = groups_of(cells)
+    text = render_sweep(cells, groups, sweep_tables(cells, groups), tmp_path / "report.html").read_text()
     assert "<b>tiny" not in text
     assert "&lt;b&gt;tiny" in text
     assert text.count("<figure>") == len([f for g in groups_of(cells) for f in learning_curves(g)]) + 2
     assert "http://" not in re.sub(r'"http://www.w3.org/[^"]*"', "", text)
     assert "None" not in re.sub(r"<script.*", "", text, flags=re.DOTALL)
     with pytest.raises(ValueError, match="nothing to report"):
-        render_sweep([], tmp_path / "report.html")
+        render_sweep([], [], [], tmp_path / "report.html")
 
 
 def test_heat_maps_need_two_fields_and_mark_what_is_sure(cells):

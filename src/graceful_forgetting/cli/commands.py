@@ -89,7 +89,7 @@ def _report(pipeline: Any) -> None:
     from graceful_forgetting.results.cost import cost_text
     from graceful_forgetting.results.table import summary_table
     from graceful_forgetting.runs.assemble import assemble_result
-    from graceful_forgetting.runs.changed_answers import changed_answers
+    from graceful_forgetting.runs.changed_answers import answers_text, changed_answers
     from graceful_forgetting.runtime.own_files import list_files
 
     result, samples = assemble_result(pipeline)
@@ -104,6 +104,9 @@ def _report(pipeline: Any) -> None:
     print()
     print(summary_table(result))
     print()
+    changed = answers_text(answers, method_title(result.config))
+    if changed:
+        print(f"{changed}\n")
     cost = cost_text(result.stages, method_title(result.config))
     if cost:
         print(f"{cost}\n")
@@ -165,6 +168,7 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
     from graceful_forgetting.runtime.artifacts import read_json, write_json, write_text
     from graceful_forgetting.runtime.own_files import CELL, TABLES, TUNING, claim_file, list_files, page_sign
     from graceful_forgetting.sweeps.archive import read_archive, write_archive
+    from graceful_forgetting.sweeps.comparison import groups_of
     from graceful_forgetting.sweeps.run import TUNING_FILE, load_cells
     from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 
@@ -183,16 +187,17 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
             tuning = Path(archive).with_suffix(f".{TUNING_FILE}")
             write_json(tuning, read_json(place / TUNING_FILE))
             print(f"what was tried and chosen: {tuning.resolve()}")
-    print(f"\n{sweep_tables(cells)[0].markdown()}\n")
+    groups = groups_of(cells)
+    tables = sweep_tables(cells, groups)
+    print(f"\n{tables[0].markdown()}\n")
     if not os.access(place, os.W_OK):
         print(f"{place} is read-only: its tables.md and report.html stay as they are")
         return
-    tables = place / "tables.md"
-    write_text(tables, f"{TABLES.decode()}\n{markdown_document(cells[0].sweep, cells)}")
-    report = render_sweep(cells, place / "report.html")
+    write_text(place / "tables.md", f"{TABLES.decode()}\n{markdown_document(cells[0].sweep, tables)}")
+    report = render_sweep(cells, groups, tables, place / "report.html")
     if folder.is_dir():
         list_files(folder, files)
-    print(f"tables: {tables.resolve()}")
+    print(f"tables: {(place / 'tables.md').resolve()}")
     print(f"report: {report.resolve()}")
 
 

@@ -9,22 +9,23 @@ from graceful_forgetting.report.html import write_page
 from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
 from graceful_forgetting.results.result import Provenance
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.comparison import groups_of
-from graceful_forgetting.sweeps.tables import sweep_tables
+from graceful_forgetting.sweeps.comparison import Group
+from graceful_forgetting.sweeps.tables import Table
 
 
-def render_sweep(cells: Sequence[CellResult], path: str | Path) -> Path:
-    """Write heat maps, learning curves and tables of `cells` to the HTML file `path`; returns it.
+def render_sweep(
+    cells: Sequence[CellResult], groups: Sequence[Group], tables: Sequence[Table], path: str | Path
+) -> Path:
+    """Write heat maps and learning curves of `groups` and the tables of `cells` to the HTML file `path`; returns it.
 
     Names from the grid are escaped, and a content security policy lets nothing run or load but the report's own
     script. Raises `ValueError` if there are no cells.
     """
     if not cells:
         raise ValueError("cells is empty: there is nothing to report")
-    groups = groups_of(cells)
     # The same machine and versions are told once.
-    origins = {repr(_common(cell)): _common(cell) for cell in cells}
-    counts = Counter(repr(_common(cell)) for cell in cells)
+    common = [(repr(origin), origin) for origin in map(_common, cells)]
+    origins, counts = dict(common), Counter(key for key, _ in common)
     context = {
         "name": cells[0].sweep,
         "cells": cells,
@@ -32,7 +33,7 @@ def render_sweep(cells: Sequence[CellResult], path: str | Path) -> Path:
         "seeds": sorted({cell.seed for cell in cells}),
         "heat_maps": heat_maps(groups),
         "curves": [figure for group in groups for figure in learning_curves(group)],
-        "tables": sweep_tables(cells),
+        "tables": tables,
         "origins": [(origin, counts[key]) for key, origin in origins.items()],
     }
     return write_page("sweep.html", context, path)

@@ -8,7 +8,7 @@ from graceful_forgetting.report.scales import Scale, scale_for
 from graceful_forgetting.results.statistics import PairedInterval, mean_interval
 from graceful_forgetting.results.text import measured
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.comparison import Group, method_results
+from graceful_forgetting.sweeps.comparison import Group
 
 # Gain, as a share of the metric's unit, at which a field of the heat map has its full colour.
 _FULL_COLOUR = 0.1
@@ -22,7 +22,7 @@ def heat_maps(groups: Sequence[Group]) -> list[svg.Figure]:
     """Gain over plain by learning and forgetting: one chart a setting and method that forgets, the largest first."""
     fields: dict[tuple[str, str], dict[tuple[str, str], tuple[Group, PairedInterval]]] = {}
     for group in groups:
-        for result in method_results(group):
+        for result in group.results:
             if result.gain is not None and group.forgets(result.method):
                 where = (group.setting, result.method)
                 fields.setdefault(where, {})[(group.learning, group.forgetting)] = group, result.gain

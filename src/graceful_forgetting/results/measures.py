@@ -6,15 +6,18 @@ answer that pre-training taught, where it is known and wrong now) or `OTHER`.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from graceful_forgetting.results.statistics import Interval, bootstrap, gap_recovered
+from graceful_forgetting.results.statistics import Interval, drawn, gap_recovered, percentile_bounds
 
 RIGHT, OLD, OTHER = "1", "0", "-"
+# Pairs up to which SciPy (1.17) tries every pattern of signs where differences are tied.
+_MOST_SIGNS = 13
 
 # Answers -------------------------------------------------------------------------------------------------------------
 
@@ -79,12 +82,17 @@ def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str])
     seeds, items = difference.shape
     if seeds == 1:
         return Interval(float(difference.mean()), None, None)
+    by_seed, by_item = _times_both_drawn(seeds, items)
+    # Sums of whole numbers, each below 2^24: exact in float32 as well.
+    sums = ((by_item @ difference.T.astype(np.float32)).astype(np.float64) * by_seed).sum(axis=1)
+    return Interval(float(difference.mean()), *percentile_bounds(sums / difference.size))
 
-    def means(seed_picks: NDArray[np.int64], item_picks: NDArray[np.int64]) -> NDArray[np.float64]:
-        by_seed, by_item = _times_drawn(seed_picks), _times_drawn(item_picks)
-        return ((by_seed @ difference) * by_item).sum(axis=1) / difference.size
 
-    return Interval(float(difference.mean()), *bootstrap(means, seeds, items))
+@lru_cache(maxsize=1)
+def _times_both_drawn(seeds: int, items: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How often each seed and each item is drawn in every resample; a sweep asks the same for each of its methods."""
+    by_seed, by_item = (_times_drawn(picks).astype(np.float32) for picks in drawn(seeds, items))
+    return by_seed, by_item
 
 
 def _times_drawn(picks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -107,7 +115,14 @@ def wilcoxon_p(first: Sequence[float], second: Sequence[float]) -> float | None:
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if not differences.any():
         return None
-    return float(stats.wilcoxon(differences).pvalue)
+    unequal = differences[differences != 0]
+    if len(differences) > _MOST_SIGNS or len(np.unique(np.abs(unequal))) == len(differences):
+        return float(stats.wilcoxon(differences).pvalue)
+    # With ties SciPy ranks anew for every pattern of signs, which takes a second; the ranks are the same for all.
+    ranks = stats.rankdata(np.abs(unequal))
+    patterns = np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks)) & 1
+    sums, observed = patterns @ ranks, ranks[unequal > 0].sum()
+    return float(min(1.0, 2 * min((sums <= observed).mean(), (sums >= observed).mean())))
 
 
 def gap_recovered_over(
@@ -177,15 +192,16 @@ def auroc(ranking: str, positive: str, negative: str | None = None) -> float | N
 
     `negative`: labels that count as negative, each a character; none: all others. None where one side is empty.
     """
-    others = set(negative) if negative is not None else set(ranking) - {positive}
-    before = pairs = positives = 0
-    for label in ranking:
-        if label == positive:
-            positives += 1
-        elif label in others:
-            before += positives
-            pairs += 1
+    labels = _codes(ranking)
+    is_positive = labels == _codes(positive)
+    is_negative = ~is_positive if negative is None else ~is_positive & np.isin(labels, _codes(negative))
+    positives, pairs = int(is_positive.sum()), int(is_negative.sum())
+    before = int(is_positive.cumsum()[is_negative].sum())
     return None if positives == 0 or pairs == 0 else before / (positives * pairs)
+
+
+def _codes(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
 
 
 def precision_at(ranking: str, positive: str, count: int) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,20 +63,33 @@ class GapRecovered:
 
 
 def bootstrap(
-    statistic: Callable[..., NDArray[np.float64]], *sizes: int, confidence: float = 0.95
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], size: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic over resamples of what it was computed from.
+    """Percentile interval of a statistic over resamples of the `size` units that it was computed from.
 
-    Args:
-        statistic: takes (RESAMPLES, size) indices for each of `sizes`, what was drawn in every resample, and returns
-            (RESAMPLES,) values.
-        sizes: units of each kind, such as seeds, or seeds and items; each kind is drawn on its own.
-        confidence: share of the resamples inside the interval. NaN in any resample makes both bounds NaN.
+    `statistic` takes (RESAMPLES, size) indices, what was drawn in every resample, and returns (RESAMPLES,) values.
     """
-    draw = np.random.default_rng(_BOOTSTRAP_SEED)
-    values = statistic(*(draw.integers(0, size, size=(RESAMPLES, size)) for size in sizes))
+    return percentile_bounds(statistic(_drawn_of_one_kind(size)), confidence)
+
+
+def percentile_bounds(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """Bounds with this share of the resampled values between them; NaN in any makes both NaN."""
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def drawn(*sizes: int) -> list[NDArray[np.int64]]:
+    """(RESAMPLES, size) indices for units of each kind, such as seeds and items; each kind is drawn on its own."""
+    draw = np.random.default_rng(_BOOTSTRAP_SEED)
+    return [draw.integers(0, size, size=(RESAMPLES, size)) for size in sizes]
+
+
+@lru_cache(maxsize=4)
+def _drawn_of_one_kind(size: int) -> NDArray[np.int64]:
+    # Tables ask thousands of times for as many seeds.
+    (picks,) = drawn(size)
+    picks.setflags(write=False)
+    return picks
 
 
 def bootstrap_interval(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Interval:

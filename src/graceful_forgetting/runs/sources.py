@@ -126,7 +126,7 @@ def sources_in_turns(sources: Sources, system_prompt: str | None) -> Sources:
 
     def forgotten(source: ForgettingSource) -> ForgettingSource:
         prompts = in_turns(source.prompts, system_prompt)
-        names = zip(source.prompts["prompt"], prompts["prompt"], strict=True) if source.row_kinds else ()
+        names = zip(source.prompts["prompt"][:], prompts["prompt"][:], strict=True) if source.row_kinds else ()
         known = {prompt_text(new): source.row_kinds.get(prompt_text(old)) for old, new in names}
         return replace(
             source,
@@ -202,8 +202,8 @@ def _training_and_validation_rows(
     # More would make a short run spend most of its time on them.
     held_out = most or min(MOST_VALIDATION_ROWS, max(1, limit // 4))
     train, more = load_draws(task, "train", [limit, limit + held_out], source=source, seed=seed)
-    shown = set(train["row"])
-    left = [index for index, row in enumerate(more["row"]) if row not in shown]
+    shown = set(train["row"][:])
+    left = [index for index, row in enumerate(more["row"][:]) if row not in shown]
     return train, more.select(left) if left else None
 
 
@@ -314,7 +314,7 @@ def _chosen_tasks(world: World, names: list[str] | None) -> dict[str, Dataset]:
 def _row_kinds(rows: Dataset) -> dict[str, str]:
     if "kind" not in rows.column_names:
         return {}
-    return {prompt_text(prompt): kind for prompt, kind in zip(rows["prompt"], rows["kind"], strict=True)}
+    return {prompt_text(prompt): kind for prompt, kind in zip(rows["prompt"][:], rows["kind"][:], strict=True)}
 
 
 def prompt_text(prompt: str | list[dict[str, str]]) -> str:

@@ -56,6 +56,11 @@ class Group:
             raise ValueError(f"cells of {self.name} have different metrics: {', '.join(sorted(metrics))}")
         return metrics.pop()
 
+    @cached_property
+    def results(self) -> "list[MethodResult]":
+        """Every method against its controls."""
+        return [_method_result(self, method) for method in self.methods]
+
     def control(self, role: CellRole) -> str | None:
         """Name of the method with that role."""
         return next((n for n, cells in self.methods.items() if any(c.role == role for c in cells.values())), None)
@@ -120,11 +125,6 @@ class MethodResult:
     memorisation: float | None
     distance: float | None
     area: float | None
-
-
-def method_results(group: Group) -> list[MethodResult]:
-    """Every method of a group against its controls."""
-    return [_method_result(group, method) for method in group.methods]
 
 
 def _method_result(group: Group, method: str) -> MethodResult:

@@ -13,7 +13,6 @@ from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_rows
 from graceful_forgetting.runtime.own_files import check_file
 from graceful_forgetting.runtime.version import __version__
-from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings
 from graceful_forgetting.unlearning.objectives import objective_code
@@ -27,7 +26,7 @@ class CellKeys:
 
     def __init__(self, settings: CellSettings):
         self._settings = settings
-        self._recipes: dict[str, Recipe] = {}
+        self._recipes: dict[str, tuple[Recipe, dict[str, str]]] = {}
         self._sources: dict[str, tuple[Sources, str]] = {}
 
     def key(self, cell: Cell) -> str:
@@ -37,7 +36,7 @@ class CellKeys:
             ValueError: a field or value that is not valid, a task without test rows, no never-knew model.
             FileNotFoundError: a path that is not there.
         """
-        recipe = self._recipe(cell)
+        recipe, code = self._recipe(cell)
         try:
             sources, content = self._content(recipe)
         except ValueError as error:
@@ -53,7 +52,7 @@ class CellKeys:
         return fingerprint_json(
             {
                 "version": __version__,
-                "cell": asdict(cell),
+                "cell": vars(cell),
                 "measured": [
                     self._settings.reference_seed,
                     self._settings.evaluate_every,
@@ -61,18 +60,23 @@ class CellKeys:
                     self._settings.keep_models,
                 ],
                 "content": content,
-                **scorer_code(recipe[1].confidence_scorer),
-                **objective_code(recipe[1]),
+                **code,
             }
         )
 
-    def _recipe(self, cell: Cell) -> Recipe:
-        # Checked once for all seeds.
+    def recipe(self, cell: Cell) -> Recipe:
+        """That of a cell with another seed and folder; raises as `key` does."""
+        return self._recipe(cell)[0]
+
+    def _recipe(self, cell: Cell) -> tuple[Recipe, dict[str, str]]:
+        """The recipe of a cell and the code of its own that it names, read and checked once for all seeds."""
         fields = {**cell.fields, "seed": 0}
         known = fingerprint_json(fields)
         if known not in self._recipes:
             where = f"methods.{cell.method} with settings.{cell.setting}"
-            self._recipes[known] = recipe_from_fields({**fields, "output_dir": "unused"}, where)
+            recipe = recipe_from_fields({**fields, "output_dir": "unused"}, where)
+            code = {**scorer_code(recipe[1].confidence_scorer), **objective_code(recipe[1])}
+            self._recipes[known] = recipe, code
         return self._recipes[known]
 
     def _content(self, recipe: Recipe) -> tuple[Sources, str]:
@@ -103,14 +107,14 @@ def _folder_hash(path: str) -> list[str]:
     return [f"{file.name} {blake2b(file.read_bytes(), digest_size=16).hexdigest()}" for file in files]
 
 
-def finished(cell: Cell, key: str, output_dir: str | Path) -> CellResult | None:
-    """The result of a cell that was made from the same; none if it is missing, stale or damaged."""
+def finished(cell: Cell, key: str, output_dir: str | Path) -> bool:
+    """Whether a cell has a result that was made from the same and is as it was written."""
     path = Path(output_dir) / cell.folder / "result.json"
     if not path.is_file():
-        return None
+        return False
     try:
         check_file(path, must_be_listed=True)
-        result = CellResult.from_json(read_json(path), str(path))
+        content = read_json(path)
     except ValueError:
-        return None
-    return result if result.key == key else None
+        return False
+    return isinstance(content, dict) and content.get("key") == key

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.results.text import duration
+from graceful_forgetting.runs.input_checks import check_inputs
 from graceful_forgetting.runtime.artifacts import DiskError, write_json
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.own_files import TUNING, claim_file, list_files
-from graceful_forgetting.runtime.progress import counted_progress
+from graceful_forgetting.runtime.progress import DELAY, counted_progress, progress_bar
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.cluster import run_cells_on_cluster
 from graceful_forgetting.sweeps.grid import Cell, Grid
 from graceful_forgetting.sweeps.identity import CellKeys, finished
-from graceful_forgetting.sweeps.run_cell import CellSettings
+from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache
 from graceful_forgetting.sweeps.workers import Outcome, run_cells
 
 TUNING_FILE = "tuning.json"
@@ -79,7 +80,7 @@ class Sweep:
         lines = []
         for cell in self._all_cells():
             chosen_later = cell.method in tuned if cell.split == "final" else cell.folder not in first
-            done = not chosen_later and finished(cell, self._keys.key(cell), self.folder) is not None
+            done = not chosen_later and finished(cell, self._keys.key(cell), self.folder)
             lines.append(f"{cell.folder}: {'finished' if done else 'after tuning' if chosen_later else 'to do'}")
         return lines
 
@@ -88,9 +89,10 @@ class Sweep:
 
         Raises:
             RuntimeError: cells failed; all others are finished.
-            ValueError: another sweep works in the folder.
+            ValueError: another sweep works in the folder, or the data of a cell cannot be run on.
             DiskError: the disk is full, or a cell that is missing cannot be written.
         """
+        self._check()
         self._lock = hold(self.folder)
         if self.grid.tune:
             claim_file(self.folder / TUNING_FILE, TUNING)
@@ -100,9 +102,27 @@ class Sweep:
             shown = "; ".join(f"{outcome.cell.folder}: {outcome.error}" for outcome in failed[:3])
             raise RuntimeError(f"{len(failed)} cells failed and the others are finished: {shown}")
 
+    def _check(self) -> None:
+        """Refuse what the data of any method show of a run that would fail, before the first cell starts.
+
+        Raises:
+            ValueError: names the learning task, the forgetting set and the method, and the row or setting.
+        """
+        # Of one method all seeds and trials have the same rows, prompts and quotas.
+        missing = [cell for cell in self._all_cells() if finished(cell, self._keys.key(cell), self.folder) is None]
+        firsts = {(cell.combination, cell.method): cell for cell in reversed(missing)}
+        cache = InputsCache()
+        bar = progress_bar("checking cells", "methods", iterable=list(firsts.values())[::-1], delay=DELAY)
+        for cell in bar:
+            recipe = self._keys.recipe(cell)
+            try:
+                check_inputs(*recipe, cache.inputs(recipe).inputs)
+            except ValueError as error:
+                raise ValueError(f"{cell.combination}, methods.{cell.method}: {error}") from error
+
     def _run(self, cells: Sequence[Cell], what: str) -> list[Outcome]:
         tasks = [(cell, self._keys.key(cell)) for cell in cells]
-        missing = [(cell, key) for cell, key in tasks if finished(cell, key, self.folder) is None]
+        missing = [(cell, key) for cell, key in tasks if not finished(cell, key, self.folder)]
         self.announce(f"{len(cells)} {what}, {len(cells) - len(missing)} finished before; in {self.folder}")
         failed: list[Outcome] = []
         start, done = time.perf_counter(), 0
@@ -149,7 +169,11 @@ class Sweep:
     def _choose(self, trials: Sequence[Cell], number: int, choices: Choices, record: dict[str, Any]) -> None:
         """Put the values with the highest mean score over the validation seeds, of this round and those before it, into
         `choices`, and what was tried into `record`."""
-        results = {cell.folder: finished(cell, self._keys.key(cell), self.folder) for cell in trials}
+        scores = {
+            cell.folder: CellResult.load(self.folder / cell.folder / "result.json").score
+            for cell in trials
+            if finished(cell, self._keys.key(cell), self.folder)
+        }
         for group, combinations in self._groups().items():
             for method in self.grid.tune:
                 before = choices.get(combinations[0], {}).get(method, {})
@@ -158,7 +182,7 @@ class Sweep:
                     continue
                 known = record[group].setdefault(method, {"chosen": {}, "trials": []})
                 known["trials"] += [
-                    {"fields": trial, "scores": _trial_values(trials, results, combinations, method, trial)}
+                    {"fields": trial, "scores": _trial_values(trials, scores, combinations, method, trial)}
                     for trial in tried
                 ]
                 usable = [trial for trial in known["trials"] if trial["scores"]]
@@ -178,15 +202,14 @@ class Sweep:
 
 def _trial_values(
     trials: Sequence[Cell],
-    results: Mapping[Path, CellResult | None],
+    scores: Mapping[Path, float],
     combinations: Sequence[str],
     method: str,
     trial: Mapping[str, Any],
 ) -> list[float]:
     """Score of one trial by combination and seed; empty if a cell of it failed."""
     own = [c for c in trials if c.combination in combinations and c.method == method and c.trial == trial]
-    found = [results[cell.folder] for cell in own]
-    return [result.score for result in found if result is not None] if all(found) else []
+    return [scores[cell.folder] for cell in own] if all(cell.folder in scores for cell in own) else []
 
 
 def _line(outcome: Outcome) -> str:

@@ -15,11 +15,8 @@ from graceful_forgetting.sweeps.cell import CellResult, ScoreSummary
 from graceful_forgetting.sweeps.comparison import (
     EVIDENCE_SHARE,
     Group,
-    MethodResult,
     effects,
     evidence_rows,
-    groups_of,
-    method_results,
     ranks_over_groups,
 )
 
@@ -40,20 +37,17 @@ class Table:
         return f"### {self.title}\n\n{markdown_table(self.columns, self.rows, self.note, rule=' --- ')}"
 
 
-def sweep_tables(cells: Sequence[CellResult]) -> list[Table]:
-    """Every table that the cells have something for, in reading order."""
-    groups = groups_of(cells)
-    compared = [(group, method_results(group)) for group in groups]
-    found = [_overview(compared), _ranks(groups), _evidence(groups)]
-    for group, results in compared:
-        found += [_gains(group, results), _answers(group, results), _effects(group), _scores(group)]
+def sweep_tables(cells: Sequence[CellResult], groups: Sequence[Group]) -> list[Table]:
+    """Every table that the cells, which are those of `groups`, have something for, in reading order."""
+    found = [_overview(groups), _ranks(groups), _evidence(groups)]
+    for group in groups:
+        found += [_gains(group), _answers(group), _effects(group), _scores(group)]
     found.append(_cost(cells))
     return [table for table in found if table is not None and table.rows]
 
 
-def markdown_document(name: str, cells: Sequence[CellResult]) -> str:
+def markdown_document(name: str, tables: Sequence[Table]) -> str:
     """All tables of a sweep as one Markdown text."""
-    tables = sweep_tables(cells)
     return "\n\n".join([f"## {name}", *(table.markdown() for table in tables)]) + "\n"
 
 
@@ -82,13 +76,13 @@ def _recovered(gap: GapRecovered | Interval | None) -> str:
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def _overview(compared: Sequence[tuple[Group, list[MethodResult]]]) -> Table:
+def _overview(groups: Sequence[Group]) -> Table:
     """One line a group: the gap, and the best method that forgets."""
     rows = []
-    for group, found in compared:
+    for group in groups:
         plain, never_knew = group.control("plain"), group.control("never_knew")
-        results = {result.method: result for result in found}
-        lwf = [result for result in found if group.forgets(result.method)]
+        results = {result.method: result for result in group.results}
+        lwf = [result for result in group.results if group.forgets(result.method)]
         best = max(lwf, key=lambda result: result.mean, default=None)
         gap = results[never_knew].gain if never_knew is not None else None
         rows.append(
@@ -144,7 +138,7 @@ def _evidence(groups: Sequence[Group]) -> Table | None:
     return Table("Evidence required", columns, rows, note)
 
 
-def _gains(group: Group, results: Sequence[MethodResult]) -> Table:
+def _gains(group: Group) -> Table:
     metric = group.metric
     rows = [
         [
@@ -158,7 +152,7 @@ def _gains(group: Group, results: Sequence[MethodResult]) -> Table:
             _recovered(r.beyond_random),
             measured(r.area, "accuracy"),
         ]
-        for r in results
+        for r in group.results
     ]
     columns = [
         "method", "seeds", metric.replace("_", " "), "− plain [t, seeds]", "[bootstrap, seeds and items]", "Wilcoxon p",
@@ -167,8 +161,8 @@ def _gains(group: Group, results: Sequence[MethodResult]) -> Table:
     return Table(f"{group.name}: what is gained", columns, rows)
 
 
-def _answers(group: Group, results: Sequence[MethodResult]) -> Table | None:
-    if all(result.split is None for result in results):
+def _answers(group: Group) -> Table | None:
+    if all(result.split is None for result in group.results):
         return None
     rows = [
         [
@@ -179,7 +173,7 @@ def _answers(group: Group, results: Sequence[MethodResult]) -> Table | None:
             fixed(r.memorisation, 2),
             fixed(r.distance),
         ]
-        for r in results
+        for r in group.results
     ]
     columns = [
         "method", "newly right", "newly broken", "right", "old answer", "other", "memorisation ratio",

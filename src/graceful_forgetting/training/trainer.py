@@ -37,6 +37,7 @@ from graceful_forgetting.runtime.progress import say, without_bars_of_libraries
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import check_base_weights, make_baseline
+from graceful_forgetting.training.columns import spoken_as_learned
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows, price_ahead
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import presentation
@@ -80,7 +81,8 @@ class LWFTrainer(UnlearningTrainer):
         args: an `LWFConfig`; none uses its defaults and `<model>-LWF` as output folder.
         forget_dataset: what the model may forget, as a `Dataset` or as a dict of them by forgetting task:
 
-            - prompts only (`prompt`): the model answers them itself, its answers are scored, a part is selected;
+            - prompts only (`prompt`): the model answers them itself, its answers are scored, a part is selected. Plain
+              text goes through the chat template where learning rows are conversations;
             - with answers (`prompt` + `completion`, or `messages`, or `input_ids` + `labels`): scored and selected;
             - already scored (`forgetting_confidence`): selected.
 
@@ -198,6 +200,10 @@ class LWFTrainer(UnlearningTrainer):
                 # Whose first process alone may hold the weights.
                 check_causal("model", self.model)
             checks.check_own_parts(args, self.compute_loss_func, self.optimizer, self._forget_dataset, preparation)
+            if self._forget_dataset is not None:
+                self._forget_dataset = spoken_as_learned(
+                    self._forget_dataset, train_dataset, self.processing_class, formatting_func is not None
+                )
         if self.unlearning_enabled and self._forget_dataset is not None:
             learning = None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
             for text in self_defeating(args, learning, len(self._forget_dataset)):
@@ -239,6 +245,7 @@ class LWFTrainer(UnlearningTrainer):
                 stages["reference"] = method.reference()
             nothing = Dataset.from_dict({})
             self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
+            self._whole_reference = stages.get("reference") if self.args.reference_share == 1 else None
             if "selection" in stages:
                 self._say_what_is_unlearned(self.preparation)
             if compares and len(self.preparation.selected) > 0:
@@ -315,6 +322,8 @@ class LWFTrainer(UnlearningTrainer):
                 if self._compares_with_plain:
                     self._prepared(checkpoint)
                 self._take_over_settings(checkpoint)
+                if checkpoint is None and self._would_repeat(self._prepared(checkpoint)):
+                    return self._take_reference()
                 self._updates = self._make_updates(checkpoint)
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:

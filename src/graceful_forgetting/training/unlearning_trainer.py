@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers.trainer_utils import TrainOutput
 
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig
@@ -19,12 +20,14 @@ from graceful_forgetting.results.result import LineSearchResult
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.distributed import on_main_process
-from graceful_forgetting.runtime.progress import say, without_bars_of_libraries
+from graceful_forgetting.runtime.progress import UNSEEN, say, without_bars_of_libraries
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE
+from graceful_forgetting.training.in_memory import load_trained_weights
 from graceful_forgetting.training.model_card import TAGS, add_section, card_section
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.rejected import mark_rejected
+from graceful_forgetting.training.stages import Stage
 from graceful_forgetting.unlearning.fallback import SAME_ROWS, HeldOutComparison, held_out_loss, keep_better
 from graceful_forgetting.unlearning.step import unlearn_if_due
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, unlearning_summary
@@ -44,6 +47,7 @@ class UnlearningTrainer(PlainTrainer):
         held_out: losses of the trained model and of plain fine-tuning; none: not compared.
         _updates: what is unlearned; none: nothing.
         _added_loss: of the baseline; none: there is no baseline.
+        _whole_reference: the reference run that this trainer has made, if it is a whole one.
         _base_weights: fingerprint of θ_base; set where there is a baseline.
         _forget_dataset: as `combine_forget_datasets` gives it.
         _presentation: name, paper and tags of what the run does.
@@ -56,6 +60,7 @@ class UnlearningTrainer(PlainTrainer):
     held_out: HeldOutComparison | None = None
     _updates: UnlearningUpdates | None = None
     _added_loss: AddedLoss | None = None
+    _whole_reference: Stage | None = None
     _base_weights: str
     _forget_dataset: Dataset | None
     _presentation: tuple[str, Mapping[str, str], Sequence[str]]
@@ -166,6 +171,24 @@ class UnlearningTrainer(PlainTrainer):
         """Read what `save_beside_optimizer` wrote."""
         if self._updates is not None:
             self._updates.load(checkpoint / CHECKPOINT_FOLDER)
+
+    def _would_repeat(self, preparation: Preparation) -> bool:
+        """Whether training would be the reference run once more: nothing is unlearned, nobody saves or watches."""
+        alone = self.args.save_strategy == self.args.eval_strategy == "no" and not self.is_fsdp_enabled
+        nothing = self.args.baseline is None and len(preparation.selected) == 0
+        watched = {type(callback) for callback in self.callback_handler.callbacks} - UNSEEN
+        return alone and nothing and not watched and self._whole_reference is not None
+
+    def _take_reference(self) -> TrainOutput:
+        """End as the reference run has ended, with its weights and its log."""
+        assert self._whole_reference is not None
+        assert self.preparation is not None
+        load_trained_weights(self.model, self._whole_reference.path)
+        self.state.global_step = self.state.max_steps = self._whole_reference.detail["learning_updates"]
+        self.state.log_history = list(self.preparation.reference_log)
+        self._say("Nothing is unlearned: the model has the weights of the reference run, which is plain fine-tuning")
+        metrics = dict(self.state.log_history[-1])
+        return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
 
     # After training --------------------------------------------------------------------------------------------------
 
