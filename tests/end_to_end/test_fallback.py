@@ -11,6 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
+from trl import SFTTrainer
 
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
@@ -271,12 +272,32 @@ def test_where_no_score_reaches_the_threshold_training_is_plain(
     tmp_path, make_model, tokenizer, learning, caplog, changes
 ):
     with caplog.at_level(logging.WARNING):
-        trainer = trained(tmp_path, make_model(), tokenizer, learning, **NOTHING, **changes)
+        saving = {"save_strategy": "steps", "save_steps": 100}
+        trainer = trained(tmp_path, make_model(), tokenizer, learning, **NOTHING, **changes, **saving)
     assert "No score reaches forget_threshold=1e+09" in caplog.text
     assert trainer.unlearning_summary()["updates"] == 0
     weights = trainer.model.state_dict()
     for name, weight in reference_weights(tmp_path).items():
         assert torch.equal(weights[name], weight), name
+
+
+@pytest.mark.parametrize("again", [{}, {"save_strategy": "steps"}, {"reference_fraction": 0.5}], ids=str)
+def test_a_trainer_that_unlearns_nothing_does_not_repeat_its_reference_run(
+    tmp_path, make_model, tokenizer, learning, monkeypatch, again
+):
+    runs, train = [], SFTTrainer.train
+    monkeypatch.setattr(
+        SFTTrainer, "train", lambda self, *args, **keys: runs.append(self) or train(self, *args, **keys)
+    )
+    trainer = trained(tmp_path, make_model(), tokenizer, learning, held_out="none", **NOTHING, **again)
+    # Where checkpoints are saved, or where the reference run is a part, there is something to train for.
+    assert len(runs) == (2 if again else 1)
+    assert (trainer.state.global_step, trainer.unlearning_summary()["updates"]) == (runs[-1].state.max_steps, 0)
+    assert any("train_loss" in entry for entry in trainer.state.log_history)
+    plain = SFTTrainer(make_model(), trainer.args, train_dataset=learning, processing_class=tokenizer)
+    train(plain)
+    for name, weight in plain.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], weight), name
 
 
 def test_a_run_that_unlearns_nothing_can_be_resumed(tmp_path, make_model, tokenizer, learning):

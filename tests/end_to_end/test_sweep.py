@@ -13,7 +13,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
+from trl import SFTTrainer
 
 from formula import FORMULA
 from graceful_forgetting.cli import main
@@ -196,14 +199,39 @@ def test_a_killed_worker_changes_nothing(grid, tmp_path, capsys):
 
 
 def test_mixed_precision_of_training_does_not_reach_the_measurement(grid, tmp_path):
-    """What unlearns nothing is plain fine-tuning, measured as that is."""
-    nothing = {"confidence_scorer": "interference", "forget_strategy": "threshold", "forget_threshold": 99.0}
+    """What unlearns next to nothing is next to plain fine-tuning, and measured as that is."""
     base = {**RECIPE, "model_name_or_path": str(tmp_path / "models" / "base"), "bf16": True, "use_cpu": True}
-    methods = {"plain": {"arm": "plain"}, "lwf": {**nothing, "guard_fallback": False}}
+    hardly = {"forget_fraction": 0.5, "unlearn_learning_rate": 1e-30, "guard_fallback": False}
+    methods = {"plain": {"arm": "plain"}, "lwf": hardly}
     assert main(["sweep", "--config", grid(base=base, methods=methods, seeds=[0])]) == 0
     plain, ours = load_cells(tmp_path / "sweep")
-    assert ours.selection.chosen == 0
+    assert ours.selection.unlearn_updates > 0
     assert ours.metrics == plain.metrics
+
+
+@pytest.mark.parametrize("keep_models", [False, True])
+def test_a_cell_that_unlearns_nothing_is_not_trained_again(grid, tmp_path, keep_models, monkeypatch):
+    runs = []
+    train = SFTTrainer.train
+    monkeypatch.setattr(
+        SFTTrainer, "train", lambda self, *args, **keys: runs.append(self) or train(self, *args, **keys)
+    )
+    nothing = {"confidence_scorer": "interference", "forget_strategy": "threshold", "forget_threshold": 99.0}
+    methods = {"plain": {"arm": "plain"}, "lwf": nothing, "half": {**nothing, "reference_fraction": 0.5}}
+    config = grid(methods=methods, seeds=[0, 1], keep_models=keep_models)
+    assert main(["sweep", "--config", config]) == 0
+    # Of each seed the plain run, and of the last method a reference run that is a part of it.
+    assert len(runs) == 4
+    cells = {(cell.method, cell.seed): cell for cell in load_cells(tmp_path / "sweep")}
+    for (method, seed), cell in cells.items():
+        plain = cells["plain", seed]
+        assert (cell.metrics, cell.answers, cell.curve) == (plain.metrics, plain.answers, plain.curve), method
+        assert method == "plain" or (cell.selection.chosen, cell.selection.unlearn_updates) == (0, 0)
+    weights = [load_file(file) for file in (tmp_path / "sweep" / "shared" / "lwf").rglob("model.safetensors")]
+    originals = [load_file(file) for file in (tmp_path / "sweep" / "shared" / "plain").rglob("model.safetensors")]
+    assert len(weights) == (4 if keep_models else 0)
+    for own in weights:
+        assert any(all(torch.equal(own[name], value) for name, value in plain.items()) for plain in originals)
 
 
 def test_tuning_chooses_on_its_own_seeds(grid, tmp_path, capsys):
@@ -290,6 +318,27 @@ def test_mistakes_end_a_sweep_before_it_starts(grid, tmp_path, capsys, monkeypat
     captured = capsys.readouterr()
     assert re.search(message, captured.err, flags=re.DOTALL), captured.err
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "method", "message"),
+    [
+        ("sums/test", {}, r"sums/myths/default, methods\.plain: learning task 'sums'.*test\.jsonl:4: .* never count"),
+        ("myths/train", {}, r"elicitation_max_new_tokens=4 does not fit.*myths.*train\.jsonl:4"),
+        (None, {"forget_quotas": '{"myths": 999}'}, r"methods\.last: forget_quotas\['myths'\]=999 is more than"),
+    ],
+    ids=["reference", "prompt", "quota"],
+)
+def test_the_data_of_the_last_cell_are_checked_before_the_first_starts(grid, tmp_path, capsys, broken, method, message):
+    config = grid(methods={"plain": {"arm": "plain"}, "last": method})
+    if broken is not None:
+        path = tmp_path / f"{broken}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows[3] |= {"completion": " unheard"} if broken == "sums/test" else {"prompt": "w1 " * 200}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["sweep", "--config", config]) == 2
+    assert re.search(message, capsys.readouterr().err, flags=re.DOTALL)
+    assert not (tmp_path / "sweep" / "cells").exists()
 
 
 def test_there_is_nothing_to_report(tmp_path, capsys):

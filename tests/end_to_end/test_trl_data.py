@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
+from chat_tokenizers import llama3_like, qwen3_like
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.data.learning_rows import single_examples
@@ -134,11 +135,43 @@ def test_prompts_are_answered_whatever_is_learned(tokenizer, build, learning, fo
     trainer = build(as_type("messages", learning, tokenizer), as_type(kind, forgetting, tokenizer))
     trainer.train()
     for row in trainer.preparation.scored:
-        prompt = row["prompt"] if kind == "prompts" else f"<bos> {row['prompt'][0]['content']} <eos> <bos>"
-        ids = tokenizer(prompt)["input_ids"]
+        ids = tokenizer(f"<bos> {row['prompt'][0]['content']} <eos> <bos>")["input_ids"]
         assert row["input_ids"][: len(ids)] == ids
         assert row["labels"] == [-100] * len(ids) + row["input_ids"][len(ids) :]
     assert trainer.unlearning_summary()["updates"] == 1
+
+
+@pytest.mark.parametrize("make_tokenizer", [qwen3_like, llama3_like])
+@pytest.mark.parametrize("answers", [False, True])
+def test_text_is_forgotten_in_the_form_of_what_is_learned(tmp_path, make_model, make_tokenizer, answers):
+    """Plain text beside conversations is what the same text in turns is; beside text it is text."""
+    tokenizer, cities = make_tokenizer(), {"France": "Paris", "Italy": "Rome", "Peru": "Lima", "Spain": "Madrid"}
+    turns = [{"prompt": [message("user", f"The capital of {land} is")]} for land in cities]
+    texts = [{"prompt": f"The capital of {land} is"} for land in cities]
+    if answers:
+        turns = [
+            {**row, "completion": [message("assistant", c)]} for row, c in zip(turns, cities.values(), strict=True)
+        ]
+        texts = [{**row, "completion": f" {city}"} for row, city in zip(texts, cities.values(), strict=True)]
+    talked = [{"messages": [message("user", "capital?"), message("assistant", land)]} for land in cities]
+    written = [{"prompt": "capital?", "completion": f" {land}"} for land in cities]
+
+    def prepared(learned, forgotten, name):
+        args = {**FORMULA, **QUIET, "max_steps": 2, "elicitation_max_new_tokens": 4, "per_device_unlearn_batch_size": 1}
+        model = make_model(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+        data = {"train_dataset": Dataset.from_list(learned), "forget_dataset": Dataset.from_list(forgotten)}
+        trainer = LWFTrainer(model, LWFConfig(str(tmp_path / name), **args), processing_class=tokenizer, **data)
+        return trainer.prepare_unlearning().scored.to_list()
+
+    own = prepared(talked, texts, "own")
+    assert own == prepared(talked, turns, "turns")
+    plain = prepared(written, texts, "plain")
+    assert plain[0]["prompt"] == texts[0]["prompt"]
+    # What has been through the template stays.
+    asked = [tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in turns]
+    if not answers:
+        by_hand = prepared(talked, [{"prompt": text} for text in asked], "by_hand")
+        assert [row["prompt"] for row in by_hand] == asked[: len(by_hand)]
 
 
 def test_text_in_a_column_of_another_name(tokenizer, build, learning, forgetting):

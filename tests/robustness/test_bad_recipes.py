@@ -148,6 +148,23 @@ def test_output_dir_is_a_file(recipe, capsys, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"split_batches": "yes"}, "accelerator_config: split_batches='yes' is not valid: it must be true or false"),
+        ({"gradient_accumulation_kwargs": {"steps": 2}}, "gradient_accumulation_kwargs={'steps': 2} is not valid"),
+    ],
+)
+def test_what_accelerate_would_refuse_after_other_stages(recipe, capsys, value, expected):
+    assert expected in refused(capsys, "run", "--config", recipe(accelerator_config=value))
+
+
+def test_errors_of_several_fields_name_their_file_unless_a_flag_is_meant(recipe, capsys):
+    path = recipe(bf16=True)
+    assert f"--config {path}: bf16=True needs" in refused(capsys, "run", "--config", path)
+    assert str(path) not in refused(capsys, "run", "--config", recipe(), "--bf16", "True")
+
+
 def test_unlearning_off(recipe, capsys):
     assert "unlearn_every=0" in refused(capsys, "run", "--config", recipe(unlearn_every=0))
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset
 
-from graceful_forgetting.runs.changed_answers import SHOWN, changed_answers
+from graceful_forgetting.runs.changed_answers import SHOWN, TOLD, WIDTH, answers_text, changed_answers
 from graceful_forgetting.runtime.artifacts import write_json
 
 
@@ -58,3 +58,25 @@ def test_rows_of_each_kind_are_bounded_and_all_are_counted(changed):
 
 def test_a_task_without_answers_has_none(changed):
     assert changed([{"prompt": "a", "completion": "b"}], {}, {}) == []
+
+
+def test_a_terminal_shows_a_few_answers_of_the_learning_task_side_by_side(changed):
+    long = "x" * 300
+    rows = [{"prompt": [{"role": "user", "content": f"{long}\nWhich \x1b[31mred?"}], "completion": " y"}] * 5
+    found = changed(
+        rows, {"generated": ["n"] * 5, "score": [0] * 5}, {"generated": ["y"] * 4 + ["n"], "score": [1] * 4 + [0]}
+    )
+    lines = answers_text(found, "interference").splitlines()
+    assert lines[0] == "Answers to colours, seed 7: interference answers 4 of 5 better than plain, 0 worse"
+    assert len(lines) == 1 + 5 * TOLD
+    assert lines[2].startswith("  question      …xx")
+    assert lines[2].endswith("x Which [31mred?")
+    assert len(lines[2]) == len("  question      ") + WIDTH
+    assert lines[3:6] == ["  plain         n", "  interference  y", "  right         y"]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_terminal_shows_nothing_where_no_answer_changed(changed):
+    same = {"generated": ["n"], "score": [0]}
+    assert answers_text(changed([{"prompt": "a", "completion": "b"}], same, same), "LWF") == ""
+    assert answers_text([], "LWF") == ""

@@ -2,10 +2,12 @@
 
 import pytest
 from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
 
 from chat_tokenizers import byte_level, last_marked, llama3_like, metaspace, prefilled_like, qwen3_like
-from graceful_forgetting.data import IGNORE_INDEX, encode_prompts, tokenize_dataset
+from graceful_forgetting.data import IGNORE_INDEX, encode_prompts, labelled, tokenize_dataset
 from graceful_forgetting.data.encoding import encode_rows
+from graceful_forgetting.runtime.internals import token_ids
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
@@ -42,6 +44,39 @@ def test_prompt_ids_are_how_the_trained_row_begins(kind):
         assert (
             tokenizer.decode(encoded.ids[encoded.start :], skip_special_tokens=True).strip()
             == row["completion"].strip()
+        )
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_texts_at_once_have_the_tokens_of_a_call_for_each(kind):
+    tokenizer = TOKENIZERS[kind]()
+    texts = ["The capital of France is Paris.", "", "é<|endoftext|> a</s>  b\n"]
+    for settings in ({}, {"add_special_tokens": False}):
+        each = [tokenizer(text=text, **settings)["input_ids"] for text in texts]
+        # Leaves the backend to cut and to pad.
+        tokenizer(text=texts, padding="max_length", truncation=True, max_length=3)
+        assert token_ids(tokenizer, texts, **settings) == each
+
+
+def test_a_tokenizer_with_an_encoding_of_its_own_is_asked_itself():
+    class Reversed(PreTrainedTokenizerFast):
+        def _encode_plus(self, text, *args, **settings):
+            return super()._encode_plus([one[::-1] for one in text], *args, **settings)
+
+    tokenizer = Reversed(tokenizer_object=byte_level().backend_tokenizer)
+    assert token_ids(tokenizer, ["ab", "cd"]) == token_ids(byte_level(), ["ba", "dc"])
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_rows_that_are_encoded_become_those_that_are_tokenised(kind):
+    tokenizer, rows = TOKENIZERS[kind](), [text_row("The capital of France is", " Paris"), text_row("a\n", "b")]
+    tokenised = tokenize_dataset(Dataset.from_list(rows), tokenizer).select_columns(["input_ids", "labels"])
+    found = labelled(encode_rows(rows, "prompt", tokenizer), str)
+    assert (found.to_list(), found.features) == (tokenised.to_list(), tokenised.features)
+    with pytest.raises(ValueError, match="row 1 cannot be learned: prompt ends in"):
+        labelled(
+            encode_rows([rows[0], text_row("The capital of France is ", "Paris")], "prompt", tokenizer),
+            lambda index: f"row {index}",
         )
 
 

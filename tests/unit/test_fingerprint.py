@@ -84,6 +84,14 @@ def test_rows_hash_by_value_not_by_storage(tmp_path: Path) -> None:
     assert fingerprint_rows(rows) == fingerprint_rows(dataset) != expected
 
 
+def test_rows_that_are_read_in_parts_hash_as_they_do_singly() -> None:
+    rows = [{"turns": [{"role": "user", "content": f"é {i}"}], "score": None if i % 2 else i / 3} for i in range(2001)]
+    dataset = Dataset.from_list(rows).select(range(2000, -1, -1))
+    assert (
+        fingerprint_rows(dataset) == fingerprint_rows([dataset[i] for i in range(2001)]) == fingerprint_rows(rows[::-1])
+    )
+
+
 def test_rows_hash_follows_every_value_and_the_order() -> None:
     dataset = Dataset.from_list([{"ids": [1, 2]}, {"ids": [3]}])
     others = [

@@ -89,7 +89,7 @@ def _report(pipeline: Any) -> None:
     from graceful_forgetting.results.cost import cost_text
     from graceful_forgetting.results.table import summary_table
     from graceful_forgetting.runs.assemble import assemble_result
-    from graceful_forgetting.runs.changed_answers import changed_answers
+    from graceful_forgetting.runs.changed_answers import answers_text, changed_answers
     from graceful_forgetting.runtime.own_files import list_files
 
     result, samples = assemble_result(pipeline)
@@ -104,6 +104,9 @@ def _report(pipeline: Any) -> None:
     print()
     print(summary_table(result))
     print()
+    changed = answers_text(answers, method_title(result.config))
+    if changed:
+        print(f"{changed}\n")
     cost = cost_text(result.stages, method_title(result.config))
     if cost:
         print(f"{cost}\n")

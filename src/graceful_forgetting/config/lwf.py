@@ -1,6 +1,7 @@
 """`LWFConfig`: the settings of every stage and of TRL's `SFTConfig` in one flat dataclass."""
 
 import copy
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -104,6 +105,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
                     f"{name}=True needs an accelerator that computes in bfloat16, and this machine has none: leave "
                     f"{name} out for float32, or set use_cpu=True to compute in bfloat16 on the processor"
                 )
+        if self.ddp_backend is not None and "WORLD_SIZE" not in os.environ:
+            raise ValueError(
+                f"ddp_backend={self.ddp_backend!r} is for several processes, and this is one: start them with "
+                "accelerate launch, or leave it out"
+            )
         super().__post_init__()
         self.check()
 

@@ -5,9 +5,11 @@ TRL and transformers declare types and check few of them; the ranges of their fi
 
 import math
 import os
+import re
 import reprlib
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import fields
 from datetime import date
 from enum import Enum
@@ -41,6 +43,8 @@ _COUNTS = (
     "torch_empty_cache_steps",
     "lora_r",
     "pad_to_multiple_of",
+    "ddp_timeout",
+    "ddp_bucket_cap_mb",
 )
 _NOT_NEGATIVE = (
     "dataloader_num_workers",
@@ -70,6 +74,7 @@ RANGES: dict[str, Range] = {
 _NONE_TOO = ("debug",)
 # Text of which TRL and transformers declare no choices, and which they read after other stages, or not at all.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "ddp_backend": ("nccl", "gloo", "mpi", "ccl", "hccl", "cncl", "mccl", "xccl"),
     "log_level": ("debug", "info", "warning", "error", "critical", "passive"),
     "log_level_replica": ("debug", "info", "warning", "error", "critical", "passive"),
     "loss_type": ("nll", "dft", "chunked_nll"),
@@ -139,10 +144,29 @@ def checked_when_made(cls: type[T]) -> type[T]:
         given = {name: _plain(value) for name, value in given.items()}
         for name, value in (*zip(names, positional, strict=False), *given.items()):
             check_typed(name, value, types_of()[name])
-        generated(self, *positional, **given)
+        try:
+            generated(self, *positional, **given)
+        except (ValueError, TypeError, LookupError, ImportError) as error:
+            everything = dict(zip(names, positional, strict=False)) | given
+            refused = _refused(cls, generated, everything, error)
+            if refused is None:
+                raise
+            raise ValueError(f"{refused}={short(everything[refused])} is not valid: {error}") from error
 
     cls.__init__ = __init__  # type: ignore[assignment, method-assign]
     return cls
+
+
+def _refused(cls: type, make: Callable[..., None], given: dict[str, Any], error: Exception) -> str | None:
+    """The setting without which an object can be made, where the error says in no words of ours which it is."""
+    if isinstance(error, ValueError) and any(re.search(rf"\b{name}\b", str(error)) for name in given):
+        return None
+    changed = {each.name for each in fields(cls) if each.name in given and given[each.name] != each.default}
+    for name in changed:
+        with suppress(ValueError, TypeError, LookupError, ImportError):
+            make(object.__new__(cls), **{other: value for other, value in given.items() if other != name})
+            return name
+    return None
 
 
 def check_typed(name: str, value: object, annotation: Any) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from graceful_forgetting.data.encoding import EncodedRow, template_kwargs
+from graceful_forgetting.runtime.progress import DELAY, progress_bar
 
 # Stands in for an answer; no template has the word.
 _ANSWER = "zqzq"
+# Answers that are decoded between two movements of a bar.
+_TOGETHER = 1000
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
@@ -150,8 +153,14 @@ class AnswerReader:
 
     def _decoded(self, answers: list[list[int]]) -> list[str]:
         kept = [[id for id in ids if id not in self._dropped] for ids in answers]
-        # Cleaning up would change what is read: ' ,' into ','.
-        return list(self._processing_class.batch_decode(kept, clean_up_tokenization_spaces=False)) if kept else []
+        texts: list[str] = []
+        with progress_bar("reading answers", "answers", len(kept), delay=DELAY) as bar:
+            for start in range(0, len(kept), _TOGETHER):
+                part = kept[start : start + _TOGETHER]
+                # Cleaning up would change what is read: ' ,' into ','.
+                texts += self._processing_class.batch_decode(part, clean_up_tokenization_spaces=False)
+                bar.update(len(part))
+        return texts
 
     def _after_lead(self, ids: list[int]) -> list[int]:
         lead = next((lead for lead in self._leads if ids[: len(lead)] == lead), None)

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from datasets import Dataset
 from jinja2 import TemplateError, TemplateSyntaxError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl import maybe_convert_to_chatml
 
-from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.runtime.internals import token_ids
+from graceful_forgetting.runtime.progress import DELAY, progress_bar
 
 _Encoded = TypeVar("_Encoded")
 # Rows that are encoded between two movements of a bar.
@@ -53,7 +54,7 @@ class RefusedRowError(ValueError):
 def row_parts(rows: Dataset, description: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """The rows in parts, each with the number of its first row, under a bar where they take long."""
     rows = rows.with_format(None)
-    with progress_bar(description, "rows", len(rows), delay=2) as bar:
+    with progress_bar(description, "rows", len(rows), delay=DELAY) as bar:
         for start in range(0, len(rows), _TOGETHER):
             columns = rows[start : start + _TOGETHER]
             part = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -98,7 +99,8 @@ def encode_prompts(
         RefusedRowError: messages that it refuses.
     """
     if all(isinstance(row["prompt"], str) for row in rows):
-        return _without_appended(_text_ids([row["prompt"] for row in rows], processing_class), processing_class)
+        # All at once: a call for each takes ten times as long.
+        return _without_appended(token_ids(processing_class, [row["prompt"] for row in rows]), processing_class)
     keywords = [{"chat_template": chat_template, **template_kwargs(row)} for row in rows]
     return _chat_ids([row["prompt"] for row in rows], processing_class, keywords, add_generation_prompt=True)[0]
 
@@ -130,7 +132,7 @@ def encode_rows(
         eos = processing_class.eos_token
         if eos is None:
             raise ValueError("the rows are text, and the tokenizer has no EOS token to end them with; set eos_token")
-        ids = _text_ids([whole if whole.endswith(eos) else whole + eos for whole in wholes], processing_class)
+        ids = token_ids(processing_class, [whole if whole.endswith(eos) else whole + eos for whole in wholes])
         said: Sequence[list[bool] | None] = [None] * len(rows)
     else:
         keywords = [{"chat_template": chat_template, **template_kwargs(row)} for row in rows]
@@ -164,11 +166,6 @@ def _messages(row: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     return maybe_convert_to_chatml({"messages": messages})["messages"] if kind == "conversations" else messages
 
 
-def _text_ids(texts: list[str], processing_class: PreTrainedTokenizerBase) -> list[list[int]]:
-    # All at once: a call for each takes ten times as long.
-    return [list(ids) for ids in processing_class(text=texts)["input_ids"]]
-
-
 def _without_appended(ids: list[list[int]], processing_class: PreTrainedTokenizerBase) -> list[list[int]]:
     """`ids` of texts without the tokens that the tokenizer itself adds after every text."""
     bare = list(processing_class(text="a", add_special_tokens=False)["input_ids"])
@@ -193,7 +190,9 @@ def _chat_ids(
         )
     ids: list[list[int]] = []
     masks: list[list[bool] | None] = []
-    settings: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": said, **more}
+    # A template's text can be tokenised faster than it does that itself, but for what the assistant says.
+    rendered = not said and isinstance(processing_class, PreTrainedTokenizerFast)
+    settings: dict[str, Any] = {"tokenize": not rendered, "return_assistant_tokens_mask": said, **more}
     # All with the same keywords at once, as with texts.
     for start, end in _runs(keywords):
         try:
@@ -209,7 +208,7 @@ def _chat_ids(
                 except RefusedRowError as refused:
                     raise RefusedRowError(str(refused), position) from error
             raise
-        ids += map(list, encoded["input_ids"])
+        ids += token_ids(processing_class, encoded, add_special_tokens=False) if rendered else encoded["input_ids"]
         masks += [list(map(bool, bits)) for bits in encoded["assistant_masks"]] if said else [None] * (end - start)
     return ids, masks
 

@@ -20,7 +20,7 @@ from trl import get_training_chat_template
 
 from graceful_forgetting.data.encoding import EncodedRow, RefusedRowError, encode_prompts, encode_rows
 from graceful_forgetting.runtime.internals import marks_assistant
-from graceful_forgetting.runtime.progress import advance, joint_progress, without_bars_of_libraries
+from graceful_forgetting.runtime.progress import DELAY, advance, joint_progress, without_bars_of_libraries
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,16 @@ def tokenize_dataset(
         dataset = _tokenize(dataset, kind, processing_class, argument, assistant_only, chat_template, place)
     _check_rows(dataset, max_length, place)
     return dataset
+
+
+def labelled(encoded: Sequence[EncodedRow], place: Callable[[int], str]) -> Dataset:
+    """`input_ids` and `labels` as `tokenize_dataset` makes them, and as it raises, of rows that are encoded already."""
+    for index, row in enumerate(encoded):
+        if row.misfit is not None:
+            raise ValueError(f"{place(index)} cannot be learned: {row.misfit}")
+    rows = Dataset.from_dict({"input_ids": [row.ids for row in encoded], "labels": [_labels(row) for row in encoded]})
+    _check_rows(rows, None, place)
+    return rows
 
 
 def tokenize_prompt(
@@ -242,7 +252,7 @@ def _tokenize(
         return {"input_ids": [row.ids for row in encoded], "labels": [_labels(row) for row in encoded]}
 
     try:
-        with joint_progress(f"tokenising {argument}", "rows", len(dataset), delay=2), without_bars_of_libraries():
+        with joint_progress(f"tokenising {argument}", "rows", len(dataset), delay=DELAY), without_bars_of_libraries():
             return dataset.map(ids_and_labels, with_indices=True, batched=True, batch_size=_BATCH)
     except RefusedRowError as error:
         # Not in the function that is mapped, which is hashed with all that it refers to.
@@ -250,8 +260,9 @@ def _tokenize(
 
 
 def _labels(row: EncodedRow) -> list[int]:
-    counted = row.said or [True] * len(row.ids)
-    labels = [token if own else IGNORE_INDEX for token, own in zip(row.ids, counted, strict=True)]
+    labels = row.ids
+    if row.said is not None:
+        labels = [token if own else IGNORE_INDEX for token, own in zip(row.ids, row.said, strict=True)]
     return [IGNORE_INDEX] * row.start + labels[row.start :]
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
-from graceful_forgetting.data.encoding import broken_template
+from graceful_forgetting.data.encoding import broken_template, row_parts
 
 
 def speaks_in_turns(prompt_style: str, system_prompt: str | None, processing_class: PreTrainedTokenizerBase) -> bool:
@@ -58,7 +58,8 @@ def in_turns(rows: Dataset, system_prompt: str | None = None) -> Dataset:
         system_prompt: the system turn of a conversation that has none of its own.
     """
     columns = [name for name in ("prompt", "completion", "choices") if name in rows.column_names]
-    turned = Dataset.from_list([_turns(row, system_prompt) for row in rows.select_columns(columns).to_list()])
+    parts = row_parts(rows.select_columns(columns), "putting rows into turns")
+    turned = Dataset.from_list([_turns(row, system_prompt) for _, part in parts for row in part])
     others = rows.remove_columns(columns)
     return concatenate_datasets([turned, others], axis=1) if others.column_names else turned
 
@@ -79,7 +80,7 @@ def check_said(rows: Dataset, argument: str) -> None:
         ValueError: names the row and its column.
     """
     for column in ("completion", "messages"):
-        for index, value in enumerate(rows[column] if column in rows.column_names else ()):
+        for index, value in enumerate(rows[column][:] if column in rows.column_names else ()):
             last = value if isinstance(value, str) else (value or [{}])[-1]
             calls = not isinstance(last, str) and last.get("tool_calls")
             text = last if isinstance(last, str) else last.get("content")
@@ -106,11 +107,12 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
     columns = {"messages", "prompt", "completion", "tools"}.intersection(rows.column_names)
     if not columns - {"tools"}:
         return
-    for index, row in enumerate(rows.select_columns(sorted(columns))):
-        parts = [row.get(name) or [] for name in ("prompt", "completion", "messages")]
-        if any(isinstance(part, str) for part in parts):
+    read = row_parts(rows.select_columns(sorted(columns)), f"checking the turns of {argument}")
+    for index, row in enumerate(row for _, part in read for row in part):
+        fields = [row.get(name) or [] for name in ("prompt", "completion", "messages")]
+        if any(isinstance(field, str) for field in fields):
             continue
-        turns = [turn for part in parts for turn in part]
+        turns = [turn for field in fields for turn in field]
         tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
         without = [{key: value for key, value in turn.items() if key != "tool_calls"} for turn in turns]
         left_out = []

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import IGNORE_INDEX, AnswerReader, answer_ends, require_pad_token, require_tokenizer
-from graceful_forgetting.elicitation.backends import open_backend
+from graceful_forgetting.elicitation.backends import Backend, open_backend
+from graceful_forgetting.elicitation.options import OPTIONS_COLUMN, choosing_among_options, option_ids
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
 from graceful_forgetting.elicitation.shards import SHARD_SIZE, complete_in_shards
 from graceful_forgetting.generation import Completion, Request, check_context, make_requests, stop_token_ids
@@ -70,7 +72,8 @@ def elicit_self_knowledge(
             were; its own generation settings (temperature, penalties, ...) are not used.
         processing_class: its tokenizer.
         prompts: rows with a column `prompt`, each a string or a list of messages (chat template with
-            generation prompt; columns `tools` and `chat_template_kwargs` reach it). Other columns are kept.
+            generation prompt; columns `tools` and `chat_template_kwargs` reach it). Where a row's column `options` has
+            texts, its answer is the likeliest of them, and nothing is generated. Other columns are kept.
         config: settings; None takes the defaults.
         resume_dir: folder for finished shards of 1024 completions; a second call with the same arguments goes on
             from there. The caller removes it.
@@ -120,14 +123,23 @@ def elicit_with_counts(
     eos_token_ids = stop_token_ids(model.generation_config, tokenizer, ends)
     check_context(prompt_ids, model, config.max_new_tokens)
 
-    requests = make_requests(prompt_ids, config)
-    completions, seconds = complete_in_shards(
-        lambda: open_backend(
+    requests: Sequence[Request] = make_requests(prompt_ids, config)
+    options = option_ids(prompts, prompt_ids, tokenizer, eos_token_ids, config)
+    asks = any(options)
+    if asks:
+        requests = [replace(request, options=own) for request, own in zip(requests, options, strict=True)]
+
+    def backend() -> AbstractContextManager[Backend]:
+        opened = open_backend(
             model, tokenizer, requests, config, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids
-        ),
+        )
+        return choosing_among_options(opened, model, tokenizer, config) if asks else opened
+
+    completions, seconds = complete_in_shards(
+        backend,
         requests,
         resume_dir,
-        "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config),
+        "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config, options if asks else None),
         announce,
     )
     messages = not isinstance(prompts.with_format(None)[0]["prompt"], str)
@@ -157,7 +169,8 @@ def elicit_with_counts(
             c.content_ids for first in range(0, len(completions), SHARD_SIZE) for c in _completions(completions, first)
         ]
         raise ValueError(_all_empty(contents, tokenizer))
-    rows = prompts.with_format(None).select([i // config.num_samples_per_prompt for i in kept.indices])
+    rows = prompts.remove_columns([name for name in (OPTIONS_COLUMN,) if name in prompts.column_names])
+    rows = rows.with_format(None).select([i // config.num_samples_per_prompt for i in kept.indices])
     return concatenate_datasets([rows, concatenate_datasets(kept.parts)], axis=1), counts
 
 
@@ -221,9 +234,11 @@ def _key(
     prompt_ids: TokenLists,
     eos_token_ids: Sequence[int],
     config: ElicitationConfig,
+    options: Sequence[Sequence[Sequence[int]]] | None,
 ) -> str:
     """Hash of all that decides the completions; batch size and a server's address change them by rounding only."""
     sampling = {"temperature": config.temperature, "seed": config.seed} if config.temperature > 0 else {}
+    chosen = {} if options is None else {"options": [[list(ids) for ids in own] for own in options]}
     return key_of(
         model=fingerprint_model(model),
         prompts=[blake2b(content, digest_size=16).hexdigest() for content in prompt_ids.content()],
@@ -232,6 +247,7 @@ def _key(
         max_new_tokens=config.max_new_tokens,
         num_samples_per_prompt=config.num_samples_per_prompt,
         **sampling,
+        **chosen,
     )
 
 

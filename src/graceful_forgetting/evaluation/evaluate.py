@@ -88,7 +88,7 @@ def evaluate_items(
         choice_correct = _by_likelihood(likelihoods, rows, per_byte=True)
         metrics.choice = _choice_metrics(likelihoods, rows)
     items = TaskItems(
-        row=list(rows["row"]) if "row" in rows.column_names else [str(index) for index in range(len(rows))],
+        row=rows["row"][:] if "row" in rows.column_names else [str(index) for index in range(len(rows))],
         generated=generated,
         correct=correct,
         score=score,
@@ -168,7 +168,8 @@ def _likelihoods(
 def _right_positions(rows: Dataset) -> list[int]:
     if "choices" not in rows.column_names:
         return [0] * len(rows)
-    return [choices.index(completion) for choices, completion in zip(rows["choices"], rows["completion"], strict=True)]
+    pairs = zip(rows["choices"][:], rows["completion"][:], strict=True)
+    return [choices.index(completion) for choices, completion in pairs]
 
 
 def _by_likelihood(likelihoods: Sequence[Sequence[CompletionLikelihood]], rows: Dataset, per_byte: bool) -> list[bool]:

@@ -65,7 +65,7 @@ def completion_likelihoods(
 
 def tokenised_completions(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """Rows with `prompt` and `completion` as `tokenised_likelihoods` reads them."""
-    return [options[0] for options in tokenised_options([[row] for row in rows], processing_class)]
+    return [options[0] for options in tokenised_options([[row] for row in rows.to_list()], processing_class)]
 
 
 def tokenised_options(

@@ -65,10 +65,10 @@ class EvaluationRows:
     def options(self) -> list[list[dict[str, Any]]]:
         """Of every row, each of its `choices` after its prompt; without choices, the completion alone."""
         if "choices" not in self.rows.column_names:
-            return tokenised_options([[row] for row in self.rows], self.processing_class, self.given)
+            return tokenised_options([[row] for row in self.rows.to_list()], self.processing_class, self.given)
         pairs = [
             [{"prompt": row["prompt"], "completion": text} for text in row.get("choices") or [row["completion"]]]
-            for row in self.rows
+            for row in self.rows.to_list()
         ]
         return tokenised_options(pairs, self.processing_class)
 

@@ -26,10 +26,12 @@ class Request:
     Attributes:
         prompt_ids: tokens to be completed.
         seed: of its own random stream; greedy decoding does not use it.
+        options: tokens of the answers to choose from, their end included; none: anything is generated.
     """
 
     prompt_ids: list[int]
     seed: int
+    options: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _context(result: RunResult, samples: ScoredSamples | None, answers: Sequence
         "interval_text": interval_text,
         "verdict_of": verdict_of,
         "unparsable": _unparsable_rates(result),
-        "guarded": [run for run in result.runs if run.guard.events()],
+        "guarded": [run for run in result.runs if run.events()],
         "longest_stage": max((stage.seconds for stage in result.stages), default=0.0),
         "total_seconds": sum(stage.seconds for stage in result.stages),
     }

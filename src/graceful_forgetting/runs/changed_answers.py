@@ -10,6 +10,8 @@ from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runtime.artifacts import read_json
 
+# Lines of the terminal: rows of the learning task, and letters of a text.
+TOLD, WIDTH = 3, 100
 # Of a task: rows that became better, worse, or neither.
 SHOWN = {"better": 10, "worse": 10, "neither": 5}
 
@@ -51,6 +53,38 @@ def changed_answers(pipeline: Pipeline) -> list[ChangedAnswers]:
         for name, (rows, role, _) in pipeline.inputs.test_sets.items()
         if plain[name]["generated"] is not None or plain[name]["choice_correct"] is not None
     ]
+
+
+def answers_text(answers: Sequence[ChangedAnswers], own: str) -> str:
+    """A few answers of the learning task that changed, side by side, for a terminal; empty where none did.
+
+    Args:
+        answers: of all tasks.
+        own: what the run's own method is called.
+    """
+    told = next((task for task in answers if task.role == "learning" and task.rows), None)
+    if told is None:
+        return ""
+    counts = told.counts
+    lines = [
+        f"Answers to {told.task}, seed {told.seed}: {own} answers {counts['better']} of {told.total} better than "
+        f"plain, {counts['worse']} worse"
+    ]
+    width = max(len(name) for name in ("question", "plain", "right", own))
+    for row in told.rows[:TOLD]:
+        named = {"question": _last_turn(row.prompt), "plain": row.plain, own: row.own, "right": row.right}
+        lines += ["", *(f"  {name:{width}}  {_one_line(text)}" for name, text in named.items())]
+    return "\n".join(lines)
+
+
+def _last_turn(prompt: Any) -> str:
+    return str(prompt if isinstance(prompt, str) else prompt[-1]["content"])
+
+
+def _one_line(text: str) -> str:
+    """The end of `text` in one line, and nothing that would steer a terminal."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= WIDTH else f"…{line[1 - WIDTH :]}"
 
 
 def _of_task(

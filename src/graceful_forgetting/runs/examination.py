@@ -66,7 +66,7 @@ def examine(
 
 def _answers(rows: Dataset, generate: bool) -> int:
     """Answers that one model is asked for: those that it generates, and those whose likelihood it gives."""
-    given = sum(map(len, rows["choices"])) if "choices" in rows.column_names else len(rows)
+    given = sum(map(len, rows["choices"][:])) if "choices" in rows.column_names else len(rows)
     return given + (len(rows) if generate else 0)
 
 

@@ -7,9 +7,11 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+from accelerate.utils import GradientAccumulationPlugin
 from peft import get_peft_model
 from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.config.fields import mapping_of
@@ -19,13 +21,52 @@ from graceful_forgetting.evaluation.rows import EvaluationRows, check_references
 from graceful_forgetting.gradients.parameters import matching_names, unrestricted_names
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
+from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runs.sources import row_names
+from graceful_forgetting.tasks import require_metric
+from graceful_forgetting.training.checks import check_data, check_forgetting
 from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.notices import self_defeating
 from graceful_forgetting.training.preparation import needs_elicitation
 
 logger = logging.getLogger(__name__)
+
+
+def check_inputs(run: RunArguments, lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> None:
+    """Refuse, before any work, data and models that the settings cannot be run on, as `LWFTrainer` does.
+
+    Raises:
+        ValueError: names the setting or the task, and the remedy.
+        ImportError: a task's metric needs a package that is not installed.
+    """
+    if lwf.unlearn_every == 0 and lwf.baseline is None:
+        raise ValueError(
+            "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0, or name a "
+            "baseline"
+        )
+    for _, _, task in inputs.test_sets.values():
+        if task is not None and run.generates:
+            require_metric(task)
+    rows = RunRows(inputs, lwf).forgetting
+    check_forgetting(lwf, rows, None)
+    check_data(
+        lwf,
+        train_dataset=inputs.sources.learning_train,
+        eval_dataset=inputs.sources.learning_validation if holds_out(run, inputs) else None,
+        forget_dataset=rows,
+        preparation=None,
+    )
+    check_quotas(lwf, inputs)
+    check_training_parts(lwf)
+    check_models(inputs)
+    check_parts(lwf, model, inputs)
+    check_answers(run, lwf, inputs)
+
+
+def holds_out(run: RunArguments, inputs: RunInputs) -> bool:
+    """Whether there are held-out learning rows to judge by; never the rows that the run is tested on."""
+    return run.world_split == "test" and inputs.sources.learning_validation is not None
 
 
 def check_answers(run: RunArguments, lwf: LWFConfig, inputs: RunInputs) -> None:
@@ -178,6 +219,7 @@ def check_training_parts(lwf: LWFConfig) -> None:
         get_scheduler(schedule, optimizer, num_warmup_steps=1, num_training_steps=10, scheduler_specific_kwargs=kwargs)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"lr_scheduler_type={schedule!r} with lr_scheduler_kwargs={kwargs}: {error}") from error
+    _check_accelerator(lwf)
     known = set(get_available_reporting_integrations())
     for name in [lwf.report_to] if isinstance(lwf.report_to, str) else lwf.report_to or []:
         if name not in known | {"none", "all"}:
@@ -185,3 +227,17 @@ def check_training_parts(lwf: LWFConfig) -> None:
                 f"report_to={name!r} is not installed, or no tracker that transformers knows: use "
                 f"{', '.join(sorted(known | {'none'}))}, or install it"
             )
+
+
+def _check_accelerator(lwf: LWFConfig) -> None:
+    config = lwf.accelerator_config
+    assert isinstance(config, AcceleratorConfig)
+    for name in ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking"):
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, bool):
+            raise ValueError(f"accelerator_config: {name}={value!r} is not valid: it must be true or false")
+    kwargs = config.gradient_accumulation_kwargs or {}
+    try:
+        GradientAccumulationPlugin(**{"num_steps": 1, **kwargs})
+    except TypeError as error:
+        raise ValueError(f"accelerator_config: gradient_accumulation_kwargs={kwargs} is not valid: {error}") from error

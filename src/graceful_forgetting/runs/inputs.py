@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import pyarrow.compute as pc
+from datasets import Dataset, List, Value
 from transformers import GenerationConfig
 
 from graceful_forgetting.config import LWFConfig
@@ -14,10 +15,12 @@ from graceful_forgetting.data import (
     assistant_template,
     context_length,
     fingerprint_tokenizer,
+    labelled,
     settled_tokenizer,
     tokenize_dataset,
 )
 from graceful_forgetting.data.turns import speaks_in_turns
+from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
 from graceful_forgetting.evaluation.rows import EvaluationRows
 from graceful_forgetting.results.result import Role
 from graceful_forgetting.runs.arguments import RunArguments
@@ -30,6 +33,13 @@ from graceful_forgetting.training.model_checks import check_causal
 from graceful_forgetting.training.preparation import SCORE_COLUMN, combine_forget_datasets
 
 logger = logging.getLogger(__name__)
+
+# What errors call the rows that training is watched on.
+_HELD_OUT = "learning_task, held-out rows"
+
+
+def _all_counted(rows: dict[str, Any]) -> dict[str, Any]:
+    return {"labels": rows["input_ids"]}
 
 
 class RunInputs:
@@ -83,9 +93,11 @@ class RunInputs:
         """Tokenised learning examples; one that `max_length` would cut or the context cannot hold is an error."""
         name, task, source = self.sources.learning_name, self.sources.learning_task, self.sources.learning_train
         place = self.place("learning_task", name, task, "train", row_names(source))
-        rows = self._learned(source, place=place, **self.what_counts)
+        rows = self._learned(
+            tokenize_dataset(source, self.tokenizer, argument="learning_task", place=place, **self.what_counts)
+        )
         limit = self.max_length
-        lengths = [len(ids) for ids in rows["input_ids"]]
+        lengths = pc.list_value_length(rows.with_format("arrow")["input_ids"][:]).to_pylist()
         position = max(range(len(lengths)), key=lengths.__getitem__)
         longest = lengths[position]
         if limit is not None and longest > limit:
@@ -104,12 +116,14 @@ class RunInputs:
     @cached_property
     def held_out_rows(self) -> Dataset | None:
         """Tokenised rows to watch training on: for validation, or else the test rows; none where there are neither."""
-        validation, test = self.sources.learning_validation, self.sources.learning_test
-        rows = test if validation is None else validation
-        if rows is None:
-            return None
         # Not as text: TRL asks the first training row whether prompts count, and those have no prompt any more.
-        return self._learned(rows)
+        if self.sources.learning_validation is not None:
+            return self._learned(tokenize_dataset(self.sources.learning_validation, self.tokenizer, argument=_HELD_OUT))
+        if self.sources.learning_test is None:
+            return None
+        # They are tokenised for evaluation already.
+        given = self.evaluation_rows[self.sources.learning_name].given
+        return self._learned(labelled(given, lambda index: f"{_HELD_OUT}: row {index}"))
 
     def place(
         self, what: str, name: str, task: Task | None, split: str, names: Sequence[str] | None
@@ -123,12 +137,10 @@ class RunInputs:
 
         return named
 
-    def _learned(self, rows: Dataset, **what_counts: Any) -> Dataset:
-        """Tokens and labels of learning rows; with `completion_only_loss=False` every token is a label."""
-        rows = tokenize_dataset(rows, self.tokenizer, argument="learning_task", **what_counts)
-        if self.prompts_count:
-            rows = rows.map(lambda row: {"labels": row["input_ids"]})
-        return rows.select_columns(["input_ids", "labels"])
+    def _learned(self, rows: Dataset) -> Dataset:
+        """Tokens and labels of tokenised learning rows; with `completion_only_loss=False` every token is a label."""
+        rows = rows.select_columns(["input_ids", "labels"])
+        return rows.map(_all_counted, batched=True) if self.prompts_count else rows
 
     @cached_property
     def outlines(self) -> list[Any]:
@@ -142,7 +154,11 @@ class RunInputs:
 
     @cached_property
     def forgetting_prompts(self) -> Dataset:
-        return combine_forget_datasets({name: source.prompts for name, source in self.sources.forgetting.items()})
+        named = {name: source.prompts for name, source in self.sources.forgetting.items()}
+        if any(OPTIONS_COLUMN in rows.column_names for rows in named.values()):
+            # The parts must have the same columns; a row without options is answered freely.
+            named = {name: _with_options(rows) for name, rows in named.items()}
+        return combine_forget_datasets(named)
 
     @property
     def come_scored(self) -> bool:
@@ -243,3 +259,9 @@ class RunInputs:
         if not sets:
             logger.warning("No task of this run has test rows with answers: nothing is evaluated")
         return sets
+
+
+def _with_options(rows: Dataset) -> Dataset:
+    if OPTIONS_COLUMN in rows.column_names:
+        return rows
+    return rows.add_column(OPTIONS_COLUMN, [None] * len(rows), feature=List(Value("string")))

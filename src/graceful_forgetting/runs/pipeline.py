@@ -11,20 +11,14 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import SFTConfig
 
+from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.config import LWFConfig, as_arm, changed
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.posterior.reference import stopping_after
 from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.runs.arguments import RunArguments, other_methods
 from graceful_forgetting.runs.examination import examination_settings, examine
-from graceful_forgetting.runs.input_checks import (
-    check_answers,
-    check_models,
-    check_parts,
-    check_quotas,
-    check_training_parts,
-    defeating_settings,
-)
+from graceful_forgetting.runs.input_checks import check_inputs, defeating_settings, holds_out
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
@@ -33,8 +27,7 @@ from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learnin
 from graceful_forgetting.runs.training import arm_args, run_training
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.runtime.secrets import public_settings
-from graceful_forgetting.tasks import require_metric
-from graceful_forgetting.training.checks import check_data, check_forgetting
+from graceful_forgetting.training.checks import baseline_needs
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.preparation import Preparation, read_preparation, trained_weights
 from graceful_forgetting.training.stages import RunDirectory, Stage, copy_stage
@@ -62,9 +55,6 @@ class Pipeline:
         ValueError, FileNotFoundError: bad arguments, before any long work starts.
     """
 
-    # Whether a run that unlearns nothing is a copy of plain fine-tuning, and not trained a second time.
-    copies_plain = True
-
     def __init__(
         self,
         run: RunArguments,
@@ -87,7 +77,9 @@ class Pipeline:
             run.neutral_text, run.lm_eval_tasks, run.eval_limit, run.evaluation_batch_size
         )
         self.inputs = inputs or RunInputs(run, lwf, model)
-        self._check_data()
+        check_inputs(run, lwf, model, self.inputs)
+        for text in defeating_settings(lwf, self.inputs):
+            announce(text)
         if settings and self.inputs.come_scored:
             raise ValueError(
                 f"compare_with {' '.join(settings)}: the forgetting data comes with scores, by which every method "
@@ -106,38 +98,6 @@ class Pipeline:
         self.methods: dict[str, Method] = {OWN: self.method}
         for name, args in self._others.items():
             self.methods[name] = Method(args, rows, self, directory, self.announce, self.method, f"{name}/")
-
-    def _check_data(self) -> None:
-        """Refuse, before any work, data that the settings cannot be run on, as `LWFTrainer` does.
-
-        Raises:
-            ValueError: names the setting or the task, and the remedy.
-            ImportError: a task's metric needs a package that is not installed.
-        """
-        if self.lwf.unlearn_every == 0 and self.lwf.baseline is None:
-            raise ValueError(
-                "unlearn_every=0 turns unlearning off, which leaves nothing to compare with: set it above 0, or name a "
-                "baseline"
-            )
-        for _, _, task in self.inputs.test_sets.values():
-            if task is not None and self.run.generates:
-                require_metric(task)
-        rows = RunRows(self.inputs, self.lwf).forgetting
-        check_forgetting(self.lwf, rows, None)
-        check_data(
-            self.lwf,
-            train_dataset=self.inputs.sources.learning_train,
-            eval_dataset=self.inputs.sources.learning_validation if self._holds_out else None,
-            forget_dataset=rows,
-            preparation=None,
-        )
-        check_quotas(self.lwf, self.inputs)
-        check_training_parts(self.lwf)
-        check_models(self.inputs)
-        check_parts(self.lwf, self.model, self.inputs)
-        check_answers(self.run, self.lwf, self.inputs)
-        for text in defeating_settings(self.lwf, self.inputs):
-            self.announce(text)
 
     def _learning_settings(self) -> dict[str, Any]:
         return {**learning_settings(self.lwf, self.model), "tokenizer": self.inputs.tokenizer_fingerprint}
@@ -185,11 +145,13 @@ class Pipeline:
         name, preparation = f"{arm}/seed-{seed}", method.stages_read()
         settings = self._unlearning_settings(method.args, seed)
         chosen = preparation["selection"].detail["chosen"] if "selection" in preparation else None
-        if chosen == 0 and method.args.baseline is None and self.copies_plain:
+        # Such a run is plain fine-tuning, and is not trained a second time.
+        if chosen == 0 and method.args.baseline is None:
             read = [preparation["selection"]]
             return self._once(name, lambda: self._copy(name, self.plain_arm(seed), read, unlearning_updates=0))
         if self._may_fall_back(method.args):
             preparation["plain"] = self.plain_arm(seed)
+        if "plain" in preparation or BaselineNeed.HELD_OUT in baseline_needs(method.args):
             settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
         return self._once(
             name,
@@ -222,14 +184,9 @@ class Pipeline:
             **objective_code(args),
         }
 
-    @property
-    def _holds_out(self) -> bool:
-        """Whether there are held-out learning rows to judge by; never the rows that the run is tested on."""
-        return self.run.world_split == "test" and self.inputs.sources.learning_validation is not None
-
     def _may_fall_back(self, args: LWFConfig) -> bool:
         """Whether the result is compared with plain fine-tuning."""
-        return args.guard_fallback and args.unlearn_every > 0 and self._holds_out
+        return args.guard_fallback and args.unlearn_every > 0 and holds_out(self.run, self.inputs)
 
     def _training_stage(
         self,

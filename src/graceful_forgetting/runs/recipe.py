@@ -115,9 +115,15 @@ def _made(
     given = vars(parser.parse_args(list(flags)))
     for name in flagged:
         check_value(name, given[name], known[name])
-    return tuple(
-        cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.init}) for cls in classes
-    )
+    try:
+        return tuple(
+            cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.init}) for cls in classes
+        )
+    except ValueError as error:
+        # A field of the file that no flag beats.
+        if any(f"{name}=" in str(error) for name in set(fields) - set(flagged)):
+            raise ValueError(f"{where}: {error}") from error
+        raise
 
 
 def _set_environment(variables: object, where: str) -> None:

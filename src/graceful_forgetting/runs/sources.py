@@ -11,6 +11,7 @@ from typing import get_args
 from datasets import Dataset
 
 from graceful_forgetting.data.turns import in_turns
+from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_draws, load_task, resolve_task, task_source
@@ -125,7 +126,7 @@ def sources_in_turns(sources: Sources, system_prompt: str | None) -> Sources:
 
     def forgotten(source: ForgettingSource) -> ForgettingSource:
         prompts = in_turns(source.prompts, system_prompt)
-        names = zip(source.prompts["prompt"], prompts["prompt"], strict=True) if source.row_kinds else ()
+        names = zip(source.prompts["prompt"][:], prompts["prompt"][:], strict=True) if source.row_kinds else ()
         known = {prompt_text(new): source.row_kinds.get(prompt_text(old)) for old, new in names}
         return replace(
             source,
@@ -201,8 +202,8 @@ def _training_and_validation_rows(
     # More would make a short run spend most of its time on them.
     held_out = most or min(MOST_VALIDATION_ROWS, max(1, limit // 4))
     train, more = load_draws(task, "train", [limit, limit + held_out], source=source, seed=seed)
-    shown = set(train["row"])
-    left = [index for index, row in enumerate(more["row"]) if row not in shown]
+    shown = set(train["row"][:])
+    left = [index for index, row in enumerate(more["row"][:]) if row not in shown]
     return train, more.select(left) if left else None
 
 
@@ -237,7 +238,7 @@ def _forgetting_source(task: Task, arguments: RunArguments, seed: int) -> Forget
         task, "train", source=source, limit=arguments.forgetting_limit, seed=seed, require_completion=False
     )
     return ForgettingSource(
-        prompts=rows.select_columns(["prompt"]),
+        prompts=rows.select_columns([name for name in ("prompt", OPTIONS_COLUMN) if name in rows.column_names]),
         test=_test_rows(task, arguments, seed),
         kind=None,
         task=task,
@@ -313,7 +314,7 @@ def _chosen_tasks(world: World, names: list[str] | None) -> dict[str, Dataset]:
 def _row_kinds(rows: Dataset) -> dict[str, str]:
     if "kind" not in rows.column_names:
         return {}
-    return {prompt_text(prompt): kind for prompt, kind in zip(rows["prompt"], rows["kind"], strict=True)}
+    return {prompt_text(prompt): kind for prompt, kind in zip(rows["prompt"][:], rows["kind"][:], strict=True)}
 
 
 def prompt_text(prompt: str | list[dict[str, str]]) -> str:

@@ -10,12 +10,23 @@ from typing import Any
 
 from datasets.utils import logging as datasets_logging
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    DefaultFlowCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.utils import logging as transformers_logging
 
 from graceful_forgetting.runtime.distributed import process_index
 
 logger = logging.getLogger(__name__)
+
+# Seconds after which a bar is drawn of work that most often takes less.
+DELAY = 1
 
 _hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 _joint: ContextVar["tqdm[Any] | None"] = ContextVar("joint", default=None)
@@ -128,6 +139,10 @@ class StageProgress(ProgressCallback):
         shown = {k: f"{float(v):.3f}" for k, v in (logs or {}).items() if k in ("loss", "unlearn_loss", "eval_loss")}
         if state.is_world_process_zero and self.training_bar is not None and shown:
             self.training_bar.set_postfix(shown)
+
+
+# Callbacks of a trainer that nobody has asked for.
+UNSEEN = {DefaultFlowCallback, PrinterCallback, ProgressCallback, StageProgress}
 
 
 @contextmanager

@@ -59,6 +59,10 @@ class CellKeys:
             }
         )
 
+    def recipe(self, cell: Cell) -> Recipe:
+        """That of a cell with another seed and folder; raises as `key` does."""
+        return self._recipe(cell)[0]
+
     def _recipe(self, cell: Cell) -> tuple[Recipe, Sources, dict[str, Any]]:
         """The recipe of a cell, and hashes of its data, models and own code: read and checked once for all seeds."""
         fields = {**cell.fields, "seed": 0}

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.results.text import duration
+from graceful_forgetting.runs.input_checks import check_inputs
 from graceful_forgetting.runtime.artifacts import DiskError, write_json
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.own_files import TUNING, claim_file, list_files
-from graceful_forgetting.runtime.progress import counted_progress
+from graceful_forgetting.runtime.progress import DELAY, counted_progress, progress_bar
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.cluster import run_cells_on_cluster
 from graceful_forgetting.sweeps.grid import Cell, Grid
 from graceful_forgetting.sweeps.identity import CellKeys, finished
-from graceful_forgetting.sweeps.run_cell import CellSettings
+from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache
 from graceful_forgetting.sweeps.workers import Outcome, run_cells
 
 TUNING_FILE = "tuning.json"
@@ -88,9 +89,10 @@ class Sweep:
 
         Raises:
             RuntimeError: cells failed; all others are finished.
-            ValueError: another sweep works in the folder.
+            ValueError: another sweep works in the folder, or the data of a cell cannot be run on.
             DiskError: the disk is full, or a cell that is missing cannot be written.
         """
+        self._check()
         self._lock = hold(self.folder)
         if self.grid.tune:
             claim_file(self.folder / TUNING_FILE, TUNING)
@@ -99,6 +101,24 @@ class Sweep:
         if failed:
             shown = "; ".join(f"{outcome.cell.folder}: {outcome.error}" for outcome in failed[:3])
             raise RuntimeError(f"{len(failed)} cells failed and the others are finished: {shown}")
+
+    def _check(self) -> None:
+        """Refuse what the data of any method show of a run that would fail, before the first cell starts.
+
+        Raises:
+            ValueError: names the learning task, the forgetting set and the method, and the row or setting.
+        """
+        # Of one method all seeds and trials have the same rows, prompts and quotas.
+        missing = [cell for cell in self._all_cells() if finished(cell, self._keys.key(cell), self.folder) is None]
+        firsts = {(cell.combination, cell.method): cell for cell in reversed(missing)}
+        cache = InputsCache()
+        bar = progress_bar("checking cells", "methods", iterable=list(firsts.values())[::-1], delay=DELAY)
+        for cell in bar:
+            recipe = self._keys.recipe(cell)
+            try:
+                check_inputs(*recipe, cache.inputs(recipe).inputs)
+            except ValueError as error:
+                raise ValueError(f"{cell.combination}, methods.{cell.method}: {error}") from error
 
     def _run(self, cells: Sequence[Cell], what: str) -> list[Outcome]:
         tasks = [(cell, self._keys.key(cell)) for cell in cells]

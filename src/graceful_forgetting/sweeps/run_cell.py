@@ -1,5 +1,6 @@
 """One cell: the stages of its recipe from the sweep's shared store, and its result file."""
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.stage_settings import WITHOUT_EFFECT
-from graceful_forgetting.runs.training import UNLEARNING_FILE
+from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.runtime.internals import own_precision
@@ -122,9 +123,6 @@ class CellPipeline(Pipeline):
         announce: receives one line a stage.
     """
 
-    # A cell that forgets keeps what was measured in training, and its weights need not be kept.
-    copies_plain = False
-
     def __init__(self, cell: Cell, settings: CellSettings, cache: InputsCache, announce: Callable[[str], None]):
         seed = cell.seed if settings.reference_seed is None else settings.reference_seed
         recipe = recipe_from_fields(
@@ -175,10 +173,12 @@ class CellPipeline(Pipeline):
             "lwf": self.lwf_run,
         }
         trained = arms[self.cell.arm](self.cell.seed)
-        if not self._kept(trained.name):
-            return trained, trained
+        return trained, self._measurement(trained) if self._kept(trained.name) else trained
+
+    def _measurement(self, trained: Stage) -> Stage:
+        """What is measured of a model whose weights are kept."""
         sources = self.inputs.sources
-        base = sources.never_knew if self.cell.arm == "never_knew" else sources.model
+        base = sources.never_knew if trained.name.startswith("never_knew/") else sources.model
         assert base is not None
 
         def build(folder: Path, _: str) -> dict[str, Any]:
@@ -186,7 +186,21 @@ class CellPipeline(Pipeline):
             self._measure(folder, model)
             return {}
 
-        return trained, self.directory.stage(f"measured/{trained.name}", self._tests(), [trained], build)
+        return self.directory.stage(f"measured/{trained.name}", self._tests(), [trained], build)
+
+    def _copy(self, name: str, original: Stage, inputs: list[Stage], **counts: int) -> Stage:
+        """As in a run; where weights are not kept, what was logged and measured of the original without its weights."""
+        if self._kept(name):
+            return super()._copy(name, original, inputs, **counts)
+        measured = self._measurement(original)
+
+        def build(folder: Path, _: str) -> dict[str, Any]:
+            for file in (original.path / LOG_FILE, original.path / UNLEARNING_FILE, original.path / CURVE_FILE):
+                shutil.copy(file, folder)
+            shutil.copy(measured.path / MEASURED_FILE, folder)
+            return {**original.detail, **counts, "same_as": original.name}
+
+        return self.directory.stage(name, {"copy": True}, [original, measured, *inputs], build)
 
     def _train(
         self, name: str, folder: Path, model: Any, args: LWFConfig, preparation: Mapping[str, Stage] | None

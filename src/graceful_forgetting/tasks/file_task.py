@@ -35,7 +35,7 @@ from graceful_forgetting.tasks.templates import expression, expression_variables
 _KEYS = (
     *("name", "description", "licence", "language"),
     *("data", "hub", "columns", "id_column"),
-    *("prompt", "completion", "answer", "choices", "correct", "parse", "metric", "old_answer", "kind"),
+    *("prompt", "completion", "answer", "choices", "correct", "options", "parse", "metric", "old_answer", "kind"),
 )
 _HUB_KEYS = ("id", "config", "splits")
 _DEFAULT_CHOICE = " {{ letter }}. {{ choice }}"
@@ -207,6 +207,11 @@ def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callabl
     sources |= {key: file.text(key) for key in ("completion", "answer", "old_answer", "kind") if key in file.content}
     if "completion" not in sources and (without := [key for key in ("answer", "old_answer") if key in sources]):
         raise file.error(without[0], "it needs a completion; add that, or remove it")
+    options = file.texts("options") if "options" in file.content else None
+    if options is not None and "completion" in sources:
+        raise file.error(
+            "options", "they are what the model chooses its own answer from; remove them or the completion"
+        )
     for key, source in sources.items():
         file.readable(key, file.checked(key, variables, source), columns, ("row",))
     render = {key: file.made(key, template(source)) for key, source in sources.items()}
@@ -222,7 +227,7 @@ def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callabl
         if rendered.get("kind", KINDS[0]) not in KINDS:
             raise file.row_error("kind", f"kind={shown(rendered['kind'])} must be one of {', '.join(KINDS)}")
         if "completion" not in rendered:
-            return rendered
+            return rendered if options is None else {**rendered, "options": list(options)}
         try:
             answer = _answer(parse, rendered["completion"], rendered.get("answer"))
             if "old_answer" in rendered and parse(rendered["old_answer"]) == answer:

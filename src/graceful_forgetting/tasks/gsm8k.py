@@ -22,9 +22,9 @@ _PLAIN = str.maketrans(
     {chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)} | dict.fromkeys("−‐‑‒–﹣", "-")
 )
 # The sign counts only where it cannot be the minus of a subtraction such as 5-3. Groups of thousands are set off by
-# commas (in India the last three digits, and then pairs), apostrophes or no-break spaces.
+# commas (in India the last three digits, and then pairs), apostrophes, no-break spaces or, as in code, underscores.
 _NUMBER = re.compile(
-    r"((?<![\w)])-)?[$€£¥]?(?=\.?\d)(\d{1,3}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?!\d)|"
+    r"((?<![\w)])-)?[$€£¥]?(?=\.?\d)((?<!\w)\d{1,3}(?:_\d{3})+(?!\w)|\d{1,3}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?!\d)|"
     r"\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d+)?(\.\d+)?"
     r"([eE][-+]?\d{1,3}(?!\w))?(?:/([1-9]\d{0,17})(?![\d/]))?"
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from graceful_forgetting.runtime.progress import progress_bar
+from graceful_forgetting.runtime.progress import DELAY, progress_bar
 from graceful_forgetting.tasks.catalogue import SAMPLES, resolve_task
 from graceful_forgetting.tasks.jsonl import files_of_split, read_jsonl, split_files
 from graceful_forgetting.tasks.local import local_task
@@ -72,13 +72,13 @@ def load_draws(
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit} is not valid: it must be at least 1, or none for every row")
     description = f"reading {task.name}, {split}"
-    located = list(progress_bar(description, "rows", iterable=_located_rows(task, split, source), delay=2))
+    located = list(progress_bar(description, "rows", iterable=_located_rows(task, split, source), delay=DELAY))
     if not located:
         raise ValueError(f"no row of {_describe(task, split, source)} belongs to task {task.name!r}")
     # All of the user's own rows are checked, also those that a limit leaves out.
     read = range(len(located)) if task.path is not None else _drawn(len(located), limits[-1], seed)
     located_read = [located[index] for index in read]
-    bar = progress_bar(f"checking {task.name}, {split}", "rows", iterable=located_read, delay=2)
+    bar = progress_bar(f"checking {task.name}, {split}", "rows", iterable=located_read, delay=DELAY)
     rows = [_formatted(task, where, identifier, row) for where, identifier, row in bar]
     _check_one_form(rows, located_read, require_completion, split)
     if task.path is not None:
@@ -250,7 +250,7 @@ def _check_one_form(
                 f"{where}: has no completion; prompts alone serve only as a forgetting task. "
                 f"Columns: {', '.join(sorted(source))}"
             )
-        for column in ("completion", "choices", "old_answer", "kind", "forgetting_confidence"):
+        for column in ("completion", "choices", "options", "old_answer", "kind", "forgetting_confidence"):
             if (column in row) != (column in first):
                 raise ValueError(f"{where}: rows with and without {column} are mixed (compare {first_where})")
         if isinstance(row["prompt"], str) != isinstance(first["prompt"], str):

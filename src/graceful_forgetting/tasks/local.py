@@ -4,6 +4,7 @@ A JSONL row is one of
 
     {"prompt": "Capital of France?", "completion": " Paris"}
     {"prompt": "Capital of France?"}                         prompt only: enough for a forgetting task
+    {"prompt": "Good or bad? ...", "options": ["Good", "Bad"]}    the same, answered by the likeliest of these
     {"prompt": [{"role": "user", "content": ...}], "completion": [{"role": "assistant", "content": ...}]}
     {"messages": [..., {"role": "assistant", "content": ...}]}           the last turn is the completion
     {"prompt": ..., "completion": ..., "forgetting_confidence": 1.5}      to forget, scored already
@@ -95,6 +96,8 @@ def _check_asked(column: str, turns: list[dict[str, str]]) -> None:
 
 def _format(row: Row) -> dict[str, Any]:
     formatted = {**_formatted(row), **_known_truth(row)}
+    if row.get("options") is not None:
+        formatted["options"] = _options(row["options"], formatted)
     if _SCORE not in row:
         return formatted
     score = row[_SCORE]
@@ -105,6 +108,19 @@ def _format(row: Row) -> dict[str, Any]:
     if score is not None and not abs(score) <= sys.float_info.max:
         raise ValueError(f"{_SCORE}={shown(score)} is not a finite number; write null where there is no score")
     return {**formatted, _SCORE: None if score is None else float(score)}
+
+
+def _options(value: Any, formatted: dict[str, Any]) -> list[str]:
+    if "completion" in formatted:
+        raise ValueError(
+            f"options={shown(value)} are what the model chooses its own answer from, and the row has a completion: "
+            "remove one of them (choices are the options of a question with a right answer)"
+        )
+    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
+        raise ValueError(f"options={shown(value)} must be a list of texts, none of them empty")
+    if len(set(value)) < max(2, len(value)):
+        raise ValueError(f"options={shown(value)} must be at least two texts, all different")
+    return value
 
 
 def _known_truth(row: Row) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from graceful_forgetting.runtime.progress import DELAY, progress_bar
 from graceful_forgetting.tasks.answers import RunawayPatternError
 from graceful_forgetting.tasks.task import Task, TaskMetric
 
@@ -64,7 +65,8 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
         )
     if not completions:
         raise ValueError(f"completions is empty: there is nothing to score for task {task.name!r}")
-    parsed = [_read(task, completion) for completion in completions]
+    bar = progress_bar("scoring answers", "answers", iterable=completions, delay=DELAY)
+    parsed = [_read(task, completion) for completion in bar]
     unparsable = sum(found is None for found in parsed)
     if task.metric == "chrf":
         value, scores = _chrf([found or "" for found in parsed], answers)

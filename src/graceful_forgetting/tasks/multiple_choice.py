@@ -28,7 +28,7 @@ def letter_parser(letters: str) -> Callable[[str], str | None]:
     the first one that is stated ('the answer is B', 'Answer: B'), else none.
 
     A letter is none where it is an article or a pronoun ('Answer: A tooth'), one of several ('A or B'), or said to be
-    wrong ('Answer A is wrong').
+    wrong ('Answer A is wrong'); where another is said to be right instead ('A. is wrong, it is B'), that one is read.
     """
     several = rf"[)\]*\"]*\s*(?:,|/|&|\b(?:or|and)\b)\s*(?:option\s+)?[(\[*\"]*[{letters}](?![\w'])"
     wrong = r"\b(?:is|was|are)\s+(?:not|wrong|incorrect|false|never)\b|\b(?:isn't|isn’t|wasn't|cannot|can't)\b"
@@ -36,7 +36,7 @@ def letter_parser(letters: str) -> Callable[[str], str | None]:
     opening, alone = r"(?:\\?[(\[*{\"`$]|\\(?:boxed|text|textbf|mathrm)\{)*", rf"(?!{several}|{denied})"
     # A letter that opens the text counts if punctuation or the end of a line follows: 'A tooth' is no answer.
     leading = re.compile(
-        rf"\s*(?:(?i:option|choice)\s+)?{opening}([{letters}]){alone}"
+        rf"\s*(?:(?i:option|choice)\s+)?{opening}(?P<letter>[{letters}]){alone}"
         r"(?:[.):;,\]*}\"`$]|\s+[-–—]\s|\s+is\s+(?:the\s+)?(?:correct|right|answer)\b|\s*$|\s*\n)"
     )
     # A and I are words as well: after 'answer is' they count before punctuation, an end, or a reason.
@@ -47,13 +47,21 @@ def letter_parser(letters: str) -> Callable[[str], str | None]:
         rf"\s*[*_]*\s*(?:(?i:option|choice)\s+)?{opening}(?P<letter>[{letters}])(?![\w'’]){alone}"
         rf"(?:{ends}|(?<![AI])(?(said)|(?!)))"
     )
+    # An option may itself begin with 'is wrong': only what is said to be right in its place makes it a denial.
+    corrected = re.compile(
+        rf"(?<![\w'’])(?P<denied>[{letters}])[.:)\]*\"]*\s*(?:{wrong})[^\n]*?"
+        rf"(?:\b(?i:it)(?:\s+is|['’]s)\s*:?\s*(?:(?i:option|choice)\s+)?{opening}(?P<it>[{letters}])(?![\w'’]){alone}{ends}"
+        rf"|(?<![\w'’])(?P<right>[{letters}])\)?\s+is\s+(?:the\s+)?(?:correct|right)\b)"
+    )
 
     def parse(text: str) -> str | None:
         text = text.translate(_PLAIN)
-        if match := leading.match(text):
-            return match.group(1)
-        match = stated.search(text)
-        return match.group("letter") if match else None
+        match = leading.match(text) or stated.search(text)
+        letter = match.group("letter") if match else None
+        instead = corrected.search(text)
+        if instead is not None and letter in (None, instead["denied"]):
+            return instead["it"] or instead["right"]
+        return letter
 
     return parse
 

@@ -23,8 +23,7 @@ from graceful_forgetting.data.learning_rows import check_single_examples
 from graceful_forgetting.training.columns import check_columns, check_forget_dataset
 from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation
-from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
-from graceful_forgetting.unlearning.objectives import objective_of
+from graceful_forgetting.unlearning.objectives import OF_LEARNING_ROWS, objective_of
 
 
 def baseline_needs(args: LWFConfig) -> frozenset[BaselineNeed]:
@@ -92,15 +91,20 @@ def check_data(
     check_single_examples(
         train_dataset,
         args,
-        all_are_read=args.baseline is not None or (unlearning and ObjectiveNeed.LEARNING in objective.needs),
+        all_are_read=args.baseline is not None or (unlearning and bool(objective.needs & OF_LEARNING_ROWS)),
         some_are_read=scorer_reads and not scored,
     )
     # A preparation has what trials chose already.
-    if args.forget_trials != "none" and unlearning and preparation is None and eval_dataset is None:
+    judge: str | None = None
+    if args.forget_trials != "none" and unlearning and preparation is None:
+        judge, remedy = f"forget_trials={args.forget_trials!r}", "set forget_trials='none'"
+    elif BaselineNeed.HELD_OUT in baseline_needs(args):
+        judge, remedy = f"baseline={args.baseline!r}", "choose another baseline"
+    if judge is not None and eval_dataset is None:
         raise ValueError(
-            f"forget_trials={args.forget_trials!r} needs held-out learning rows to judge trial runs by: pass "
-            "eval_dataset (in a recipe, leave training rows over: learning_limit below their number, with "
-            "validation_limit above 0, and split 'test' of world_options), or set forget_trials='none'"
+            f"{judge} needs held-out learning rows to judge by: pass eval_dataset (in a recipe, leave training rows "
+            "over: learning_limit below their number, with validation_limit above 0, and split 'test' of "
+            f"world_options), or {remedy}"
         )
 
 

@@ -1,12 +1,15 @@
-"""Data sets in the wrong place or with columns of other names, told by their columns before any row is tokenised."""
+"""Data sets in the wrong place, with columns of other names or in another form, seen before any row is tokenised."""
 
 import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data.answers import special_token_ids
+from graceful_forgetting.data.turns import in_turns
 from graceful_forgetting.training.preparation import ANSWERED, SCORE_COLUMN, needs_elicitation
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,33 @@ def check_columns(
     for column in ("messages", "conversations"):
         if column in forgetting:
             _check_answered(forget_dataset, column)
+
+
+def spoken_as_learned(
+    forget_dataset: Dataset, train_dataset: Dataset | IterableDataset, processing_class: Any, formatted: bool
+) -> Dataset:
+    """The rows, with plain text in turns where learning rows are conversations: a model is asked as it is trained.
+
+    Prompts that begin with a special token have been put through a template already, and stay.
+
+    Args:
+        forget_dataset: as `combine_forget_datasets` gives it.
+        train_dataset: as the user passed it.
+        processing_class: settled, as the trainer has it.
+        formatted: whether a `formatting_func` makes text of the learning rows.
+    """
+    if formatted or "prompt" not in forget_dataset.column_names or not isinstance(forget_dataset[0]["prompt"], str):
+        return forget_dataset
+    if not isinstance(processing_class, PreTrainedTokenizerBase) or processing_class.chat_template is None:
+        return forget_dataset
+    learned = next(iter(train_dataset))
+    if not any(isinstance(learned.get(name), list) for name in ("messages", "conversations", "prompt")):
+        return forget_dataset
+    special = tuple(processing_class.convert_ids_to_tokens(sorted(special_token_ids(processing_class))))
+    if forget_dataset[0]["prompt"].startswith(special):
+        return forget_dataset
+    logger.info("The prompts of forget_dataset go through the chat template, as the conversations of train_dataset do.")
+    return in_turns(forget_dataset)
 
 
 def check_forget_dataset(forget_dataset: Dataset, args: LWFConfig) -> None:
@@ -120,7 +150,7 @@ def _check_learned(argument: str, columns: Collection[str], text_field: str, swa
 
 
 def _check_answered(rows: Dataset, column: str) -> None:
-    for number, turns in enumerate(rows[column]):
+    for number, turns in enumerate(rows[column][:]):
         last = turns[-1] if turns else {}
         if last.get("role", last.get("from")) in _USERS:
             raise ValueError(

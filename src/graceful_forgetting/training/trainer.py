@@ -26,7 +26,6 @@ from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.data import settled_tokenizer
-from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.posterior.reference import name_stage
 from graceful_forgetting.results.text import duration
@@ -34,10 +33,11 @@ from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.distributed import on_main_process
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
-from graceful_forgetting.runtime.progress import without_bars_of_libraries
+from graceful_forgetting.runtime.progress import say, without_bars_of_libraries
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import check_base_weights, make_baseline
+from graceful_forgetting.training.columns import spoken_as_learned
 from graceful_forgetting.training.in_memory import ModelInMemory, TrainerRows, price_ahead
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.model_card import presentation
@@ -59,7 +59,7 @@ from graceful_forgetting.training.shipped import resolve_model_name
 from graceful_forgetting.training.stages import RunDirectory
 from graceful_forgetting.training.topology import check_topology
 from graceful_forgetting.training.trials import SETTINGS, trial_args
-from graceful_forgetting.training.unlearned_rows import first_rows, objective_needs
+from graceful_forgetting.training.unlearned_rows import first_rows, learning_rows, objective_needs
 from graceful_forgetting.training.unlearning_trainer import CHECKPOINT_FOLDER, UnlearningTrainer
 from graceful_forgetting.unlearning.objectives import Need as ObjectiveNeed
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, load_rows
@@ -81,7 +81,8 @@ class LWFTrainer(UnlearningTrainer):
         args: an `LWFConfig`; none uses its defaults and `<model>-LWF` as output folder.
         forget_dataset: what the model may forget, as a `Dataset` or as a dict of them by forgetting task:
 
-            - prompts only (`prompt`): the model answers them itself, its answers are scored, a part is selected;
+            - prompts only (`prompt`): the model answers them itself, its answers are scored, a part is selected. Plain
+              text goes through the chat template where learning rows are conversations;
             - with answers (`prompt` + `completion`, or `messages`, or `input_ids` + `labels`): scored and selected;
             - already scored (`forgetting_confidence`): selected.
 
@@ -101,7 +102,8 @@ class LWFTrainer(UnlearningTrainer):
     The Trainer log has, beside the usual `loss` and `grad_norm` of learning: `unlearn_loss` (mean L(x) of the samples
     before their unlearning updates), `unlearn_active` (share of them that still have a gradient), `unlearn_grad_norm`
     (before clipping; with schedule 'joint' of the weighted unlearning gradient alone), `unlearn_updates` (how many so
-    far), and `baseline_loss` (what the baseline adds to `loss`).
+    far), and `baseline_loss` (what the baseline adds to `loss`). With schedule 'perturb' the `loss` of such an update,
+    which the guard watches too, is that at the moved weights.
 
     Raises:
         TypeError: `args` is not an `LWFConfig`, or `forget_dataset` or `preparation` is of another type.
@@ -198,6 +200,10 @@ class LWFTrainer(UnlearningTrainer):
                 # Whose first process alone may hold the weights.
                 check_causal("model", self.model)
             checks.check_own_parts(args, self.compute_loss_func, self.optimizer, self._forget_dataset, preparation)
+            if self._forget_dataset is not None:
+                self._forget_dataset = spoken_as_learned(
+                    self._forget_dataset, train_dataset, self.processing_class, formatting_func is not None
+                )
         if self.unlearning_enabled and self._forget_dataset is not None:
             learning = None if isinstance(self.train_dataset, IterableDataset) else len(self.train_dataset)
             for text in self_defeating(args, learning, len(self._forget_dataset)):
@@ -239,6 +245,7 @@ class LWFTrainer(UnlearningTrainer):
                 stages["reference"] = method.reference()
             nothing = Dataset.from_dict({})
             self.preparation = read_preparation(stages) or Preparation(nothing, nothing, {})
+            self._whole_reference = stages.get("reference") if self.args.reference_share == 1 else None
             if "selection" in stages:
                 self._say_what_is_unlearned(self.preparation)
             if compares and len(self.preparation.selected) > 0:
@@ -315,6 +322,8 @@ class LWFTrainer(UnlearningTrainer):
                 if self._compares_with_plain:
                     self._prepared(checkpoint)
                 self._take_over_settings(checkpoint)
+                if checkpoint is None and self._would_repeat(self._prepared(checkpoint)):
+                    return self._take_reference()
                 self._updates = self._make_updates(checkpoint)
             # The last thing to happen at θ_base.
             if baseline is not None and checkpoint is None:
@@ -327,6 +336,10 @@ class LWFTrainer(UnlearningTrainer):
                 f"learning updates {self.state.global_step}, unlearning updates {self.unlearning_summary()['updates']}"
             )
             self._say(f"{self._title}: done in {duration(output.metrics['train_runtime'])} ({updates})")
+        if baseline is not None:
+            self.line_search = baseline.after_training(self.model, self.held_out_loss)
+            if self.line_search is not None and not self.args.disable_tqdm:
+                say(f"{self._title}: {self.line_search.text()}. The same rows chose it: measure on others")
         self._keep_better()
         return output
 
@@ -344,7 +357,7 @@ class LWFTrainer(UnlearningTrainer):
             preparation = self._prepared(checkpoint)
             if ObjectiveNeed.BASE_LOSSES in needs:
                 self._place_whole_model()
-            samples, retained = first_rows(self.model, self.args, preparation)
+            samples, retained = first_rows(self.model, self.args, preparation, self.processing_class)
         else:
             samples, retained = load_rows(checkpoint / CHECKPOINT_FOLDER)
         return UnlearningUpdates(
@@ -352,7 +365,7 @@ class LWFTrainer(UnlearningTrainer):
             self.args,
             lambda: self.model.parameters(),
             retained=retained,
-            learning=single_examples(self.train_dataset) if ObjectiveNeed.LEARNING in needs else None,
+            learning=learning_rows(self.train_dataset, self.args, self.processing_class),
         )
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:

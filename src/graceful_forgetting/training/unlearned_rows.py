@@ -2,13 +2,16 @@
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.data.answers import special_token_ids
+from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.selection import select_retained
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.unlearning.base_losses import with_base_losses
-from graceful_forgetting.unlearning.objectives import Need, objective_of
+from graceful_forgetting.unlearning.objectives import OF_LEARNING_ROWS, Need, objective_of
 
 
 def objective_needs(args: LWFConfig) -> frozenset[Need]:
@@ -17,10 +20,15 @@ def objective_needs(args: LWFConfig) -> frozenset[Need]:
 
 
 def first_rows(
-    model: PreTrainedModel | PeftModel, args: LWFConfig, preparation: Preparation
+    model: PreTrainedModel | PeftModel,
+    args: LWFConfig,
+    preparation: Preparation,
+    processing_class: PreTrainedTokenizerBase,
 ) -> tuple[Dataset, Dataset | None]:
     """The samples to unlearn from the start, and those to retain, if any; `model` is whole and at θ_base."""
     selected = preparation.selected
+    if not objective_of(args).unlearns_end:
+        selected = without_ends(selected, processing_class)
     if Need.BASE_LOSSES in objective_needs(args):
         selected = with_base_losses(selected, model, args.confidence_batch_size)
     return selected, _retained(args, preparation)
@@ -30,3 +38,25 @@ def _retained(args: LWFConfig, preparation: Preparation) -> Dataset | None:
     if not args.unlearn_retain_weight:
         return None
     return select_retained(preparation.scored, preparation.selected)
+
+
+def learning_rows(train_dataset: Dataset, args: LWFConfig, processing_class: PreTrainedTokenizerBase) -> Dataset | None:
+    """The learning rows that the objective reads; none where it reads none."""
+    objective = objective_of(args)
+    if not objective.needs & OF_LEARNING_ROWS:
+        return None
+    rows = single_examples(train_dataset)
+    return rows if objective.unlearns_end else without_ends(rows, processing_class)
+
+
+def without_ends(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> Dataset:
+    """The rows with `labels` that count an answer up to the special token that ends it, at least its first."""
+    special = special_token_ids(processing_class)
+
+    def shortened(labels: list[int]) -> list[int]:
+        counted = [place for place, label in enumerate(labels) if label != IGNORE_INDEX]
+        end = next((place for place in counted[1:] if labels[place] in special), len(labels))
+        return labels[:end] + [IGNORE_INDEX] * (len(labels) - end)
+
+    labels = [shortened(own) for own in rows.with_format(None)["labels"]]
+    return rows.remove_columns(["labels"]).add_column("labels", labels, feature=rows.features["labels"])

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,24 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers.trainer_utils import TrainOutput
 
 from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.posterior.reference import PlainTrainer
 from graceful_forgetting.results.arms import method_title
+from graceful_forgetting.results.result import LineSearchResult
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.distributed import on_main_process
-from graceful_forgetting.runtime.progress import say, without_bars_of_libraries
+from graceful_forgetting.runtime.progress import UNSEEN, say, without_bars_of_libraries
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import BASE_WEIGHTS, BASELINE_FILE
+from graceful_forgetting.training.in_memory import load_trained_weights
 from graceful_forgetting.training.model_card import TAGS, add_section, card_section
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.rejected import mark_rejected
+from graceful_forgetting.training.stages import Stage
 from graceful_forgetting.unlearning.fallback import SAME_ROWS, HeldOutComparison, held_out_loss, keep_better
 from graceful_forgetting.unlearning.step import unlearn_if_due
 from graceful_forgetting.unlearning.updates import UnlearningUpdates, unlearning_summary
@@ -38,9 +43,11 @@ class UnlearningTrainer(PlainTrainer):
 
     Attributes:
         preparation: what the stages before training produced; none: they have not run.
+        line_search: what that of the baseline has found; none: it made none.
         held_out: losses of the trained model and of plain fine-tuning; none: not compared.
         _updates: what is unlearned; none: nothing.
         _added_loss: of the baseline; none: there is no baseline.
+        _whole_reference: the reference run that this trainer has made, if it is a whole one.
         _base_weights: fingerprint of θ_base; set where there is a baseline.
         _forget_dataset: as `combine_forget_datasets` gives it.
         _presentation: name, paper and tags of what the run does.
@@ -49,9 +56,11 @@ class UnlearningTrainer(PlainTrainer):
 
     args: LWFConfig
     preparation: Preparation | None
+    line_search: LineSearchResult | None = None
     held_out: HeldOutComparison | None = None
     _updates: UnlearningUpdates | None = None
     _added_loss: AddedLoss | None = None
+    _whole_reference: Stage | None = None
     _base_weights: str
     _forget_dataset: Dataset | None
     _presentation: tuple[str, Mapping[str, str], Sequence[str]]
@@ -106,8 +115,16 @@ class UnlearningTrainer(PlainTrainer):
         return loss if term is None else loss + term
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
-        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`."""
-        loss = super().training_step(*positional, **keywords)
+        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`.
+
+        Where unlearning has moved the weights for this update, they are back after its last pass: before gradients are
+        clipped, and before anything else reads the weights.
+        """
+        perturbed: AbstractContextManager[None] = nullcontext()
+        if self._updates is not None:
+            perturbed = self._updates.perturbation.around(last=self.accelerator.sync_gradients)
+        with perturbed:
+            loss = super().training_step(*positional, **keywords)
         if self._added_loss is not None:
             loss = self._added_loss.without(loss, self.state.global_step)
         if self._updates is not None:
@@ -154,6 +171,24 @@ class UnlearningTrainer(PlainTrainer):
         """Read what `save_beside_optimizer` wrote."""
         if self._updates is not None:
             self._updates.load(checkpoint / CHECKPOINT_FOLDER)
+
+    def _would_repeat(self, preparation: Preparation) -> bool:
+        """Whether training would be the reference run once more: nothing is unlearned, nobody saves or watches."""
+        alone = self.args.save_strategy == self.args.eval_strategy == "no" and not self.is_fsdp_enabled
+        nothing = self.args.baseline is None and len(preparation.selected) == 0
+        watched = {type(callback) for callback in self.callback_handler.callbacks} - UNSEEN
+        return alone and nothing and not watched and self._whole_reference is not None
+
+    def _take_reference(self) -> TrainOutput:
+        """End as the reference run has ended, with its weights and its log."""
+        assert self._whole_reference is not None
+        assert self.preparation is not None
+        load_trained_weights(self.model, self._whole_reference.path)
+        self.state.global_step = self.state.max_steps = self._whole_reference.detail["learning_updates"]
+        self.state.log_history = list(self.preparation.reference_log)
+        self._say("Nothing is unlearned: the model has the weights of the reference run, which is plain fine-tuning")
+        metrics = dict(self.state.log_history[-1])
+        return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
 
     # After training --------------------------------------------------------------------------------------------------
 

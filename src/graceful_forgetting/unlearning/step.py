@@ -1,12 +1,13 @@
 """One unlearning update: its passes, its gradient, its step."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from trl import SFTTrainer
 
-from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM
+from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM, WITHOUT_STEPS
 from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.gradients.token_loss import token_log_probs
 from graceful_forgetting.posterior.reference import NonFiniteLossError
@@ -14,6 +15,7 @@ from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import whole
 from graceful_forgetting.runtime.internals import forward_context, learning_rate, prepared_inputs
 from graceful_forgetting.runtime.rng import preserved_rng
+from graceful_forgetting.unlearning.anchors import from_first_difference
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
 from graceful_forgetting.unlearning.schedule import updates_due
 from graceful_forgetting.unlearning.updates import MicroBatch, UnlearningUpdates
@@ -38,8 +40,13 @@ def unlearn_if_due(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
 
 
 def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
-    """One unlearning update; with schedule 'joint', its gradient, left for the learning update to add to."""
-    args, model, joint = updates.args, trainer.model_wrapped, updates.args.unlearn_schedule == "joint"
+    """One unlearning update.
+
+    With schedule 'joint' its gradient alone, left for the learning update to add to. With 'perturb' a move of the
+    weights along it, shorter by the share of the samples that is not active; the learning update takes it back.
+    """
+    args, model = updates.args, trainer.model_wrapped
+    joint, steps = args.unlearn_schedule == "joint", args.unlearn_schedule not in WITHOUT_STEPS
     model.train()
     micro_batches = updates.next_micro_batches(args.process_index, args.world_size)
     rows = sum(len(batch.forget) for batch in micro_batches)
@@ -58,11 +65,13 @@ def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
     _require_finite("loss", loss_sum, trainer, updates)
     grad_norm = 0.0
     if active_sum > 0:
-        max_norm = math.inf if joint else UNLEARN_MAX_GRAD_NORM
+        max_norm = UNLEARN_MAX_GRAD_NORM if steps else math.inf
         grad_norm = whole(torch.nn.utils.clip_grad_norm_(updates.parameters, max_norm)).item()
         _require_finite("gradient norm", grad_norm, trainer, updates)
-        if not joint:
+        if steps:
             _step(trainer, updates, active_sum / rows)
+        elif not joint and grad_norm > 0:
+            updates.perturbation.begin(updates.parameters, args.unlearn_weight * active_sum / rows, grad_norm)
     if not joint or active_sum == 0:
         model.zero_grad()
     updates.count += 1
@@ -75,7 +84,8 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
     One pass, since DDP expects one before each backward pass.
     """
     model: nn.Module = trainer.model_wrapped
-    rows = [*micro.forget, *micro.learning, *micro.retained]
+    anchors = [anchor for anchor in micro.anchors if anchor is not None]
+    rows = [*micro.forget, *micro.learning, *micro.retained, *anchors]
     inputs = prepared_inputs(trainer, collate(rows, trainer.processing_class.pad_token_id))
     number, logits = len(micro.forget), None
     with forward_context(trainer):
@@ -90,7 +100,21 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
     base_losses = None if micro.base_losses is None else micro.base_losses.to(losses.device)
     learning_losses = losses[number : number + len(micro.learning)] if micro.learning else None
     batch = UnlearningBatch(log_probs[:number], mask[:number], logits, base_losses, learning_losses)
-    return batch, losses[number + len(micro.learning) :]
+    if micro.anchors:
+        batch = replace(batch, **_compared(micro, log_probs[:number], log_probs[len(rows) - len(anchors) :]))
+    return batch, losses[number + len(micro.learning) : len(rows) - len(anchors)]
+
+
+def _compared(micro: MicroBatch, own: Tensor, anchors: Tensor) -> dict[str, Tensor]:
+    """The fields of an `UnlearningBatch` about anchors, from log-probabilities of the samples and of their anchors."""
+    has = torch.tensor([anchor is not None for anchor in micro.anchors], device=own.device)
+    spread = own.new_zeros(own.shape).index_put((has.nonzero().squeeze(1),), anchors)
+    masks = from_first_difference(micro.forget, micro.anchors, own.shape[1])
+    scores = []
+    for log_probs, mask in zip((own, spread), (mask.to(own.device) for mask in masks), strict=True):
+        # 0 / 0, where nothing is compared, is the NaN that the batch promises.
+        scores.append(log_probs.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1))
+    return {"own_scores": scores[0], "anchor_scores": scores[1], "anchored": has}
 
 
 def _step(trainer: SFTTrainer, updates: UnlearningUpdates, active: float) -> None:
@@ -109,10 +133,13 @@ def _step(trainer: SFTTrainer, updates: UnlearningUpdates, active: float) -> Non
 def _require_finite(what: str, value: float, trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
     if not math.isfinite(value):
         trainer.model_wrapped.zero_grad()
+        strength = f"unlearn_learning_rate ({updates.peak_learning_rate:g})"
+        if updates.args.unlearn_schedule in WITHOUT_STEPS:
+            strength = f"unlearn_weight ({updates.args.unlearn_weight:g})"
         raise NonFiniteLossError(
             f"the unlearning {what} is {value} before learning update {trainer.state.global_step + 1} (unlearning "
-            f"update {updates.count + 1}); checkpoints saved so far are intact. Lower unlearn_learning_rate "
-            f"({updates.peak_learning_rate:g}), or use unlearn_objective='bounded_tokens'"
+            f"update {updates.count + 1}); checkpoints saved so far are intact. Lower {strength}, or use "
+            "unlearn_objective='bounded_tokens'"
         )
 
 

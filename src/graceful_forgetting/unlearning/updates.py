@@ -20,11 +20,13 @@ from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, w
 from graceful_forgetting.runtime.distributed import sharded_like, whole
 from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.selection import WEIGHT_COLUMN, save_selected
+from graceful_forgetting.unlearning.anchors import anchors_of
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.fallback import HeldOutComparison
 from graceful_forgetting.unlearning.guard import Guard
 from graceful_forgetting.unlearning.objectives import Need, Objective, objective_of
 from graceful_forgetting.unlearning.order import batch_indices
+from graceful_forgetting.unlearning.perturbation import Perturbation
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class MicroBatch:
         base_losses: (len(forget),) float32, L(x) of the base model; none where the objective needs none.
         learning: as many learning rows; none where the objective needs none.
         retained: as many retained samples; none where there is no retain term.
+        anchors: of each sample its anchor, or None where it has none; empty where the objective needs none.
     """
 
     forget: list[dict[str, Any]]
@@ -76,6 +79,7 @@ class MicroBatch:
     base_losses: Tensor | None
     learning: list[dict[str, Any]]
     retained: list[dict[str, Any]]
+    anchors: list[dict[str, Any] | None]
 
 
 class UnlearningUpdates:
@@ -91,7 +95,8 @@ class UnlearningUpdates:
         learning: tokenised learning rows; needed by some objectives.
 
     Raises:
-        ValueError: weights of the samples that are negative, not finite or all 0.
+        ValueError: weights of the samples that are negative, not finite or all 0; no sample has an anchor, and the
+            objective is about anchors.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class UnlearningUpdates:
         self.count = 0
         self.guard = Guard(margin=args.guard_margin)
         self.log = UnlearningLog()
+        self.perturbation = Perturbation()
         self._learning_losses: list[Tensor] = []
         self._stop_announced = False
         self.peak_learning_rate = args.unlearn_learning_rate or args.learning_rate
@@ -118,6 +124,9 @@ class UnlearningUpdates:
         self._weights = torch.ones(len(samples))
         if WEIGHT_COLUMN in optional:
             self._weights = _mean_one(torch.tensor(samples[WEIGHT_COLUMN][:], dtype=torch.float64))
+        self._anchors: list[dict[str, Any] | None] = []
+        if Need.ANCHORS in self.objective.needs and learning is not None:
+            self._anchors = anchors_of(self.samples, learning)
         self._base_losses: Tensor | None = None
         if Need.BASE_LOSSES in self.objective.needs:
             self._base_losses = torch.tensor(samples[BASE_LOSS_COLUMN][:], dtype=torch.float32)
@@ -160,6 +169,7 @@ class UnlearningUpdates:
                     base_losses=None if self._base_losses is None else self._base_losses[forget[part]],
                     learning=_rows(self.learning, learning[part]),
                     retained=_rows(self.retained, retained[part]),
+                    anchors=[self._anchors[index] for index in forget[part]] if self._anchors else [],
                 )
             )
         return batches

@@ -1,0 +1,126 @@
+"""Prompts that name the answers to choose from: the model's own answer is the likeliest of them, not generated."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.data.encoding import encode_rows
+from graceful_forgetting.data.turns import as_turns
+from graceful_forgetting.elicitation.backends import Backend
+from graceful_forgetting.evaluation.likelihood import tokenised_likelihoods
+from graceful_forgetting.generation import Completion, Request
+from graceful_forgetting.generation.requests import until_stop
+
+OPTIONS_COLUMN = "options"
+
+
+def option_ids(
+    prompts: Dataset,
+    prompt_ids: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    eos_token_ids: Sequence[int],
+    config: ElicitationConfig,
+) -> list[tuple[tuple[int, ...], ...]]:
+    """Of each prompt the tokens of its options, each up to its end; empty where it has none.
+
+    Args:
+        prompts: rows with `prompt` and perhaps `options`, a list of texts or None.
+        prompt_ids: tokens of the prompts.
+
+    Raises:
+        ValueError: a row with a single option, an empty or a repeated one, or one whose tokens do not follow those of
+            the prompt; several completions a prompt, which would all be the same.
+    """
+    if OPTIONS_COLUMN not in prompts.column_names:
+        return [()] * len(prompts)
+    found: list[tuple[tuple[int, ...], ...]] = []
+    for index, row in enumerate(prompts.with_format(None)):
+        options = row[OPTIONS_COLUMN]
+        if not options:
+            found.append(())
+            continue
+        if config.num_samples_per_prompt > 1:
+            raise ValueError(
+                f"elicitation_num_samples_per_prompt={config.num_samples_per_prompt}, and prompts: row {index} has "
+                "options, of which the likeliest is the answer every time: set it to 1, or remove the column `options`"
+            )
+        if len(options) < 2 or len(set(options)) < len(options) or not all(text.strip() for text in options):
+            raise ValueError(
+                f"prompts: row {index} has options={options!r}: give at least two texts, all different and none empty"
+            )
+        found.append(_ids(row["prompt"], options, prompt_ids[index], tokenizer, eos_token_ids, index))
+    return found
+
+
+def _ids(
+    prompt: Any,
+    options: Sequence[str],
+    prompt_ids: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    eos_token_ids: Sequence[int],
+    index: int,
+) -> tuple[tuple[int, ...], ...]:
+    in_turns = not isinstance(prompt, str)
+    answers = [as_turns(text, "assistant") if in_turns else text for text in options]
+    rows = encode_rows([{"prompt": prompt, "completion": answer} for answer in answers], "prompt", tokenizer)
+    for text, row in zip(options, rows, strict=True):
+        if row.ids[: len(prompt_ids)] != prompt_ids:
+            raise ValueError(
+                f"prompts: row {index} has the option {text!r}, whose first letters join the prompt's last token: let "
+                "the prompt end without a space and the option begin with one"
+            )
+    return tuple(tuple(until_stop(row.ids[len(prompt_ids) :], eos_token_ids)) for row in rows)
+
+
+@contextmanager
+def choosing_among_options(
+    backend: AbstractContextManager[Backend],
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ElicitationConfig,
+) -> Iterator[Backend]:
+    """`backend` for requests without options; those with options are answered by likelihood under `model`."""
+    with backend as inner:
+        yield _LikeliestOption(inner, model, tokenizer, config.batch_size)
+
+
+class _LikeliestOption:
+    def __init__(
+        self,
+        inner: Backend,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+    ) -> None:
+        self._inner, self._model, self._tokenizer, self._batch_size = inner, model, tokenizer, batch_size
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Positions in `requests` and their completions, as they are ready."""
+        chosen = [position for position, request in enumerate(requests) if request.options]
+        free = [position for position, request in enumerate(requests) if not request.options]
+        for first in range(0, len(chosen), self._batch_size):
+            part = chosen[first : first + self._batch_size]
+            yield from zip(part, self._likeliest([requests[position] for position in part]), strict=True)
+        if free:
+            for position, completion in self._inner.complete([requests[position] for position in free]):
+                yield free[position], completion
+
+    def _likeliest(self, requests: Sequence[Request]) -> list[Completion]:
+        rows = [_row(request.prompt_ids, option) for request in requests for option in request.options]
+        found = iter(tokenised_likelihoods(self._model, self._tokenizer, rows, self._batch_size, "options"))
+        completions = []
+        for request in requests:
+            nats, option = min((next(found).nats, option) for option in request.options)
+            completions.append(Completion(list(option), stopped=True, mean_log_probability=-nats / len(option)))
+        return completions
+
+
+def _row(prompt: list[int], option: Sequence[int]) -> dict[str, Any]:
+    labels = [IGNORE_INDEX] * len(prompt) + list(option)
+    return {"input_ids": [*prompt, *option], "labels": labels, "end_tokens": 0, "bytes": 0}
