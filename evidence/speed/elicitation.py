@@ -128,7 +128,7 @@ def main() -> None:
 
     first = seconds["generate, one by one"]
     tokens = sum(map(len, wanted))
-    table = {
+    table: dict[str, dict[str, Any]] = {
         name: {
             "seconds": times,
             "tokens_per_second": tokens / statistics.median(times),
