@@ -184,7 +184,7 @@ def run_lengths(ranking: str) -> str:
 
 def expanded(lengths: str) -> str:
     """The ranking that `run_lengths` wrote."""
-    return "".join(label * int(length or 1) for label, length in re.findall(r"(\D)(\d*)", lengths))
+    return re.sub(r"(\D)(\d+)", lambda run: run[1] * int(run[2]), lengths)
 
 
 def auroc(ranking: str, positive: str, negative: str | None = None) -> float | None:

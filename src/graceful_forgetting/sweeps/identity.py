@@ -26,7 +26,7 @@ class CellKeys:
 
     def __init__(self, settings: CellSettings):
         self._settings = settings
-        self._recipes: dict[str, tuple[Recipe, dict[str, str]]] = {}
+        self._recipes: dict[str, tuple[Recipe, Sources, dict[str, Any]]] = {}
         self._sources: dict[str, tuple[Sources, str]] = {}
 
     def key(self, cell: Cell) -> str:
@@ -36,11 +36,7 @@ class CellKeys:
             ValueError: a field or value that is not valid, a task without test rows, no never-knew model.
             FileNotFoundError: a path that is not there.
         """
-        recipe, code = self._recipe(cell)
-        try:
-            sources, content = self._content(recipe)
-        except ValueError as error:
-            raise ValueError(f"learning {cell.learning}, forgetting {cell.forgetting}: {error}") from error
+        recipe, sources, made_from = self._recipe(cell)
         if sources.learning_test is None:
             raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
         if not recipe[0].generates:
@@ -59,8 +55,7 @@ class CellKeys:
                     self._settings.curve_rows,
                     self._settings.keep_models,
                 ],
-                "content": content,
-                **code,
+                **made_from,
             }
         )
 
@@ -68,15 +63,19 @@ class CellKeys:
         """That of a cell with another seed and folder; raises as `key` does."""
         return self._recipe(cell)[0]
 
-    def _recipe(self, cell: Cell) -> tuple[Recipe, dict[str, str]]:
-        """The recipe of a cell and the code of its own that it names, read and checked once for all seeds."""
+    def _recipe(self, cell: Cell) -> tuple[Recipe, Sources, dict[str, Any]]:
+        """The recipe of a cell, and hashes of its data, models and own code: read and checked once for all seeds."""
         fields = {**cell.fields, "seed": 0}
         known = fingerprint_json(fields)
         if known not in self._recipes:
             where = f"methods.{cell.method} with settings.{cell.setting}"
             recipe = recipe_from_fields({**fields, "output_dir": "unused"}, where)
             code = {**scorer_code(recipe[1].confidence_scorer), **objective_code(recipe[1])}
-            self._recipes[known] = recipe, code
+            try:
+                sources, content = self._content(recipe)
+            except ValueError as error:
+                raise ValueError(f"learning {cell.learning}, forgetting {cell.forgetting}: {error}") from error
+            self._recipes[known] = recipe, sources, {"content": content, **code}
         return self._recipes[known]
 
     def _content(self, recipe: Recipe) -> tuple[Sources, str]:
