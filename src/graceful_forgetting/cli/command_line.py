@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--data_source", default="hub", help="as in a recipe: hub, sample or a folder")
     export.add_argument("--limit", type=int, help="test rows of each task, drawn by --seed; unset: all")
     export.add_argument("--seed", type=int, default=42)
-    add("env", commands.env, "versions and devices, for a bug report")
+    add("env", commands.env, "versions and devices, and whether scores depend on the batch; for a bug report")
     return parser
 
 

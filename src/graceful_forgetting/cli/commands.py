@@ -295,6 +295,9 @@ def env(options: argparse.Namespace) -> None:
     del options
     import platform
 
+    import torch
+
+    from graceful_forgetting.lab.bench.invariance import batch_report
     from graceful_forgetting.results.provenance import collect_hardware, git_commit, package_versions
 
     for name, number in package_versions().items():
@@ -309,3 +312,5 @@ def env(options: argparse.Namespace) -> None:
         print(f"- device: {device.name}, {device.memory_bytes / 2**30:.1f} GiB")
     if not hardware.devices:
         print("- device: none beside the CPU")
+    for line in batch_report(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+        print(f"- batches, {line}", flush=True)
