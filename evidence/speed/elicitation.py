@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -128,7 +129,7 @@ def main() -> None:
 
     first = seconds["generate, one by one"]
     tokens = sum(map(len, wanted))
-    table = {
+    table: dict[str, dict[str, Any]] = {
         name: {
             "seconds": times,
             "tokens_per_second": tokens / statistics.median(times),

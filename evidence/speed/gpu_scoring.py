@@ -214,7 +214,11 @@ def measure_kernels(setting: DeviceSetting, repetitions: int) -> list[dict[str, 
         def gradient(a: Tensor = left, b: Tensor = right) -> object:
             return a.flatten(0, 1).T @ b.flatten(0, 1)
 
-        runs = {"confidence_terms": terms, "add_squares": squares, "weight gradient": gradient}
+        runs: dict[str, Callable[[], object]] = {
+            "confidence_terms": terms,
+            "add_squares": squares,
+            "weight gradient": gradient,
+        }
         for run in runs.values():
             run()
         times: dict[str, list[float]] = {name: [] for name in runs}

@@ -71,7 +71,7 @@ def work(stage: str, model: LlamaForCausalLM, posterior: LearningPosterior, data
         fisher_estimate(model, data, PosteriorConfig(batch_size=batch_size))
         return
     scorer, _, weights = stage.partition(", ")
-    config = ConfidenceConfig(scorer=scorer, batch_size=batch_size, weights=weights or "float32")
+    config = ConfidenceConfig(scorer=scorer, batch_size=batch_size, weights=weights or "float32")  # type: ignore[arg-type]
     score_confidence(model, data, posterior, config)
 
 

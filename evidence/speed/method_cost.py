@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--output", default="method-cost.json")
     options = parser.parse_args()
     disable_progress_bars()
-    stages.time = SimpleNamespace(perf_counter=time.process_time)
+    stages.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     cases = {case: measure(*RECIPES[case], options.seeds) for case in options.case}
     result = {"threads": torch.get_num_threads(), "hardware": vars(collect_hardware()), "packages": package_versions()}
     write_json(options.output, {**result, "cases": cases})

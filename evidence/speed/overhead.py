@@ -143,7 +143,11 @@ def make_trainers(case: str, steps: int, folder: Path) -> dict[str, SFTTrainer]:
         made.remove_callback(PrinterCallback)
         return made
 
-    unlearning = {"per_device_unlearn_batch_size": batch_size, "unlearn_loss_cap": 100.0, "guard_margin": None}
+    unlearning: dict[str, Any] = {
+        "per_device_unlearn_batch_size": batch_size,
+        "unlearn_loss_cap": 100.0,
+        "guard_margin": None,
+    }
     in_order = {"train_sampling_strategy": "sequential", "shuffle_dataset": False}
     forget_rows = rows.select_columns(["input_ids", "labels"]).select(order)
     return {

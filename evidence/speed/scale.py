@@ -62,7 +62,8 @@ def measure(folder: Path, number: int, batch_size: int) -> dict[str, object]:
     rows = load_from_disk(str(folder / f"rows-{number}"))
     # Once, so that what is loaded on first use is there before the measurement.
     score_confidence(model, rows.select(range(64)), posterior, ConfidenceConfig(scorer="lwf", batch_size=batch_size))
-    process, peak, done, said = psutil.Process(), [0], threading.Event(), []
+    process, peak, done = psutil.Process(), [0], threading.Event()
+    said: list[str] = []
     before = _anonymous(process)
 
     def watch() -> None:

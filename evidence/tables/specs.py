@@ -20,6 +20,7 @@ from evidence.tables.sweeps import (
     evidence_table,
     gains_by_setting,
     methods_by_forgetting,
+    one_use,
     one_world,
     outcomes,
     outcomes_by_share,
@@ -107,6 +108,15 @@ def tuned(world: str) -> str:
     return one_world(runs(f"methods/{world}"), chosen)
 
 
+def used(name: str) -> str:
+    """Every method in one use of a real model, at the learning rate that was chosen for it."""
+    record = read_json(ARCHIVES / "uses" / f"{name}.tuning.json")
+    (choices,) = record["choices"].values()
+    rates = {method: found["chosen"]["learning_rate"] for method, found in choices.items()}
+    rates |= {method: rates[other] for method, other in record["like"].items()}
+    return one_use(runs(f"uses/{name}"), rates)
+
+
 @cache
 def _study() -> scoring.Study:
     return scoring.Study(read_rows(ARCHIVES / "scoring" / "study.jsonl"))
@@ -170,5 +180,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "text_translation": lambda: task_matrix(runs("text/translation"), "default", bits_saved, 3),
     "text_retaining": lambda: methods_by_forgetting(runs("text/retaining"), neutral_bits_saved, 2),
     "text_retaining_bits": lambda: methods_by_forgetting(runs("text/retaining"), bits_saved, 3),
+    # A real pre-trained model.
+    "uses_labels": lambda: used("labels"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
 }

@@ -1,5 +1,6 @@
 """What `graceful advise` makes of scores."""
 
+import dataclasses
 from statistics import median
 
 import pytest
@@ -22,6 +23,18 @@ def evidence(samples=400, crossovers=10.0, apart=1.0, raised=2.5, measured=True)
     chosen = [False] * half + [True] * half
     changes = [-0.1] * half + [raised] * half if measured else None
     return gather_evidence(columns, tasks, chosen, changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [((1.15, 1.5), "1.32 (going further is better"), ((0.7,), "0.7 (going less far"), ((1.0,), "1 (neither")],
+)
+def test_a_line_search_is_a_signal_and_no_verdict(found, said):
+    plain = evidence()
+    searched = dataclasses.replace(plain, line_search=found)
+    assert advise(searched) == advise(plain)
+    assert f"median of {len(found)} run(s): {said}" in advice_text(searched, advise(searched))
+    assert "line search" not in advice_text(plain, advise(plain))
 
 
 def test_clear_scores_of_what_learning_disturbs_are_a_reason_to_forget():

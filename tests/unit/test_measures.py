@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from graceful_forgetting.results.measures import (
@@ -107,6 +108,11 @@ def test_wilcoxon_of_pairs():
     assert wilcoxon_p([2, 4, 6, 8, 10], [1, 2, 3, 4, 5]) == pytest.approx(2 / 32)
     with pytest.raises(ValueError, match="paired"):
         wilcoxon_p([1], [1, 2])
+
+
+@pytest.mark.parametrize("differences", [[1, 1, -1, 2, 3], [0, 2, -1, 0, 3, 3], [0, 0, 1], [-2, -2, -2, 1]])
+def test_wilcoxon_of_ties_is_that_of_scipy(differences):
+    assert wilcoxon_p(differences, [0] * len(differences)) == stats.wilcoxon(differences).pvalue
 
 
 def test_beyond_random_is_the_difference_of_the_shares():

@@ -1,5 +1,6 @@
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from graceful_forgetting.report import render_report
 from graceful_forgetting.report.headline import headline
 from graceful_forgetting.report.measures import general_measures, task_measures
-from graceful_forgetting.report.samples import read_samples, sample_table, thin_out
+from graceful_forgetting.report.samples import kinds_at_the_top, read_samples, sample_table, thin_out
 from graceful_forgetting.report.scales import scale_for
 from graceful_forgetting.report.table import script_json
 from graceful_forgetting.results.next_steps import next_steps
@@ -224,6 +225,25 @@ def test_too_many_samples_are_thinned_evenly_by_rank():
     assert kept.confidence[0] == everything[0]
     assert kept.confidence[-1] == everything[-1]
     assert kept.confidence[50] == pytest.approx(np.median(everything), rel=0.02)
+
+
+def test_of_too_many_samples_both_ends_are_whole():
+    samples = read_samples(samples_of(1000))
+    everything = np.sort(samples.confidence)[::-1]
+    kept = thin_out(samples, limit=100, ends=25)
+    assert len(kept) == 100
+    assert kept.confidence[:25].tolist() == everything[:25].tolist()
+    assert kept.confidence[-25:].tolist() == everything[-25:].tolist()
+    assert kept.confidence[50] == pytest.approx(np.median(everything), rel=0.1)
+    assert len(set(kept.prompts)) == len(kept)
+
+
+def test_kinds_at_the_top_are_those_of_the_highest_scores():
+    samples = read_samples(samples_of(12_000))
+    top = np.argsort(-samples.confidence, kind="stable")[:25]
+    kinds = {task: task for task in samples.tasks}
+    found = kinds_at_the_top(samples, kinds)
+    assert found == dict(Counter(samples.tasks[task] for task in samples.task_index[top].tolist()).most_common())
 
 
 def test_missing_sample_column_names_it_and_those_there(three_seeds, tmp_path):

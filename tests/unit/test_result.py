@@ -60,7 +60,7 @@ def result(runs):
 
 
 # Fields with a default, which older files do not have.
-YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss", "trials", "processor")
+YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss", "trials", "processor", "line_search")
 
 
 @pytest.fixture
@@ -138,9 +138,11 @@ def test_fields_that_are_younger_than_a_file_have_their_defaults(complete):
     for run in content["runs"]:
         for name in ("fell_back", "held_out_loss", "plain_held_out_loss"):
             del run["guard"][name]
+        del run["line_search"]
     del content["selection"]["trials"]
     del content["provenance"]["hardware"]["processor"]
     read = RunResult.from_json(content)
+    assert all(run.line_search is None for run in read.runs)
     assert all(run.guard.held_out_loss is None and not run.guard.fell_back for run in read.runs)
     assert read.selection.trials is None
     assert read.provenance.hardware.processor is None
@@ -221,7 +223,7 @@ def test_schema_page_names_every_field_and_the_version():
     page = SCHEMA_PAGE.read_text(encoding="utf-8")
     found: set[type] = set()
     dataclasses_below(RunResult, found)
-    assert len(found) == 18
+    assert len(found) == 19
     names = {field.name for cls in found for field in dataclasses.fields(cls)}
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
     assert f"`schema_version` is `{SCHEMA_VERSION}`" in page

@@ -9,9 +9,11 @@ from graceful_forgetting.baselines.bss import BSS
 from graceful_forgetting.baselines.ewc import EWC
 from graceful_forgetting.baselines.f_learning import FLearning
 from graceful_forgetting.baselines.l2_sp import L2SP
+from graceful_forgetting.baselines.noisy_tune import NoisyTune
 from graceful_forgetting.baselines.selective_amnesia import SelectiveAmnesia
 from graceful_forgetting.baselines.shrink_perturb import ShrinkPerturb
 from graceful_forgetting.baselines.token_forgetting import TokenForgetting
+from graceful_forgetting.baselines.weight_line_search import WeightLineSearch
 from graceful_forgetting.config import BaselineName
 
 __all__ = ["BASELINES", "Baseline", "BaselineContext", "LearningBatch", "Need"]
@@ -22,6 +24,8 @@ BASELINES: dict[BaselineName, type[Baseline]] = {
     "ewc": EWC,
     "afec": AFEC,
     "shrink_perturb": ShrinkPerturb,
+    "noisy_tune": NoisyTune,
+    "weight_line_search": WeightLineSearch,
     "f_learning": FLearning,
     "token_forgetting": TokenForgetting,
     "selective_amnesia": SelectiveAmnesia,

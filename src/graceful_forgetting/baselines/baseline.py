@@ -1,4 +1,4 @@
-"""What a baseline is: at most three hooks into fine-tuning, and the declaration of what it needs."""
+"""What a baseline is: at most four hooks into fine-tuning, and the declaration of what it needs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.results.result import LineSearchResult
 
 
 class Need(Enum):
@@ -17,11 +18,13 @@ class Need(Enum):
 
     `SELF_KNOWLEDGE`: the base model's answers, scored and selected, which takes a forgetting data set. `POSTERIOR`: of
     the learning task, which takes a reference run. `FULL_MODEL`: the model itself is trained, not an adapter.
+    `HELD_OUT`: learning rows that are not trained on.
     """
 
     SELF_KNOWLEDGE = "self_knowledge"
     POSTERIOR = "posterior"
     FULL_MODEL = "full_model"
+    HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,9 @@ class Baseline:
 
     def token_weights(self, batch: LearningBatch) -> Tensor | None:
         """What each next token's loss is multiplied by, (batch, length − 1); none = 1."""
+
+    def after_training(self, model: PreTrainedModel, held_out_loss: Callable[[], float]) -> LineSearchResult | None:
+        """Change the weights after the last update, in place; returns what a search among them found.
+
+        `held_out_loss` measures the model as it is when called, in nats per token; it needs `Need.HELD_OUT`.
+        """

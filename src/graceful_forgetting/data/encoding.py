@@ -66,13 +66,18 @@ def encoded_in_parts(
     rows: Dataset, description: str, encode: Callable[[list[dict[str, Any]]], list[_Encoded]]
 ) -> list[_Encoded]:
     """What `encode` makes of the rows, called with a part of them at a time; raises as it does."""
-    encoded: list[_Encoded] = []
+    return [row for part in encoded_parts(rows, description, encode) for row in part]
+
+
+def encoded_parts(
+    rows: Dataset, description: str, encode: Callable[[list[dict[str, Any]]], list[_Encoded]]
+) -> Iterator[list[_Encoded]]:
+    """As `encoded_in_parts`, one part after the other."""
     for start, part in row_parts(rows, description):
         try:
-            encoded += encode(part)
+            yield encode(part)
         except RefusedRowError as error:
             raise RefusedRowError(str(error), start + error.position) from error
-    return encoded
 
 
 def common_start(first: Sequence[int], second: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from graceful_forgetting.elicitation.backends import Backend, open_backend
 from graceful_forgetting.elicitation.options import OPTIONS_COLUMN, choosing_among_options, option_ids
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
 from graceful_forgetting.elicitation.shards import SHARD_SIZE, complete_in_shards
-from graceful_forgetting.generation import Completion, check_context, make_requests, stop_token_ids
+from graceful_forgetting.generation import Completion, Request, check_context, make_requests, stop_token_ids
+from graceful_forgetting.runtime.compact import TokenLists
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.runtime.store import key_of
 
@@ -121,7 +123,7 @@ def elicit_with_counts(
     eos_token_ids = stop_token_ids(model.generation_config, tokenizer, ends)
     check_context(prompt_ids, model, config.max_new_tokens)
 
-    requests = make_requests(prompt_ids, config)
+    requests: Sequence[Request] = make_requests(prompt_ids, config)
     options = option_ids(prompts, prompt_ids, tokenizer, eos_token_ids, config)
     asks = any(options)
     if asks:
@@ -140,17 +142,19 @@ def elicit_with_counts(
         "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config, options if asks else None),
         announce,
     )
-    texts = AnswerReader(tokenizer, eos_token_ids).texts_or_tokens([c.content_ids for c in completions])
-    asked = [ids for ids in prompt_ids for _ in range(config.num_samples_per_prompt)]
-    kept, duplicates, empty = _without_repeats(asked, texts)
-    tokens = sum(len(c.token_ids) for c in completions)
+    messages = not isinstance(prompts.with_format(None)[0]["prompt"], str)
+    kept = _Kept(AnswerReader(tokenizer, eos_token_ids), messages)
+    # A part at a time: as Python objects rows take ten times as much memory.
+    for first in range(0, len(completions), SHARD_SIZE):
+        kept.add(requests[first : first + SHARD_SIZE], _completions(completions, first))
+    tokens = kept.tokens
     counts = ElicitationCounts(
         prompts=len(prompt_ids),
         completions=len(completions),
-        kept=len(kept),
-        duplicates=duplicates,
-        empty=empty,
-        inexact=sum(not c.exact for c in completions),
+        kept=len(kept.indices),
+        duplicates=len(completions) - kept.empty - len(kept.indices),
+        empty=kept.empty,
+        inexact=kept.inexact,
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds,
@@ -160,27 +164,60 @@ def elicit_with_counts(
     _log_dropped(counts)
     if counts.empty + counts.duplicates > _MANY * counts.completions:
         logger.warning(_why_dropped(counts, isinstance(prompts[0]["prompt"], str) and bool(tokenizer.chat_template)))
-    if not kept:
-        raise ValueError(_all_empty(completions, tokenizer))
+    if not kept.indices:
+        contents = [
+            c.content_ids for first in range(0, len(completions), SHARD_SIZE) for c in _completions(completions, first)
+        ]
+        raise ValueError(_all_empty(contents, tokenizer))
     rows = prompts.remove_columns([name for name in (OPTIONS_COLUMN,) if name in prompts.column_names])
-    rows = rows.with_format(None).select([i // config.num_samples_per_prompt for i in kept])
-    messages = not isinstance(rows[0]["prompt"], str)
-    # A part at a time: as Python objects rows take ten times as much memory.
-    added = [
-        Dataset.from_list(
-            [
-                _row(asked[i], completions[i], [{"role": "assistant", "content": texts[i]}] if messages else texts[i])
-                for i in kept[first : first + SHARD_SIZE]
-            ]
-        )
-        for first in range(0, len(kept), SHARD_SIZE)
-    ]
-    return concatenate_datasets([rows, concatenate_datasets(added)], axis=1), counts
+    rows = rows.with_format(None).select([i // config.num_samples_per_prompt for i in kept.indices])
+    return concatenate_datasets([rows, concatenate_datasets(kept.parts)], axis=1), counts
 
 
-def _all_empty(completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase) -> str:
-    """What to tell a user of whose completions none has text."""
-    contents = [completion.content_ids for completion in completions]
+def _completions(completions: Dataset, first: int) -> list[Completion]:
+    """A part of them."""
+    columns = completions[first : first + SHARD_SIZE]
+    return [Completion(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+class _Kept:
+    """The rows that elicitation returns, and counts of the others, from parts of the completions in their order.
+
+    Attributes:
+        parts: the rows. indices: their places among the completions.
+        empty, inexact, tokens: see `ElicitationCounts`.
+    """
+
+    def __init__(self, reader: AnswerReader, messages: bool):
+        self._reader, self._messages = reader, messages
+        self.parts: list[Dataset] = []
+        self.indices: list[int] = []
+        self.empty = self.inexact = self.tokens = 0
+        self._seen: set[bytes] = set()
+        self._done = 0
+
+    def add(self, requests: Sequence[Request], completions: Sequence[Completion]) -> None:
+        """The next part."""
+        texts = self._reader.texts_or_tokens([c.content_ids for c in completions])
+        rows = []
+        for request, completion, text in zip(requests, completions, texts, strict=True):
+            key = blake2b(repr((request.prompt_ids, text)).encode(), digest_size=16).digest()
+            if not text.strip():
+                self.empty += 1
+            elif key not in self._seen:
+                self._seen.add(key)
+                self.indices.append(self._done)
+                content = [{"role": "assistant", "content": text}] if self._messages else text
+                rows.append(_row(request.prompt_ids, completion, content))
+            self._done += 1
+        self.inexact += sum(not c.exact for c in completions)
+        self.tokens += sum(len(c.token_ids) for c in completions)
+        if rows:
+            self.parts.append(Dataset.from_list(rows))
+
+
+def _all_empty(contents: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to tell a user of whose completions, of which these are the tokens, none has text."""
     ended = sum(not ids for ids in contents)
     other = next((ids for ids in contents if ids), None)
     why = f"{ended} end at once"
@@ -194,7 +231,7 @@ def _all_empty(completions: Sequence[Completion], tokenizer: PreTrainedTokenizer
 
 def _key(
     model: PreTrainedModel | PeftModel,
-    prompt_ids: Sequence[list[int]],
+    prompt_ids: TokenLists,
     eos_token_ids: Sequence[int],
     config: ElicitationConfig,
     options: Sequence[Sequence[Sequence[int]]] | None,
@@ -204,7 +241,7 @@ def _key(
     chosen = {} if options is None else {"options": [[list(ids) for ids in own] for own in options]}
     return key_of(
         model=fingerprint_model(model),
-        prompts=[list(ids) for ids in prompt_ids],
+        prompts=[blake2b(content, digest_size=16).hexdigest() for content in prompt_ids.content()],
         eos_token_ids=list(eos_token_ids),
         server_model=config.server_model,
         max_new_tokens=config.max_new_tokens,
@@ -266,18 +303,3 @@ def _row(prompt: Sequence[int], completion: Completion, content: str | list[dict
         "input_ids": [*prompt, *completion.token_ids],
         "labels": [IGNORE_INDEX] * len(prompt) + completion.token_ids,
     }
-
-
-def _without_repeats(prompt_ids: Sequence[Sequence[int]], texts: Sequence[str]) -> tuple[list[int], int, int]:
-    """Indices to keep, number of duplicates, number of empty completions."""
-    kept: list[int] = []
-    seen: set[tuple[tuple[int, ...], str]] = set()
-    empty = 0
-    for index, (prompt, text) in enumerate(zip(prompt_ids, texts, strict=True)):
-        key = (tuple(prompt), text)
-        if not text.strip():
-            empty += 1
-        elif key not in seen:
-            seen.add(key)
-            kept.append(index)
-    return kept, len(texts) - empty - len(kept), empty

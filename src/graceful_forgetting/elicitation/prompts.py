@@ -1,19 +1,20 @@
 """The prompts: what they must look like, and their tokens."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from graceful_forgetting.data.encoding import RefusedRowError, encode_prompts, encode_rows, encoded_in_parts
+from graceful_forgetting.data.encoding import RefusedRowError, encode_prompts, encode_rows, encoded_parts
+from graceful_forgetting.runtime.compact import TokenLists
 
 logger = logging.getLogger(__name__)
 
 ADDED_COLUMNS = ("completion_tokens", "mean_log_probability", "finish_reason", "input_ids", "labels")
 
 
-def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenLists:
     """Token ids of each row's `prompt`: a string, or a list of messages with the generation prompt added.
 
     Raises:
@@ -38,33 +39,34 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> li
         raise ValueError(
             f"prompts already has columns that elicitation adds: {', '.join(taken)}; remove or rename them"
         )
-    values = prompts.with_format(None)["prompt"][:]
-    for index, value in enumerate(values):
+    blank: dict[int, str] = {}
+    for index, value in enumerate(prompts.with_format(None)["prompt"]):
         if not value or not isinstance(value, str | list):
             raise ValueError(
                 f"prompts: row {index} has prompt {value!r}; it must be a string or a list of messages, not empty"
             )
+        if isinstance(value, str) and value != value.rstrip():
+            blank[index] = value
+    found = TokenLists()
     try:
-        ids = encoded_in_parts(prompts, "tokenising prompts", lambda part: encode_prompts(part, tokenizer))
+        for part in encoded_parts(prompts, "tokenising prompts", lambda rows: encode_prompts(rows, tokenizer)):
+            found.extend(part)
     except RefusedRowError as error:
         raise ValueError(f"prompts: row {error.position} {error}") from error
-    # Equal ids are one object, in place of one a token.
-    shared: dict[int, int] = {}
-    ids = [[shared.setdefault(token, token) for token in own] for own in ids]
-    _warn_of_blank_ends(values, tokenizer)
-    for index, tokens in enumerate(ids):
+    _warn_of_blank_ends(blank, len(prompts), tokenizer)
+    for index, tokens in enumerate(found):
         if not tokens:
-            raise ValueError(f"prompts: row {index} has no tokens (prompt {values[index]!r}); remove it")
-    return ids
+            prompt = prompts.with_format(None)[index]["prompt"]
+            raise ValueError(f"prompts: row {index} has no tokens (prompt {prompt!r}); remove it")
+    return found
 
 
-def _warn_of_blank_ends(prompts: Sequence[str | list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> None:
+def _warn_of_blank_ends(blank: Mapping[int, str], total: int, tokenizer: PreTrainedTokenizerBase) -> None:
     """Say where white space at the end of a prompt makes other tokens than before a word.
 
     A model has hardly met such tokens at the end of a text, and goes on with white space, a number or nothing.
     """
-    blank = [index for index, prompt in enumerate(prompts) if isinstance(prompt, str) and prompt != prompt.rstrip()]
-    rows = [{"prompt": prompts[index], "completion": "a"} for index in blank]
+    rows = [{"prompt": prompt, "completion": "a"} for prompt in blank.values()]
     if not rows or tokenizer.eos_token is None:
         return
     bad = [index for index, row in zip(blank, encode_rows(rows, "prompt", tokenizer), strict=True) if row.misfit]
@@ -73,7 +75,7 @@ def _warn_of_blank_ends(prompts: Sequence[str | list[dict[str, str]]], tokenizer
             "%d of %d prompts end in white space that makes other tokens when an answer follows (the first: row %d, "
             "%r): the model is asked in an unusual way, and may answer nothing. End these prompts before it.",
             len(bad),
-            len(prompts),
+            total,
             bad[0],
-            str(prompts[bad[0]])[-20:],
+            blank[bad[0]][-20:],
         )

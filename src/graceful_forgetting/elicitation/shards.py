@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from graceful_forgetting.elicitation.backends import Backend
 from graceful_forgetting.generation import Completion, Request
@@ -26,8 +26,8 @@ def complete_in_shards(
     folder: str | Path | None,
     key: str,
     announce: Callable[[str], None],
-) -> tuple[list[Completion], float]:
-    """Completions in the order of `requests`, and the seconds that they took, shards found before included.
+) -> tuple[Dataset, float]:
+    """Completions in the order of `requests`, a column a field, and the seconds that all took together.
 
     The longest prompts come first, so that a lack of memory shows at once. What is in a shard depends on the requests
     alone, and a shard is completed by itself: resumed is uninterrupted.
@@ -44,52 +44,54 @@ def complete_in_shards(
     shards = [order[first : first + SHARD_SIZE] for first in range(0, len(order), SHARD_SIZE)]
     entries = shard_entries(folder, "completions", f"{key}-{SHARD_SIZE}", len(shards))
 
-    def work(numbers: list[int]) -> dict[int, tuple[list[Completion], float]]:
+    def work(numbers: list[int]) -> dict[int, tuple[Dataset, float]]:
         if not numbers:
             return {}
         with open_backend() as backend:
-            return _complete(backend, {number: [requests[i] for i in shards[number]] for number in numbers}, entries)
+            return _complete(backend, requests, {number: shards[number] for number in numbers}, entries)
 
     known, made = share_shards(entries, len(shards), _load, work, announce, "elicited")
     seconds = sum(seconds for _, seconds in known.values())
     seconds += max(sum(seconds for _, seconds in part.values()) for part in made)
     for part in made:
         known |= part
-    completions = {i: c for number, shard in enumerate(shards) for i, c in zip(shard, known[number][0], strict=True)}
-    return [completions[i] for i in range(len(requests))], seconds
+    completions = concatenate_datasets([known[number][0] for number in range(len(shards))])
+    return completions.select(sorted(range(len(order)), key=order.__getitem__)), seconds
 
 
-def _load(entry: Entry) -> tuple[list[Completion], float] | None:
+def _load(entry: Entry) -> tuple[Dataset, float] | None:
     record = entry.read()
     if record is None:
         return None
-    return [Completion(**row) for row in read_rows(entry.path / _ROWS).to_list()], record["seconds"]
+    return read_rows(entry.path / _ROWS), record["seconds"]
 
 
-def _save(entry: Entry, completions: Sequence[Completion], seconds: float) -> None:
+def _save(entry: Entry, completions: Dataset, seconds: float) -> None:
     def fill(folder: Path) -> dict[str, float]:
-        Dataset.from_list([asdict(completion) for completion in completions]).save_to_disk(str(folder / _ROWS))
+        completions.save_to_disk(str(folder / _ROWS))
         return {"seconds": seconds}
 
     entry.write(fill)
 
 
 def _complete(
-    backend: Backend, shards: dict[int, list[Request]], entries: Sequence[Entry] | None
-) -> dict[int, tuple[list[Completion], float]]:
-    """The completions of `shards`, and the seconds of each, by number."""
+    backend: Backend, requests: Sequence[Request], shards: dict[int, list[int]], entries: Sequence[Entry] | None
+) -> dict[int, tuple[Dataset, float]]:
+    """The completions of `shards`, which are places in `requests`, and the seconds of each, by number."""
     done = {}
     tokens, start = 0, time.perf_counter()
     with progress_bar("Eliciting self-knowledge", "answers", sum(map(len, shards.values()))) as progress:
-        for number, requests in shards.items():
+        for number, places in shards.items():
             begun = time.perf_counter()
             completions: dict[int, Completion] = {}
-            for position, completion in backend.complete(requests):
+            for position, completion in backend.complete([requests[i] for i in places]):
                 completions[position] = completion
                 tokens += len(completion.token_ids)
                 progress.update()
                 progress.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
-            done[number] = [completions[i] for i in range(len(requests))], time.perf_counter() - begun
+            # As Python objects completions take ten times as much memory.
+            rows = Dataset.from_list([asdict(completions[i]) for i in range(len(places))])
+            done[number] = rows, time.perf_counter() - begun
             if entries is not None:
                 _save(entries[number], *done[number])
     return done

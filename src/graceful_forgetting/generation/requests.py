@@ -3,9 +3,11 @@
 import hashlib
 import json
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -56,21 +58,46 @@ class Completion:
         return self.token_ids[:-1] if self.stopped else self.token_ids
 
 
-def make_requests(prompt_ids: Sequence[list[int]], config: ElicitationConfig) -> list[Request]:
+class Requests(Sequence[Request]):
+    """`each` requests for each prompt, prompt by prompt, made when they are read: kept are 8 bytes a request.
+
+    Args:
+        prompt_ids: tokens of the prompts.
+        seeds: one a request.
+    """
+
+    def __init__(self, prompt_ids: Sequence[list[int]], each: int, seeds: "array[int]"):
+        self._prompt_ids, self._each, self._seeds = prompt_ids, each, seeds
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    @overload
+    def __getitem__(self, index: int) -> Request: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Request]: ...
+    def __getitem__(self, index: int | slice) -> Request | list[Request]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return Request(self._prompt_ids[index // self._each], self._seeds[index])
+
+
+def make_requests(prompt_ids: Sequence[list[int]], config: ElicitationConfig) -> Requests:
     """`config.num_samples_per_prompt` requests for each prompt, prompt by prompt.
 
     A request's seed is made from `config.seed`, the prompt's tokens and the number of the draw, so that it depends
     neither on the other prompts nor on their order. A prompt that occurs again goes on counting its draws.
     """
-    draws: Counter[str] = Counter()
-    requests = []
+    draws: Counter[bytes] = Counter()
+    seeds = array("Q")
     for ids in prompt_ids:
         prompt = json.dumps(ids)
+        known = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
         for _ in range(config.num_samples_per_prompt):
-            digest = hashlib.blake2b(f"{config.seed}:{draws[prompt]}:{prompt}".encode(), digest_size=8).digest()
-            requests.append(Request(ids, int.from_bytes(digest, "little") >> (64 - _SEED_BITS)))
-            draws[prompt] += 1
-    return requests
+            digest = hashlib.blake2b(f"{config.seed}:{draws[known]}:{prompt}".encode(), digest_size=8).digest()
+            seeds.append(int.from_bytes(digest, "little") >> (64 - _SEED_BITS))
+            draws[known] += 1
+    return Requests(prompt_ids, config.num_samples_per_prompt, seeds)
 
 
 def until_stop(ids: Sequence[int], eos_token_ids: Sequence[int]) -> list[int]:

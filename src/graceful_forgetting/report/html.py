@@ -15,6 +15,7 @@ from graceful_forgetting.report import plots
 from graceful_forgetting.report.headline import compared, headline, interval_text, verdict_of
 from graceful_forgetting.report.measures import general_measures, run_measures, task_measures
 from graceful_forgetting.report.samples import (
+    ENDS,
     ScoredSamples,
     as_text,
     kinds_at_the_top,
@@ -48,8 +49,8 @@ def render_report(
         answers: test rows on which plain fine-tuning and the method do not answer the same.
 
     Every text from data is escaped, and a content security policy lets nothing run or load but the report's
-    own script. More than 10,000 samples are thinned out evenly by rank, and long texts are cut if they do
-    not fit; the report says so where it happens.
+    own script. Of more than 10,000 samples the table has the highest and lowest scores and some between. Long texts
+    are cut if they do not fit. The report says so where it happens.
 
     Raises:
         ValueError: `samples` lacks a column.
@@ -128,6 +129,7 @@ def _context(result: RunResult, samples: ScoredSamples | None, answers: Sequence
         "answers": answers,
         "top": {} if samples is None or not kinds else kinds_at_the_top(samples, kinds),
         "table": table,
+        "ends": ENDS,
         "sample_columns": columns,
         "task_measures": task_measures(result.runs),
         "general_measures": general_measures(result.runs),
@@ -139,7 +141,7 @@ def _context(result: RunResult, samples: ScoredSamples | None, answers: Sequence
         "interval_text": interval_text,
         "verdict_of": verdict_of,
         "unparsable": _unparsable_rates(result),
-        "guarded": [run for run in result.runs if run.guard.events()],
+        "guarded": [run for run in result.runs if run.events()],
         "longest_stage": max((stage.seconds for stage in result.stages), default=0.0),
         "total_seconds": sum(stage.seconds for stage in result.stages),
     }

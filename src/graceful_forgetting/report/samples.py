@@ -20,6 +20,8 @@ REQUIRED_COLUMNS = (
     "chosen",
 )
 LOSS_COLUMN = "loss"
+# Of more samples than a table holds, so many of the highest and of the lowest scores are all in it.
+ENDS = MAX_ROWS // 4
 
 
 @dataclass(frozen=True)
@@ -91,30 +93,32 @@ def _numbers(column: Any) -> np.ndarray:
     return np.asarray([np.nan if value is None else value for value in column], dtype=np.float64)
 
 
-def thin_out(samples: ScoredSamples, limit: int = MAX_ROWS) -> ScoredSamples:
-    """All samples from highest to lowest confidence; above `limit`, evenly spaced ranks of them."""
+def thin_out(samples: ScoredSamples, limit: int = MAX_ROWS, ends: int = 0) -> ScoredSamples:
+    """All samples from highest to lowest confidence; above `limit`, the first and last `ends`, and evenly spaced ranks
+    between them."""
     order = np.argsort(-samples.confidence, kind="stable")
     if len(order) > limit:
-        order = order[np.linspace(0, len(order) - 1, limit).round().astype(np.int64)]
+        between = np.linspace(ends, len(order) - 1 - ends, limit - 2 * ends).round().astype(np.int64)
+        order = order[np.concatenate([np.arange(ends), between, np.arange(len(order) - ends, len(order))])]
     return samples.take(order)
 
 
 def kinds_at_the_top(samples: ScoredSamples, kinds: Mapping[str, str]) -> dict[str, int]:
     """How many of the 25 highest scores are of each known kind, in falling number."""
-    top = thin_out(samples).task_index[:25]
+    top = samples.task_index[np.argsort(-samples.confidence, kind="stable")[:25]]
     return dict(Counter(kinds.get(samples.tasks[task], "not known") for task in top.tolist()).most_common())
 
 
 def sample_table(
     samples: ScoredSamples, score: str = "Forgetting confidence (nats)", kinds: Mapping[str, str] | None = None
 ) -> tuple[SampleTable, list[Head]]:
-    """The table of the samples that `thin_out` keeps, and its columns.
+    """The table of the samples, above `MAX_ROWS` of the ends of their ranking and some between, and its columns.
 
     Args:
         score: heading of the scores, with their unit.
         kinds: task -> what it is known to be to the learning task, where that is known.
     """
-    kept = thin_out(samples)
+    kept = thin_out(samples, ends=ENDS)
     heads = [
         Head("prompt", "Prompt", "text", "text"),
         Head("completion", "Completion", "text", "text"),

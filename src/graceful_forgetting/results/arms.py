@@ -20,6 +20,8 @@ def method_title(config: Mapping[str, Any]) -> str:
     """
     if config.get("baseline") is not None:
         return str(config["baseline"]).replace("_", " ")
+    if config.get("forget_fraction") == 1:
+        return "forgetting all"
     strategy, scorer = config.get("forget_strategy"), str(config.get("confidence_scorer", "lwf"))
     # Of a scorer of one's own, its name without the module.
     scorer = scorer.rpartition(":")[2].replace("_", " ")

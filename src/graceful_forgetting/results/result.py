@@ -147,11 +147,44 @@ class GuardResult:
 
 
 @dataclass
+class LineSearchResult:
+    """Where on the line from the base weights (0) to those after training (1) the model is (`chosen`).
+
+    `losses`: the held-out loss in nats per token at each point that was tried, None where it was not finite.
+    """
+
+    chosen: float
+    losses: dict[str, float | None]
+
+    def text(self) -> str:
+        """What was found, in a sentence."""
+        trained, best = (self.losses[f"{share:g}"] for share in (1, self.chosen))
+        found = f"held-out loss {_shown(best)}" + ("" if self.chosen == 1 else f", {_shown(trained)} at 1")
+        return (
+            f"the line search from the base model (0) to the trained one (1) ended at {self.chosen:g} ({found} nats "
+            f"per token): {line_search_meaning(self.chosen)}"
+        )
+
+
+def line_search_meaning(chosen: float) -> str:
+    """What the point that a line search ends at says of learning and forgetting."""
+    if chosen > 1:
+        return "going further is better, so what the base model knew is in the way and forgetting may help"
+    if chosen < 1:
+        return "going less far is better, so learning has lost something that rehearsal, not forgetting, brings back"
+    return "neither going further nor less far is better"
+
+
+def _shown(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4g}"
+
+
+@dataclass
 class TrainingRunResult:
     """One arm under one seed (None for the base model, which no seed touches); `metrics` is by task.
 
     `neutral_bits_per_byte` is of the neutral text, None without one; `lm_eval` has the numbers of lm-evaluation-harness
-    by its task and metric, empty where none was asked for.
+    by its task and metric, empty where none was asked for. `line_search`: None where there was none.
     """
 
     arm: Arm
@@ -162,6 +195,11 @@ class TrainingRunResult:
     guard: GuardResult
     neutral_bits_per_byte: float | None = None
     lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)
+    line_search: LineSearchResult | None = added(None)
+
+    def events(self) -> list[str]:
+        """What happened to its weights beside learning and unlearning, a sentence each; none if nothing."""
+        return self.guard.events() + ([] if self.line_search is None else [self.line_search.text()])
 
 
 @dataclass

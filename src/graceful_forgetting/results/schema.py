@@ -13,6 +13,13 @@ _hints = functools.cache(get_type_hints)
 _parts = functools.cache(lambda hint: (get_origin(hint), get_args(hint)))
 
 
+@functools.cache
+def _plain(hint: Any) -> frozenset[Any]:
+    """The types of which a value is taken as it is: int of int, float and None of float | None."""
+    origin, arguments = _parts(hint)
+    return frozenset(arguments if origin in (Union, types.UnionType) else [hint])
+
+
 def added(default: Any) -> Any:
     """A dataclass field that files of the same schema version may lack, being older; it then has `default`."""
     return dataclasses.field(default=default, metadata={_ADDED: True})
@@ -69,7 +76,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is list:
         _require(isinstance(value, list), where, value, "a list")
         # Long lists of numbers: no path is needed of an item that is what it must be.
-        if all(type(item) is arguments[0] for item in value):
+        plain = _plain(arguments[0])
+        if all(type(item) in plain for item in value):
             return list(value)
         return [_convert(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict:

@@ -62,7 +62,7 @@ def _notes(result: RunResult) -> list[str]:
             f"unlearned in {' / '.join(map(str, updates))} unlearning updates a run"
         )
     for run in result.runs:
-        notes += [f"{titles[run.arm]}, seed {run.seed}: {event}" for event in run.guard.events()]
+        notes += [f"{titles[run.arm]}, seed {run.seed}: {event}" for event in run.events()]
     return notes
 
 

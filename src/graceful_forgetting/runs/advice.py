@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from graceful_forgetting.results.result import line_search_meaning
 from graceful_forgetting.selection import LEAST_LEARNED
 
 Verdict = Literal["expected to help", "not expected to help", "not known"]
@@ -59,7 +60,7 @@ class Evidence:
         chosen_interference: mean of L(x; θ*_L) − L(x; θ_base) over the chosen samples, in nats per token.
         scorer: what ranked the samples. reference_share: of the learning updates, that θ*_L is the end of.
         selection: how much is chosen, in words. learned: share of the learning task's loss that is gone at θ*_L; none
-            where it was not measured.
+            where it was not measured. line_search: λ* of each run that made one, see `LineSearchResult`.
     """
 
     samples: int
@@ -74,6 +75,7 @@ class Evidence:
     reference_share: float = 1.0
     selection: str = ""
     learned: float | None = None
+    line_search: tuple[float, ...] = ()
 
 
 def gather_evidence(
@@ -262,6 +264,12 @@ def advice_text(evidence: Evidence, advice: Advice, outcome: str | None = None) 
         "mean change of the loss of chosen samples by learning, nats per token": evidence.chosen_interference,
     }
     lines += [f"- {name}: {'not measured' if value is None else f'{value:.3g}'}" for name, value in named.items()]
+    if evidence.line_search:
+        found = median(evidence.line_search)
+        lines.append(
+            f"- λ* of the line search from the base model to the trained one, median of {len(evidence.line_search)} "
+            f"run(s): {found:.3g} ({line_search_meaning(found)})"
+        )
     lines.append("- by task (samples, share chosen, median score, median change of the loss by learning):")
     for task in evidence.tasks:
         change = "not measured" if task.interference is None else f"{task.interference:+.3g}"

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import SFTConfig
 
+from graceful_forgetting.baselines import Need as BaselineNeed
 from graceful_forgetting.config import LWFConfig, as_arm, changed
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
 from graceful_forgetting.posterior.reference import stopping_after
@@ -26,6 +27,7 @@ from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learnin
 from graceful_forgetting.runs.training import arm_args, run_training
 from graceful_forgetting.runtime.fingerprint import fingerprint_json
 from graceful_forgetting.runtime.secrets import public_settings
+from graceful_forgetting.training.checks import baseline_needs
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.preparation import Preparation, read_preparation, trained_weights
 from graceful_forgetting.training.stages import RunDirectory, Stage, copy_stage
@@ -149,6 +151,7 @@ class Pipeline:
             return self._once(name, lambda: self._copy(name, self.plain_arm(seed), read, unlearning_updates=0))
         if self._may_fall_back(method.args):
             preparation["plain"] = self.plain_arm(seed)
+        if "plain" in preparation or BaselineNeed.HELD_OUT in baseline_needs(method.args):
             settings["held_out"] = self.inputs.data_fingerprints["learning_validation"]
         return self._once(
             name,

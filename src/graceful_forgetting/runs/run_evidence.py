@@ -1,5 +1,7 @@
 """What a run directory holds of the evidence for `graceful advise`, and what came of the run, if it has ended."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.results.text import estimate, measured
 from graceful_forgetting.runs.advice import Evidence, gather_evidence
 from graceful_forgetting.runs.finished_runs import RESULT_FILE
+from graceful_forgetting.runs.training import LINE_SEARCH, UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.store import Entry, read_rows
 from graceful_forgetting.training.preparation import ROWS_FOLDER, SELECTION_FILE, TASK_COLUMN, selection_remark
@@ -40,7 +43,7 @@ def evidence_of_run(folder: str | Path) -> Evidence:
     scored = read_rows(place / "scores" / ROWS_FOLDER)
     chosen = set(read_rows(place / "selection" / ROWS_FOLDER)["source_index"])
     audit = read_json(place / "selection" / SELECTION_FILE)
-    return gather_evidence(
+    evidence = gather_evidence(
         {name: list(scored[name]) for name in COLUMNS},
         scored[TASK_COLUMN],
         [index in chosen for index in range(len(scored))],
@@ -51,6 +54,7 @@ def evidence_of_run(folder: str | Path) -> Evidence:
         selection_remark(audit),
         audit["settings"]["learned"],
     )
+    return replace(evidence, line_search=tuple(_line_searches(folder)))
 
 
 def outcome(folder: str | Path) -> str | None:
@@ -76,6 +80,15 @@ def outcome(folder: str | Path) -> str | None:
         f"({summary.metric}, {difference.n} seed{'s' if difference.n > 1 else ''}; plain "
         f"{show(summary.arms['plain'].mean)})"
     )
+
+
+def _line_searches(folder: Path) -> Iterator[float]:
+    """λ* of every run of the own method that a baseline has made a line search of."""
+    for arm in sorted((folder / OWN).glob("seed-*")):
+        if _record(folder / OWN, arm.name) is not None:
+            found = read_json(arm / UNLEARNING_FILE).get(LINE_SEARCH)
+            if found is not None:
+                yield found["chosen"]
 
 
 def _record(place: Path, name: str) -> dict[str, Any] | None:

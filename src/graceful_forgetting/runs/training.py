@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from graceful_forgetting.baselines import Need
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.posterior.reference import PlainTrainer, name_stage
 from graceful_forgetting.runtime.artifacts import write_json
@@ -19,12 +21,15 @@ from graceful_forgetting.runtime.checkpoints import newest_checkpoint
 from graceful_forgetting.runtime.distributed import on_main_process, sum_over_processes
 from graceful_forgetting.runtime.progress import progress_allowed
 from graceful_forgetting.runtime.termination import Terminated, arrived, waits_for_update
+from graceful_forgetting.training.checks import baseline_needs
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.training.trainer import LWFTrainer
 from graceful_forgetting.unlearning.updates import unlearning_summary
 
 LOG_FILE = "training_log.json"
 UNLEARNING_FILE = "unlearning.json"
+# In that file, where a baseline has made one.
+LINE_SEARCH = "line_search"
 
 
 class SavedAtTheEnd(TrainerCallback):
@@ -88,9 +93,10 @@ def run_training(
         that on `eval_dataset` at the end in nats per token.
     """
     trainer: PlainTrainer
+    judged = args.guard_fallback or measure_held_out or (not plain and Need.HELD_OUT in baseline_needs(args))
     common: dict[str, Any] = {
         "train_dataset": train_dataset,
-        "eval_dataset": eval_dataset if args.eval_strategy != "no" or args.guard_fallback or measure_held_out else None,
+        "eval_dataset": eval_dataset if args.eval_strategy != "no" or judged else None,
         "processing_class": processing_class,
     }
     if plain:
@@ -107,6 +113,8 @@ def run_training(
         trainer.save_model(str(folder))
     write_json(folder / LOG_FILE, trainer.state.log_history)
     unlearning = trainer.unlearning_summary() if isinstance(trainer, LWFTrainer) else unlearning_summary(None, None)
+    if isinstance(trainer, LWFTrainer) and trainer.line_search is not None:
+        unlearning[LINE_SEARCH] = asdict(trainer.line_search)
     write_json(folder / UNLEARNING_FILE, unlearning)
     detail: dict[str, Any] = {"learning_updates": trainer.state.global_step}
     if measure_held_out:

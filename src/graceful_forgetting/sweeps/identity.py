@@ -13,7 +13,6 @@ from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_rows
 from graceful_forgetting.runtime.own_files import check_file
 from graceful_forgetting.runtime.version import __version__
-from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.grid import Cell
 from graceful_forgetting.sweeps.run_cell import CellSettings
 from graceful_forgetting.unlearning.objectives import objective_code
@@ -27,7 +26,7 @@ class CellKeys:
 
     def __init__(self, settings: CellSettings):
         self._settings = settings
-        self._recipes: dict[str, Recipe] = {}
+        self._recipes: dict[str, tuple[Recipe, Sources, dict[str, Any]]] = {}
         self._sources: dict[str, tuple[Sources, str]] = {}
 
     def key(self, cell: Cell) -> str:
@@ -37,11 +36,7 @@ class CellKeys:
             ValueError: a field or value that is not valid, a task without test rows, no never-knew model.
             FileNotFoundError: a path that is not there.
         """
-        recipe = self.recipe(cell)
-        try:
-            sources, content = self._content(recipe)
-        except ValueError as error:
-            raise ValueError(f"learning {cell.learning}, forgetting {cell.forgetting}: {error}") from error
+        recipe, sources, made_from = self._recipe(cell)
         if sources.learning_test is None:
             raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
         if not recipe[0].generates:
@@ -53,26 +48,34 @@ class CellKeys:
         return fingerprint_json(
             {
                 "version": __version__,
-                "cell": asdict(cell),
+                "cell": vars(cell),
                 "measured": [
                     self._settings.reference_seed,
                     self._settings.evaluate_every,
                     self._settings.curve_rows,
                     self._settings.keep_models,
                 ],
-                "content": content,
-                **scorer_code(recipe[1].confidence_scorer),
-                **objective_code(recipe[1]),
+                **made_from,
             }
         )
 
     def recipe(self, cell: Cell) -> Recipe:
-        """That of a cell with another seed and folder, checked once for all seeds; raises as `key` does."""
+        """That of a cell with another seed and folder; raises as `key` does."""
+        return self._recipe(cell)[0]
+
+    def _recipe(self, cell: Cell) -> tuple[Recipe, Sources, dict[str, Any]]:
+        """The recipe of a cell, and hashes of its data, models and own code: read and checked once for all seeds."""
         fields = {**cell.fields, "seed": 0}
         known = fingerprint_json(fields)
         if known not in self._recipes:
             where = f"methods.{cell.method} with settings.{cell.setting}"
-            self._recipes[known] = recipe_from_fields({**fields, "output_dir": "unused"}, where)
+            recipe = recipe_from_fields({**fields, "output_dir": "unused"}, where)
+            code = {**scorer_code(recipe[1].confidence_scorer), **objective_code(recipe[1])}
+            try:
+                sources, content = self._content(recipe)
+            except ValueError as error:
+                raise ValueError(f"learning {cell.learning}, forgetting {cell.forgetting}: {error}") from error
+            self._recipes[known] = recipe, sources, {"content": content, **code}
         return self._recipes[known]
 
     def _content(self, recipe: Recipe) -> tuple[Sources, str]:
@@ -103,14 +106,14 @@ def _folder_hash(path: str) -> list[str]:
     return [f"{file.name} {blake2b(file.read_bytes(), digest_size=16).hexdigest()}" for file in files]
 
 
-def finished(cell: Cell, key: str, output_dir: str | Path) -> CellResult | None:
-    """The result of a cell that was made from the same; none if it is missing, stale or damaged."""
+def finished(cell: Cell, key: str, output_dir: str | Path) -> bool:
+    """Whether a cell has a result that was made from the same and is as it was written."""
     path = Path(output_dir) / cell.folder / "result.json"
     if not path.is_file():
-        return None
+        return False
     try:
         check_file(path, must_be_listed=True)
-        result = CellResult.from_json(read_json(path), str(path))
+        content = read_json(path)
     except ValueError:
-        return None
-    return result if result.key == key else None
+        return False
+    return isinstance(content, dict) and content.get("key") == key

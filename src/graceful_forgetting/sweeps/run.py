@@ -80,7 +80,7 @@ class Sweep:
         lines = []
         for cell in self._all_cells():
             chosen_later = cell.method in tuned if cell.split == "final" else cell.folder not in first
-            done = not chosen_later and finished(cell, self._keys.key(cell), self.folder) is not None
+            done = not chosen_later and finished(cell, self._keys.key(cell), self.folder)
             lines.append(f"{cell.folder}: {'finished' if done else 'after tuning' if chosen_later else 'to do'}")
         return lines
 
@@ -122,7 +122,7 @@ class Sweep:
 
     def _run(self, cells: Sequence[Cell], what: str) -> list[Outcome]:
         tasks = [(cell, self._keys.key(cell)) for cell in cells]
-        missing = [(cell, key) for cell, key in tasks if finished(cell, key, self.folder) is None]
+        missing = [(cell, key) for cell, key in tasks if not finished(cell, key, self.folder)]
         self.announce(f"{len(cells)} {what}, {len(cells) - len(missing)} finished before; in {self.folder}")
         failed: list[Outcome] = []
         start, done = time.perf_counter(), 0
@@ -169,7 +169,11 @@ class Sweep:
     def _choose(self, trials: Sequence[Cell], number: int, choices: Choices, record: dict[str, Any]) -> None:
         """Put the values with the highest mean score over the validation seeds, of this round and those before it, into
         `choices`, and what was tried into `record`."""
-        results = {cell.folder: finished(cell, self._keys.key(cell), self.folder) for cell in trials}
+        scores = {
+            cell.folder: CellResult.load(self.folder / cell.folder / "result.json").score
+            for cell in trials
+            if finished(cell, self._keys.key(cell), self.folder)
+        }
         for group, combinations in self._groups().items():
             for method in self.grid.tune:
                 before = choices.get(combinations[0], {}).get(method, {})
@@ -178,7 +182,7 @@ class Sweep:
                     continue
                 known = record[group].setdefault(method, {"chosen": {}, "trials": []})
                 known["trials"] += [
-                    {"fields": trial, "scores": _trial_values(trials, results, combinations, method, trial)}
+                    {"fields": trial, "scores": _trial_values(trials, scores, combinations, method, trial)}
                     for trial in tried
                 ]
                 usable = [trial for trial in known["trials"] if trial["scores"]]
@@ -198,15 +202,14 @@ class Sweep:
 
 def _trial_values(
     trials: Sequence[Cell],
-    results: Mapping[Path, CellResult | None],
+    scores: Mapping[Path, float],
     combinations: Sequence[str],
     method: str,
     trial: Mapping[str, Any],
 ) -> list[float]:
     """Score of one trial by combination and seed; empty if a cell of it failed."""
     own = [c for c in trials if c.combination in combinations and c.method == method and c.trial == trial]
-    found = [results[cell.folder] for cell in own]
-    return [result.score for result in found if result is not None] if all(found) else []
+    return [scores[cell.folder] for cell in own] if all(cell.folder in scores for cell in own) else []
 
 
 def _line(outcome: Outcome) -> str:

@@ -95,11 +95,16 @@ def check_data(
         some_are_read=scorer_reads and not scored,
     )
     # A preparation has what trials chose already.
-    if args.forget_trials != "none" and unlearning and preparation is None and eval_dataset is None:
+    judge: str | None = None
+    if args.forget_trials != "none" and unlearning and preparation is None:
+        judge, remedy = f"forget_trials={args.forget_trials!r}", "set forget_trials='none'"
+    elif BaselineNeed.HELD_OUT in baseline_needs(args):
+        judge, remedy = f"baseline={args.baseline!r}", "choose another baseline"
+    if judge is not None and eval_dataset is None:
         raise ValueError(
-            f"forget_trials={args.forget_trials!r} needs held-out learning rows to judge trial runs by: pass "
-            "eval_dataset (in a recipe, leave training rows over: learning_limit below their number, with "
-            "validation_limit above 0, and split 'test' of world_options), or set forget_trials='none'"
+            f"{judge} needs held-out learning rows to judge by: pass eval_dataset (in a recipe, leave training rows "
+            "over: learning_limit below their number, with validation_limit above 0, and split 'test' of "
+            f"world_options), or {remedy}"
         )
 
 

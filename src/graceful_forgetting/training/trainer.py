@@ -33,7 +33,7 @@ from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.distributed import on_main_process
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
-from graceful_forgetting.runtime.progress import without_bars_of_libraries
+from graceful_forgetting.runtime.progress import say, without_bars_of_libraries
 from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.training import checks
 from graceful_forgetting.training.baseline import check_base_weights, make_baseline
@@ -102,7 +102,8 @@ class LWFTrainer(UnlearningTrainer):
     The Trainer log has, beside the usual `loss` and `grad_norm` of learning: `unlearn_loss` (mean L(x) of the samples
     before their unlearning updates), `unlearn_active` (share of them that still have a gradient), `unlearn_grad_norm`
     (before clipping; with schedule 'joint' of the weighted unlearning gradient alone), `unlearn_updates` (how many so
-    far), and `baseline_loss` (what the baseline adds to `loss`).
+    far), and `baseline_loss` (what the baseline adds to `loss`). With schedule 'perturb' the `loss` of such an update,
+    which the guard watches too, is that at the moved weights.
 
     Raises:
         TypeError: `args` is not an `LWFConfig`, or `forget_dataset` or `preparation` is of another type.
@@ -335,6 +336,10 @@ class LWFTrainer(UnlearningTrainer):
                 f"learning updates {self.state.global_step}, unlearning updates {self.unlearning_summary()['updates']}"
             )
             self._say(f"{self._title}: done in {duration(output.metrics['train_runtime'])} ({updates})")
+        if baseline is not None:
+            self.line_search = baseline.after_training(self.model, self.held_out_loss)
+            if self.line_search is not None and not self.args.disable_tqdm:
+                say(f"{self._title}: {self.line_search.text()}. The same rows chose it: measure on others")
         self._keep_better()
         return output
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from graceful_forgetting.baselines.added_loss import AddedLoss
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.posterior.reference import PlainTrainer
 from graceful_forgetting.results.arms import method_title
+from graceful_forgetting.results.result import LineSearchResult
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.distributed import on_main_process
@@ -41,6 +43,7 @@ class UnlearningTrainer(PlainTrainer):
 
     Attributes:
         preparation: what the stages before training produced; none: they have not run.
+        line_search: what that of the baseline has found; none: it made none.
         held_out: losses of the trained model and of plain fine-tuning; none: not compared.
         _updates: what is unlearned; none: nothing.
         _added_loss: of the baseline; none: there is no baseline.
@@ -53,6 +56,7 @@ class UnlearningTrainer(PlainTrainer):
 
     args: LWFConfig
     preparation: Preparation | None
+    line_search: LineSearchResult | None = None
     held_out: HeldOutComparison | None = None
     _updates: UnlearningUpdates | None = None
     _added_loss: AddedLoss | None = None
@@ -111,8 +115,16 @@ class UnlearningTrainer(PlainTrainer):
         return loss if term is None else loss + term
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
-        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`."""
-        loss = super().training_step(*positional, **keywords)
+        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`.
+
+        Where unlearning has moved the weights for this update, they are back after its last pass: before gradients are
+        clipped, and before anything else reads the weights.
+        """
+        perturbed: AbstractContextManager[None] = nullcontext()
+        if self._updates is not None:
+            perturbed = self._updates.perturbation.around(last=self.accelerator.sync_gradients)
+        with perturbed:
+            loss = super().training_step(*positional, **keywords)
         if self._added_loss is not None:
             loss = self._added_loss.without(loss, self.state.global_step)
         if self._updates is not None:

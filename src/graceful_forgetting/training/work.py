@@ -12,6 +12,7 @@ from graceful_forgetting.confidence.losses import MOST_LEARNING_ROWS, Losses, Re
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
+from graceful_forgetting.config.unlearning import WITHOUT_STEPS
 from graceful_forgetting.training.notices import learning_updates
 from graceful_forgetting.unlearning.schedule import updates_due
 
@@ -206,7 +207,7 @@ def _unlearning(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
     )
     _, tokens = _samples(args, amounts, answer)
     rows = unlearned_rows(args) * args.unlearn_gradient_accumulation_steps
-    return Work(learned=due * rows * tokens, steps=0 if args.unlearn_schedule == "joint" else due)
+    return Work(learned=due * rows * tokens, steps=0 if args.unlearn_schedule in WITHOUT_STEPS else due)
 
 
 def unlearned_rows(args: LWFConfig) -> int:
