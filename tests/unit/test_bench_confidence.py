@@ -6,8 +6,8 @@ import torch
 from graceful_forgetting.cli import main
 from graceful_forgetting.lab.bench import confidence
 from graceful_forgetting.lab.bench.architectures import largest_error
-from graceful_forgetting.lab.bench.confidence import benchmark_confidence, table
-from graceful_forgetting.lab.bench.methods import METHODS, Run, Setting, oracle
+from graceful_forgetting.lab.bench.confidence import AT_SCALE, benchmark_confidence, table
+from graceful_forgetting.lab.bench.methods import METHODS, SHAPES, Run, Setting, oracle
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_method_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.Monkey
         [Setting(6, 0, 2)], repetitions=2, threads=1, methods=["engine", "BackPACK"], announce=said.append
     )
     assert said[0] == "measuring forward + backward, engine, BackPACK in 1 settings, memory first"
-    assert said[1:] == [f"{part}, 1 of 1: 2 samples of 6 tokens, 0 of the prompt" for part in ("memory", "time")]
+    assert said[1:] == [f"{part}, 1 of 1: 7M, 2 samples of 6 tokens, 0 of the prompt" for part in ("memory", "time")]
     rows = {row["method"]: row for row in result["rows"]}
     assert rows["BackPACK"]["failure"] == "NotImplementedError: no rule for this"
     assert rows[confidence.UNIT]["ratio"] == 1
@@ -48,6 +48,20 @@ def test_a_method_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.Monkey
     text = table(result)
     assert "no rule for this" in text
     assert len(text.splitlines()) == 4
+
+
+def test_a_larger_model_is_measured_with_what_it_can_bear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "135M", {**SHAPES["135M"], "num_hidden_layers": 1, "vocab_size": 4096})
+    result = benchmark_confidence([Setting(6, 0, 2, tied=True, shape="135M")], repetitions=2, threads=1)
+    assert [row["method"] for row in result["rows"]] == list(AT_SCALE)
+    assert result["rows"][1]["error"] <= 1e-5
+    assert [line.split()[0] for line in table(result).splitlines()[1:]] == ["135M", "135M"]
+
+
+def test_the_large_shape_is_that_of_the_small_language_model() -> None:
+    with torch.device("meta"):
+        model = Setting(8, 0, 1, tied=True, shape="135M").model()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
 
 
 @pytest.mark.parametrize(

@@ -281,13 +281,19 @@ def bench(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
     if min(options.tokens) < 4:
         raise ValueError(f"--tokens is {min(options.tokens)}; samples need 4 tokens or more")
-    settings = [Setting(n, prompt, options.batch_size) for n in options.tokens for prompt in (0, n // 2)]
-    settings.append(Setting(min(options.tokens), 0, options.batch_size, tied=True))
+    settings = []
+    if "7M" in options.shapes:
+        settings += [Setting(n, prompt, options.batch_size) for n in options.tokens for prompt in (0, n // 2)]
+        settings.append(Setting(min(options.tokens), 0, options.batch_size, tied=True))
+    if "135M" in options.shapes:
+        settings.append(Setting(48, 0, 8, tied=True, shape="135M"))
     result = benchmark_confidence(settings, repetitions=options.repetitions, threads=options.threads, announce=announce)
-    announce("scoring with parts of the parameters ...")
-    result["subsets"] = subset_correlations()
+    print(table(result))
+    if "7M" in options.shapes:
+        announce("scoring with parts of the parameters ...")
+        result["subsets"] = subset_correlations()
+        print(f"\n{subset_table(result['subsets'])}")
     write_json(options.output, result)
-    print(f"{table(result)}\n\n{subset_table(result['subsets'])}")
     print(f"\nwritten: {options.output}")
 
 

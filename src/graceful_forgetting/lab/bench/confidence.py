@@ -23,7 +23,9 @@ from graceful_forgetting.results.text_tables import aligned
 
 logger = logging.getLogger(__name__)
 UNIT = "forward + backward"
-_PACKAGES = ("torch", "transformers", "opacus", "backpack-for-pytorch")
+AT_SCALE = (UNIT, "engine")
+"""What is measured with models larger than 7M: the others hold all gradients of all samples, or take long."""
+_PACKAGES = ("torch", "transformers", "opacus", "backpack-for-pytorch", "bergson")
 
 
 def benchmark_confidence(
@@ -31,7 +33,7 @@ def benchmark_confidence(
     *,
     repetitions: int = 9,
     threads: int = 2,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] | None = None,
     announce: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Measure every method in every setting.
@@ -44,6 +46,7 @@ def benchmark_confidence(
 
     Args:
         repetitions: ≥ 2.
+        methods: names in `METHODS`; unset: all with the model 7M, `AT_SCALE` with a larger one.
         threads: that torch computes with.
         announce: receives a line at the start, and one at the end of each part.
 
@@ -56,18 +59,19 @@ def benchmark_confidence(
     """
     if repetitions < 2:
         raise ValueError(f"repetitions is {repetitions}; a spread needs 2 or more")
-    chosen = list(dict.fromkeys([UNIT, *methods]))
-    announce(f"measuring {', '.join(chosen)} in {len(settings)} settings, memory first")
+    chosen = {s: list(dict.fromkeys([UNIT, *(methods or _fitting(s))])) for s in settings}
+    names = dict.fromkeys(name for fitting in chosen.values() for name in fitting)
+    announce(f"measuring {', '.join(names)} in {len(settings)} settings, memory first")
     peaks: dict[tuple[Setting, str], int | None] = {}
     for number, setting in enumerate(settings, 1):
-        peaks |= {(setting, name): _peak_bytes(setting, name, threads) for name in chosen}
+        peaks |= {(setting, name): _peak_bytes(setting, name, threads) for name in chosen[setting]}
         announce(f"memory, {number} of {len(settings)}: {_in_words(setting)}")
     torch.set_num_threads(threads)
     rows = []
     for number, setting in enumerate(settings, 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the alternatives' own
-            measured = _measure(setting, chosen, repetitions)
+            measured = _measure(setting, chosen[setting], repetitions)
         for row in measured:
             peak, unit = peaks[setting, row["method"]], peaks[setting, UNIT]
             ratio = peak / unit if peak and unit else None
@@ -85,17 +89,36 @@ def benchmark_confidence(
     }
 
 
+def _fitting(setting: Setting) -> Sequence[str]:
+    return tuple(METHODS) if setting.shape == "7M" else AT_SCALE
+
+
 def _in_words(setting: Setting) -> str:
     tied = ", output layer tied" if setting.tied else ""
-    return f"{setting.batch_size} samples of {setting.tokens} tokens, {setting.prompt_tokens} of the prompt{tied}"
+    rows = f"{setting.batch_size} samples of {setting.tokens} tokens, {setting.prompt_tokens} of the prompt"
+    return f"{setting.shape}, {rows}{tied}"
 
 
 def table(result: dict[str, Any]) -> str:
     """The rows as text."""
-    heads = ("tokens", "prompt", "batch", "tied", "method", "ms", "IQR", "x", "memory", "x", "error", "first call")
+    heads = (
+        "model",
+        "tokens",
+        "prompt",
+        "batch",
+        "tied",
+        "method",
+        "ms",
+        "IQR",
+        "x",
+        "memory",
+        "x",
+        "error",
+        "first call",
+    )
     lines: list[tuple[str, ...]] = [heads]
     for row in result["rows"]:
-        setting = (row["tokens"], row["prompt_tokens"], row["batch_size"], "yes" if row["tied"] else "no")
+        setting = (row["shape"], row["tokens"], row["prompt_tokens"], row["batch_size"], "yes" if row["tied"] else "no")
         head = (*map(str, setting), row["method"])
         if "failure" in row:
             lines.append((*head, row["failure"][:60]))

@@ -21,6 +21,26 @@ from graceful_forgetting.gradients.token_loss import draw_targets
 from graceful_forgetting.lab.bench.architectures import random_weights
 
 Run = Callable[[], ConfidenceValues | None]
+SHAPES: dict[str, dict[str, int]] = {
+    "7M": {
+        "vocab_size": 4096,
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
+    # HuggingFaceTB/SmolLM2-135M: its config.json on the hub.
+    "135M": {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+}
+"""Sizes of a Llama. With the output layer tied, 7M has 5.9 million parameters and 135M has 135."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +48,7 @@ class Setting:
     """One row of the benchmark: `batch_size` samples of `tokens` tokens, the first `prompt_tokens` of them not counted.
 
     tied: whether input and output embedding are one parameter.
+    shape: of the model, in `SHAPES`.
     """
 
     tokens: int
@@ -35,27 +56,19 @@ class Setting:
     batch_size: int
     tied: bool = False
     seed: int = 0
+    shape: str = "7M"
 
     def model(self) -> PreTrainedModel:
-        """A Llama of 6.9 million parameters (5.9 million if tied): 6 layers of width 256, vocabulary 4096."""
+        """A Llama with random weights."""
         torch.manual_seed(self.seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=4096,
-                hidden_size=256,
-                intermediate_size=704,
-                num_hidden_layers=6,
-                num_attention_heads=4,
-                num_key_value_heads=4,
-                max_position_embeddings=max(512, self.tokens),
-                tie_word_embeddings=self.tied,
-            )
-        ).eval()
+        longest = max(512, self.tokens)
+        config = LlamaConfig(**SHAPES[self.shape], max_position_embeddings=longest, tie_word_embeddings=self.tied)
+        return LlamaForCausalLM(config).eval()
 
     def rows(self) -> Dataset:
         """Random tokens, tokenised."""
         generator = torch.Generator().manual_seed(self.seed)
-        ids = torch.randint(4096, (self.batch_size, self.tokens), generator=generator)
+        ids = torch.randint(SHAPES[self.shape]["vocab_size"], (self.batch_size, self.tokens), generator=generator)
         labels = ids.clone()
         labels[:, : self.prompt_tokens] = IGNORE_INDEX
         return Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
