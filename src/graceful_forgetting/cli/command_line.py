@@ -194,7 +194,11 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", commands.bench, "speed and memory of the scorer against its alternatives, on this machine")
     bench.add_argument("subject", choices=["confidence"])
     bench.add_argument(
-        "--shapes", nargs="+", choices=["7M", "135M"], default=["7M", "135M"], help="models; 135M needs 6 GB of memory"
+        "--shapes",
+        nargs="+",
+        choices=["7M", "135M"],
+        default=["7M"],
+        help="models; 135M, of SmolLM2, takes many minutes",
     )
     bench.add_argument("--tokens", type=int, nargs="+", default=[24, 96, 256], help="lengths of the samples, with 7M")
     bench.add_argument("--batch_size", type=int, default=16, help="with 7M; 135M scores 8 samples of 48 tokens")
