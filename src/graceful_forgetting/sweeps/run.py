@@ -109,7 +109,7 @@ class Sweep:
             ValueError: names the learning task, the forgetting set and the method, and the row or setting.
         """
         # Of one method all seeds and trials have the same rows, prompts and quotas.
-        missing = [cell for cell in self._all_cells() if finished(cell, self._keys.key(cell), self.folder) is None]
+        missing = [cell for cell in self._all_cells() if not finished(cell, self._keys.key(cell), self.folder)]
         firsts = {(cell.combination, cell.method): cell for cell in reversed(missing)}
         cache = InputsCache()
         bar = progress_bar("checking cells", "methods", iterable=list(firsts.values())[::-1], delay=DELAY)
