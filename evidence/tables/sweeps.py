@@ -161,29 +161,25 @@ def one_world(runs: Runs, chosen: Mapping[str, str] | None = None) -> str:
 
 
 def one_use(runs: Runs, rates: Mapping[str, float]) -> str:
-    """Every method in one use: its learning rate, accuracy, worst run, and gains over plain fine-tuning and rehearsal.
+    """Every method in one use: its learning rate, accuracy, worst run, and what it gains over plain fine-tuning.
 
     Args:
-        runs: of the use, rehearsal alone among its methods.
+        runs: of the use.
         rates: method -> the learning rate that was chosen for it.
     """
     methods = list(runs[0].methods)
     own = {name: scores(runs, name)[0] for name in methods}
-
-    def over(other: str, name: str) -> str:
-        return "" if name == other else gain(runs, name, other)
-
     return table(
         methods,
         {
             "method": code,
             "learning rate": lambda name: f"{rates[name]:g}",
+            "seeds": lambda name: str(len(own[name])),
             "accuracy, %": lambda name: points(fmean(own[name])),
             "worst run": lambda name: points(min(own[name])),
-            "over plain": partial(over, "plain"),
-            "over rehearsal": partial(over, "rehearsal"),
+            "gain over plain, points": lambda name: "" if name == "plain" else gain(runs, name),
         },
-        f"{len(own['plain'])} seeds.",
+        "Pairs of runs with the same seed.",
     )
 
 
