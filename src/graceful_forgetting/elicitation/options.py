@@ -39,11 +39,10 @@ def option_ids(
     """
     if OPTIONS_COLUMN not in prompts.column_names:
         return [()] * len(prompts)
-    found: list[tuple[tuple[int, ...], ...]] = []
+    pairs, places = [], []
     for index, row in enumerate(prompts.with_format(None)):
         options = row[OPTIONS_COLUMN]
         if not options:
-            found.append(())
             continue
         if config.num_samples_per_prompt > 1:
             raise ValueError(
@@ -54,28 +53,21 @@ def option_ids(
             raise ValueError(
                 f"prompts: row {index} has options={options!r}: give at least two texts, all different and none empty"
             )
-        found.append(_ids(row["prompt"], options, prompt_ids[index], tokenizer, eos_token_ids, index))
-    return found
-
-
-def _ids(
-    prompt: Any,
-    options: Sequence[str],
-    prompt_ids: list[int],
-    tokenizer: PreTrainedTokenizerBase,
-    eos_token_ids: Sequence[int],
-    index: int,
-) -> tuple[tuple[int, ...], ...]:
-    in_turns = not isinstance(prompt, str)
-    answers = [as_turns(text, "assistant") if in_turns else text for text in options]
-    rows = encode_rows([{"prompt": prompt, "completion": answer} for answer in answers], "prompt", tokenizer)
-    for text, row in zip(options, rows, strict=True):
-        if row.ids[: len(prompt_ids)] != prompt_ids:
+        in_turns = not isinstance(row["prompt"], str)
+        for text in options:
+            pairs.append({"prompt": row["prompt"], "completion": as_turns(text, "assistant") if in_turns else text})
+            places.append((index, text))
+    found: list[tuple[tuple[int, ...], ...]] = [()] * len(prompts)
+    # All at once: a call of the tokenizer for each prompt would take longer than the answers' likelihoods.
+    for (index, text), encoded in zip(places, encode_rows(pairs, "prompt", tokenizer) if pairs else [], strict=True):
+        asked = prompt_ids[index]
+        if encoded.ids[: len(asked)] != asked:
             raise ValueError(
                 f"prompts: row {index} has the option {text!r}, whose first letters join the prompt's last token: let "
                 "the prompt end without a space and the option begin with one"
             )
-    return tuple(tuple(until_stop(row.ids[len(prompt_ids) :], eos_token_ids)) for row in rows)
+        found[index] += (tuple(until_stop(encoded.ids[len(asked) :], eos_token_ids)),)
+    return found
 
 
 @contextmanager
