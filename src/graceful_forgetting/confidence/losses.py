@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
 from graceful_forgetting.gradients.memory import MemoryEstimate, forward_bytes
+from graceful_forgetting.gradients.options import most_options
 from graceful_forgetting.gradients.parameters import ParameterValues
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 from graceful_forgetting.gradients.token_loss import mean_losses
@@ -26,7 +27,8 @@ class Losses(Measurement):
     columns = ("loss",)
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
-        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, batch_size))
+        read = batch_size * most_options(self.inputs.rows)
+        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, read))
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -34,7 +36,7 @@ class Losses(Measurement):
             yield
 
     def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        return {"loss": mean_losses(self.inputs.model, self.inputs.batch(indices))}
+        return {"loss": self.inputs.losses(indices)}
 
 
 class ReferenceLosses(Measurement):
@@ -59,9 +61,8 @@ class ReferenceLosses(Measurement):
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
         covered = [p.nbytes for name, p in self.inputs.model.named_parameters() if name in self._posterior.mean]
-        return MemoryEstimate.on(
-            self.inputs.model, forward_bytes(self.inputs.model, row, batch_size), copies=sum(covered)
-        )
+        read = batch_size * most_options(self.inputs.rows)
+        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, read), copies=sum(covered))
 
     def parameters(self) -> list[str]:
         return list(self._posterior.mean)
@@ -73,10 +74,9 @@ class ReferenceLosses(Measurement):
             yield
 
     def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        model, batch = self.inputs.model, self.inputs.batch(indices)
-        loss = mean_losses(model, batch)
-        with exchanged(model, self._reference):
-            return {"loss": loss, "reference_loss": mean_losses(model, batch)}
+        loss = self.inputs.losses(indices)
+        with exchanged(self.inputs.model, self._reference):
+            return {"loss": loss, "reference_loss": self.inputs.losses(indices)}
 
 
 def learning_loss(model: PreTrainedModel, learning: Dataset, batch_size: int) -> float:
