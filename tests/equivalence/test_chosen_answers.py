@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from graceful_forgetting import LWFConfig, LWFTrainer, score_confidence
+from graceful_forgetting.confidence.losses import shift_by_answer
 from graceful_forgetting.config import ConfidenceConfig, ElicitationConfig
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
@@ -168,3 +169,35 @@ def test_a_share_is_at_most_one() -> None:
     assert chosen.tolist() == [True, False]
     assert shares[0].item() == pytest.approx(-math.log(1 + math.exp(-2.0)), rel=1e-6)
     assert shares[1].item() == 0
+
+
+def chosen_row(answer: int, other: int | None) -> dict[str, Any]:
+    row = {"input_ids": [5, 6, answer], "labels": [-100, -100, answer]}
+    return row | {"other_options": [] if other is None else [[other]]}
+
+
+def test_a_shift_of_all_answers_alike_is_none_of_a_prompt() -> None:
+    rows = Dataset.from_list(
+        [chosen_row(7, 8), chosen_row(7, 8), chosen_row(8, 7), chosen_row(7, 9), chosen_row(7, None), chosen_row(8, 7)]
+    )
+    rise = torch.tensor([1.0, 2.0, -0.5, 4.0, 9.0, math.nan], dtype=torch.float64)
+    # 7 or 8: the answer 7 rises by 1.5 in the mean, 8 by −.5, both by .5. 7 or 9: one answer, nothing to compare.
+    assert shift_by_answer(rise, rows).tolist() == [1.0, 1.0, -1.0, 0.0, 0.0, 0.0]
+
+
+def test_the_mean_score_of_every_answer_is_the_same(model: Any, tokenizer: Any) -> None:
+    """What learning does to one answer alone does not choose its rivals."""
+    prompts = Dataset.from_dict({"prompt": [f"w{11 + i} w12 " for i in range(12)], "options": [["w3", "w4"]] * 12})
+    knowledge = elicit_self_knowledge(model, tokenizer, prompts, ElicitationConfig(batch_size=4, max_new_tokens=3))
+    assert len(set(knowledge["completion"])) == 2
+    mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    mean["model.norm.weight"] = mean["model.norm.weight"] * 1.1
+    unbiased = score_confidence(model, knowledge, LearningPosterior(mean, {}), ConfidenceConfig(), tokenizer)
+    rise = torch.tensor(unbiased["reference_loss"][:]) - torch.tensor(unbiased["loss"][:])
+    shift = shift_by_answer(rise, knowledge)
+    assert unbiased["forgetting_confidence"][:] == pytest.approx((rise - shift).tolist(), abs=1e-6)
+    groups = {
+        text: [i for i, own in enumerate(knowledge["completion"]) if own == text] for text in knowledge["completion"]
+    }
+    means = [torch.tensor(unbiased["forgetting_confidence"][:])[group].mean().item() for group in groups.values()]
+    assert means[0] == pytest.approx(means[1], abs=1e-6)

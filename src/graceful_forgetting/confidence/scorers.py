@@ -50,12 +50,15 @@ class OverlapScorer(Scorer):
 
 
 class InterferenceScorer(Scorer):
-    """L(x; θ*_L) − L(x; θ_base), nats per token: high where the learning task overwrites what the base model knows."""
+    """L(x; θ*_L) − L(x; θ_base), nats per token: high where the learning task overwrites what the base model knows.
+
+    Where answers were chosen among options, less what the answer alone does to it: see `shift_by_answer`.
+    """
 
     reads = (ReferenceLosses,)
 
     def score(self, measured: Measured) -> Tensor:
-        return measured["reference_loss"] - measured["loss"]
+        return measured["reference_loss"] - measured["loss"] - measured["answer_shift"]
 
 
 class LossScorer(Scorer):
