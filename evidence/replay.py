@@ -14,8 +14,9 @@ from pathlib import Path
 
 from graceful_forgetting.sweeps.archive import read_archive
 from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.grid import CellSettings
 from graceful_forgetting.sweeps.grid_file import load_grid
-from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
+from graceful_forgetting.sweeps.run_cell import InputsCache, run_cell
 
 GRIDS = Path(__file__).parent / "grids"
 ARCHIVES = Path(__file__).parent / "archives"

@@ -18,10 +18,10 @@ from statistics import fmean, harmonic_mean
 from typing import Any
 
 from datasets import Dataset, disable_progress_bars, load_from_disk
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.evaluation.likelihood import completion_likelihoods
-from graceful_forgetting.results.measures import distance_to_reference
 from graceful_forgetting.results.text import fixed, number
 from graceful_forgetting.results.text_tables import aligned
 from graceful_forgetting.runtime.artifacts import read_json, write_json
@@ -142,7 +142,7 @@ def tofu_measures(
         reference = models.get(f"never_knew/{name.split('/')[1]}")
         if reference is not None:
             ratios = (found["forgotten"]["truth_ratios"] for found in (values, reference))
-            values["forget_quality"] = distance_to_reference(*ratios)[1]
+            values["forget_quality"] = float(stats.ks_2samp(*ratios).pvalue)
     write_json(folder / FILE, models)
     return models
 

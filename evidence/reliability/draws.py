@@ -22,8 +22,8 @@ from evidence.reliability.figures import ARCHIVES
 from graceful_forgetting.runtime.processor import processor_name
 from graceful_forgetting.runtime.yaml_file import read_mapping
 from graceful_forgetting.sweeps.cell import CellArm
-from graceful_forgetting.sweeps.grid import Cell
-from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
+from graceful_forgetting.sweeps.grid import Cell, CellSettings
+from graceful_forgetting.sweeps.run_cell import InputsCache, run_cell
 from graceful_forgetting.worlds import WORLDS, Difficulty
 from graceful_forgetting.worlds.build import pretrain_model, world_tokenizer
 

@@ -24,9 +24,9 @@ from evidence.reliability.tiny import write_inputs
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.sweeps.archive import read_archive
 from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.grid import CellSettings
 from graceful_forgetting.sweeps.grid_file import load_grid
 from graceful_forgetting.sweeps.identity import CellKeys
-from graceful_forgetting.sweeps.run_cell import CellSettings
 
 ARCHIVE = Path(__file__).parents[1] / "archives" / "shortcut.jsonl"
 LEARNING, FORGETTING = 5, 4

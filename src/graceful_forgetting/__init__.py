@@ -19,8 +19,7 @@ if TYPE_CHECKING:
         SelectionConfig,
     )
     from graceful_forgetting.elicitation import elicit_self_knowledge
-    from graceful_forgetting.posterior import LearningPosterior, estimate_posterior
-    from graceful_forgetting.posterior.reference import NonFiniteLossError
+    from graceful_forgetting.posterior import LearningPosterior, NonFiniteLossError, estimate_posterior
     from graceful_forgetting.selection import select_for_unlearning
     from graceful_forgetting.training.trainer import LWFTrainer
 
@@ -28,7 +27,7 @@ _HOME = {
     "ConfidenceConfig": "config",
     "ElicitationConfig": "config",
     "LWFConfig": "config",
-    "LWFTrainer": "training",
+    "LWFTrainer": "training.trainer",
     "LearningPosterior": "posterior",
     "NonFiniteLossError": "posterior",
     "PosteriorConfig": "config",

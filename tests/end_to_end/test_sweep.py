@@ -23,8 +23,7 @@ from graceful_forgetting.cli import main
 from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.sweeps.archive import read_archive
-from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.run import load_cells
+from graceful_forgetting.sweeps.cell import CellResult, load_cells
 
 ROOT = Path(__file__).parents[2]
 RECIPE = FORMULA | {

@@ -15,9 +15,8 @@ from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
 from graceful_forgetting.runtime.artifacts import read_json
-from graceful_forgetting.runtime.store import Entry
+from graceful_forgetting.runtime.store import STAGE_FILE, Entry
 from graceful_forgetting.training.preparation import Preparation, write_selection
-from graceful_forgetting.training.stages import STAGE_FILE
 from graceful_forgetting.training.trials import Candidate, candidates
 
 # Gradient ascent on the learning rows themselves can only harm, on what the model says elsewhere it need not.

@@ -7,8 +7,8 @@ from transformers import TrainerControl, TrainerState
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import tokenize_dataset
-from graceful_forgetting.posterior.divergence import DivergedError, LearningLoss
-from graceful_forgetting.posterior.reference import NonFiniteLossError, PlainTrainer
+from graceful_forgetting.posterior.divergence import DivergedError, LearningLoss, NonFiniteLossError
+from graceful_forgetting.posterior.reference import PlainTrainer
 
 GUESSING = math.log(64)
 

@@ -54,6 +54,7 @@ def test_settings_are_few():
         ({"unlearn_schedule": "periodc"}, "^unlearn_schedule='periodc' .*did you mean 'periodic'"),
         ({"eval_strategy": "step"}, "^eval_strategy='step' .*did you mean 'steps'"),
         ({"learning_rate": float("nan")}, "^learning_rate=nan .* a finite number"),
+        ({"accelerator_config": {"split_batches": "x"}}, "^accelerator_config: split_batches='x' .* true or false"),
         ({"forget_quotas": {"myths": [1]}}, r"^forget_quotas={'myths': \[1\]} .* a mapping of names to numbers"),
     ],
     ids=str,
@@ -124,3 +125,13 @@ def test_a_recipe_takes_mappings_and_what_a_method_says():
     assert (run.world_difficulty().train_share, run.world_split) == (0.2, "validation")
     assert (lwf.guard_margin, lwf.guard_fallback, lwf.confidence_scorer) == (0.5, False, "lwf")
     assert lwf.model_init_kwargs == {"revision": "main"}
+
+
+def test_a_recipe_takes_nothing_over_from_the_one_before():
+    fields = {"world": "arithmetic", "output_dir": "unused", **QUIET}
+    plain = recipe_from_fields(fields, "here")
+    method = {"method": "published", "learning_rate": "1e-3", "lora_r": 4, "world_seed": 2, "bf16": False}
+    recipe_from_fields({**fields, **method}, "here")
+    assert [vars(part) for part in recipe_from_fields(fields, "here")[::2]] == [vars(part) for part in plain[::2]]
+    after = recipe_from_fields(fields, "here")[1]
+    assert after.to_dict() | {"logging_dir": None} == plain[1].to_dict() | {"logging_dir": None}

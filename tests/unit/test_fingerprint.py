@@ -10,12 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from graceful_forgetting.runtime.fingerprint import (
-    fingerprint_json,
-    fingerprint_model,
-    fingerprint_rows,
-    fingerprint_tensors,
-)
+from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows, fingerprint_tensors
+from graceful_forgetting.runtime.hashes import fingerprint_json
 
 
 def tiny_llama(**overrides: object) -> LlamaForCausalLM:

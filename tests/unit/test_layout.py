@@ -98,11 +98,22 @@ def test_a_room_says_what_it_is_and_what_it_may_import(room: str) -> None:
     assert "mport" in text, f"{room}/__init__.py does not say what it imports"
 
 
-def test_training_loads_no_program_that_pre_trains() -> None:
-    program = (
-        "import sys, graceful_forgetting.training;"
-        "print([name for name in sys.modules if name.startswith(('graceful_forgetting.lab', "
-        "'graceful_forgetting.worlds', 'graceful_forgetting.runs'))])"
-    )
+def loaded_by(module: str, *prefixes: str) -> list[str]:
+    """The modules with one of the prefixes that importing `module` in a process of its own has loaded."""
+    program = f"import sys, {module}; print(*[name for name in sys.modules if name.startswith({prefixes!r})])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()
+
+
+def test_training_loads_no_program_that_pre_trains() -> None:
+    rooms = [f"graceful_forgetting.{room}" for room in ("lab", "worlds", "runs")]
+    assert loaded_by("graceful_forgetting.training.trainer", *rooms) == []
+
+
+@pytest.mark.parametrize("module", ["cli", "report", "runs.finished_runs", "sweeps.archive"])
+def test_what_reads_results_loads_no_library_of_models(module: str) -> None:
+    assert loaded_by(f"graceful_forgetting.{module}", "torch", "transformers", "trl", "datasets") == []
+
+
+def test_a_sweep_loads_trainers_only_when_a_cell_is_missing() -> None:
+    assert loaded_by("graceful_forgetting.sweeps.run", "trl.trainer.sft_trainer", "graceful_forgetting.baselines") == []

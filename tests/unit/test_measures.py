@@ -45,7 +45,7 @@ def test_newly_right_and_broken_add_up_to_the_change(pairs):
 
 
 def test_newly_right_needs_the_same_items():
-    with pytest.raises(ValueError, match=r"shorter|longer"):
+    with pytest.raises(ValueError, match="different numbers of items"):
         newly_right_and_broken("11", "1")
 
 
@@ -71,8 +71,8 @@ def test_distance_is_the_largest_gap_between_the_distribution_functions():
     first = [draw.gauss(0, 1) for _ in range(40)]
     second = [draw.gauss(1, 1) for _ in range(30)]
     slow = max(abs(sum(a <= x for a in first) / 40 - sum(b <= x for b in second) / 30) for x in first + second)
-    assert distance_to_reference(first, second)[0] == pytest.approx(slow)
-    assert distance_to_reference(first, first) == (0, 1)
+    assert distance_to_reference(first, second) == pytest.approx(slow)
+    assert distance_to_reference(first, first) == 0
     with pytest.raises(ValueError, match="old_answer"):
         distance_to_reference([], second)
 

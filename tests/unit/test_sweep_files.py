@@ -13,10 +13,9 @@ from graceful_forgetting.report.sweep_plots import heat_maps, learning_curves
 from graceful_forgetting.results.measures import auroc, expanded, precision_at
 from graceful_forgetting.runs.sources import ForgettingSource
 from graceful_forgetting.sweeps.archive import read_archive, write_archive
-from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.cell import CellResult, load_cells
 from graceful_forgetting.sweeps.comparison import evidence_rows, groups_of, ranks_over_groups
 from graceful_forgetting.sweeps.measurement import answer_signs, old_completion
-from graceful_forgetting.sweeps.run import load_cells
 from graceful_forgetting.sweeps.scores import kinds_of, score_summary
 from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 from sweep_data import METHODS, cell, some_cells

@@ -15,10 +15,13 @@ from graceful_forgetting.cli.launching import launch, launch_parser
 from graceful_forgetting.runtime.secrets import SecretsFilter, without_secrets
 from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, ends_on_sigterm
 
-# TRL and transformers read these when imported. Nothing here reaches the network unless a recipe names a hub model or
+# Libraries read these when imported. Nothing here reaches the network unless a recipe names a hub model or
 # data set, and telemetry is neither.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_DISABLE_TELEMETRY", "1")
+# No bars but ours: these are of rows and weights that are read.
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 # Of several processes of one launch, the first one talks.
 if RANK > 0:
@@ -239,13 +242,8 @@ def _configure_output(verbose: bool, quiet: bool) -> None:
     if quiet:
         # Read by `progress_allowed`, in the processes of a launch or sweep too.
         os.environ["TQDM_DISABLE"] = "1"
-    from datasets.utils.logging import disable_progress_bar
-    from transformers.utils import logging as transformers_logging
-
-    disable_progress_bar()
-    transformers_logging.disable_progress_bar()
     if not verbose:
-        transformers_logging.set_verbosity_error()
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         # Of what libraries will change: of use to those who write against them.
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.filterwarnings("ignore", category=category)

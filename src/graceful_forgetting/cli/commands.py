@@ -168,8 +168,9 @@ def _report_sweep(folder: Path, archive: str | None) -> None:
     from graceful_forgetting.runtime.artifacts import read_json, write_json, write_text
     from graceful_forgetting.runtime.own_files import CELL, TABLES, TUNING, claim_file, list_files, page_sign
     from graceful_forgetting.sweeps.archive import read_archive, write_archive
+    from graceful_forgetting.sweeps.cell import load_cells
     from graceful_forgetting.sweeps.comparison import groups_of
-    from graceful_forgetting.sweeps.run import TUNING_FILE, load_cells
+    from graceful_forgetting.sweeps.grid import TUNING_FILE
     from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 
     place = folder.parent if folder.is_file() else folder

@@ -171,6 +171,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
                 "fp16=True is not supported together with unlearning: the loss scaler would be shared by two "
                 "optimizers. Use bf16=True, or unlearn_every=0."
             )
+        # accelerate takes any value here, and any text for true.
+        for name in ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking"):
+            value = getattr(self.accelerator_config, name)
+            if value is not None and not isinstance(value, bool):
+                raise ValueError(f"accelerator_config: {name}={value!r} is not valid: it must be true or false")
         self._check_baseline_together()
 
     def _check_trials(self) -> None:

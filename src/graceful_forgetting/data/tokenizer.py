@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import SFTConfig
 
 from graceful_forgetting.data.rows import require_pad_token
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 
 _TEMPLATE_FILES = (".jinja", ".j2")
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.data import context_length
 from graceful_forgetting.evaluation.likelihood import text_bits_per_byte
 from graceful_forgetting.evaluation.lm_eval import check_lm_eval_tasks, evaluate_with_lm_eval
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 
 # The opening of Kenneth Grahame's The Wind in the Willows (1908; its author died in 1932): public domain.
 NEUTRAL_SAMPLE = Path(__file__).parent / "neutral.txt"

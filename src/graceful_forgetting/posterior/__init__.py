@@ -3,7 +3,7 @@
 Imports `gradients`, `data`, `config` and `runtime`.
 """
 
+from graceful_forgetting.posterior.divergence import NonFiniteLossError
 from graceful_forgetting.posterior.learning_posterior import LearningPosterior, estimate_posterior
-from graceful_forgetting.posterior.reference import NonFiniteLossError
 
 __all__ = ["LearningPosterior", "NonFiniteLossError", "estimate_posterior"]

@@ -14,6 +14,10 @@ _LIKE_GUESSING = 0.98
 _WORSE = 1.0
 
 
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite. The last checkpoint is not touched."""
+
+
 class DivergedError(RuntimeError):
     """Training has destroyed the model. No checkpoint was saved since."""
 

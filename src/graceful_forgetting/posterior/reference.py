@@ -31,6 +31,7 @@ from trl import SFTConfig, SFTTrainer
 from graceful_forgetting.config import Settings, changed
 from graceful_forgetting.data.turns import check_carried
 from graceful_forgetting.posterior.divergence import LearningLoss
+from graceful_forgetting.posterior.divergence import NonFiniteLossError as NonFiniteLossError
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import writing
 from graceful_forgetting.runtime.checkpoints import begin_run, check_checkpoint, newest_checkpoint, seal_checkpoint
@@ -47,10 +48,6 @@ from graceful_forgetting.runtime.progress import StageProgress
 from graceful_forgetting.runtime.store import EntryError
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite. The last checkpoint is not touched."""
 
 
 @without_telemetry

@@ -5,9 +5,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -29,15 +28,19 @@ from graceful_forgetting.results.arms import arm_titles, capitalised, method_tit
 from graceful_forgetting.results.next_steps import next_steps
 from graceful_forgetting.results.result import RunResult, SelectionResult, TaskSummary
 from graceful_forgetting.results.text import duration, fixed, number, percent, setting, signed, size, timestamp
-from graceful_forgetting.runs.changed_answers import ChangedAnswers
 from graceful_forgetting.runtime.artifacts import atomic_file
 from graceful_forgetting.runtime.own_files import claim_file, page_sign
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from graceful_forgetting.runs.changed_answers import ChangedAnswers
 
 EXCERPT = 600
 
 
 def render_report(
-    result: RunResult, samples: Dataset | None, path: str | Path, answers: Sequence[ChangedAnswers] = ()
+    result: RunResult, samples: "Dataset | None", path: str | Path, answers: "Sequence[ChangedAnswers]" = ()
 ) -> Path:
     """Write the report of `result` to `path` and return it.
 
@@ -101,7 +104,7 @@ def _assets() -> dict[str, Any]:
     return {"style": style, "style_hash": style_hash, "script": script, "script_hash": script_hash}
 
 
-def _context(result: RunResult, samples: ScoredSamples | None, answers: Sequence[ChangedAnswers]) -> dict[str, Any]:
+def _context(result: RunResult, samples: ScoredSamples | None, answers: "Sequence[ChangedAnswers]") -> dict[str, Any]:
     by_role = {
         role: {task: summary for task, summary in result.summary.tasks.items() if summary.role in roles}
         for role, roles in (("learning", ["learning"]), ("forgetting", ["forgetting", "other"]))

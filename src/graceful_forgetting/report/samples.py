@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
 from graceful_forgetting.report.table import MAX_ROWS, Head, SampleTable, fit_table, rounded
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 REQUIRED_COLUMNS = (
     "prompt",
@@ -59,7 +61,7 @@ class ScoredSamples:
         )
 
 
-def read_samples(dataset: Dataset) -> ScoredSamples:
+def read_samples(dataset: "Dataset") -> ScoredSamples:
     """Read a scored data set. Raises `ValueError` naming the missing columns and those that are there."""
     missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
     if missing:

@@ -4,6 +4,7 @@ Answers of one model on one test set are text, one character an item in the orde
 answer that pre-training taught, where it is known and wrong now) or `OTHER`.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -27,10 +28,8 @@ def newly_right_and_broken(before: str, after: str) -> tuple[int, int]:
 
     Raises `ValueError` for answers to different numbers of items.
     """
-    pairs = list(zip(before, after, strict=True))
-    right = sum(old != RIGHT and new == RIGHT for old, new in pairs)
-    broken = sum(old == RIGHT and new != RIGHT for old, new in pairs)
-    return right, broken
+    old, new = right_matrix([before, after]) == 1
+    return int((~old & new).sum()), int((old & ~new).sum())
 
 
 def answer_split(answers: str) -> dict[str, float]:
@@ -51,22 +50,26 @@ def memorisation_ratio(answers: str) -> float | None:
     return None if old + right == 0 else old / (old + right)
 
 
-def distance_to_reference(ratios: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
-    """Kolmogorov–Smirnov statistic and p-value of two sets of per-item truth ratios.
+def distance_to_reference(ratios: Sequence[float], reference: Sequence[float]) -> float:
+    """Kolmogorov–Smirnov statistic of two sets of per-item truth ratios.
 
-    As TOFU's forget quality (arXiv 2401.06121), on log P(old) − log P(new). Raises `ValueError` for an empty set.
+    That of which TOFU's forget quality (arXiv 2401.06121) is the p-value, on log P(old) − log P(new). A sweep asks for
+    it once a cell, and SciPy's `ks_2samp` takes milliseconds for the p-value. Raises `ValueError` for an empty set.
     """
     if not len(ratios) or not len(reference):
         raise ValueError("truth ratios are empty: the test set needs a column old_answer")
-    found = stats.ks_2samp(ratios, reference)
-    return float(found.statistic), float(found.pvalue)
+    both = np.concatenate([ratios, reference])
+    below = [np.searchsorted(np.sort(sample), both, side="right") / len(sample) for sample in (ratios, reference)]
+    # Shares of either sample: a whole number of these steps, which takes off what rounding has added.
+    steps = math.lcm(len(ratios), len(reference))
+    return round(float(np.abs(below[0] - below[1]).max()) * steps) / steps
 
 
 def right_matrix(answers: Sequence[str]) -> NDArray[np.float64]:
     """(seeds, items): 1 where right. Raises `ValueError` for unequal numbers of items."""
     if len({len(row) for row in answers}) > 1:
         raise ValueError("answers have different numbers of items: the runs were tested on different rows")
-    return np.array([[item == RIGHT for item in row] for row in answers], dtype=np.float64)
+    return (np.array([_codes(row) for row in answers]) == _codes(RIGHT)).astype(np.float64)
 
 
 def difference_over_seeds_and_items(first: Sequence[str], second: Sequence[str]) -> Interval:
@@ -194,7 +197,7 @@ def auroc(ranking: str, positive: str, negative: str | None = None) -> float | N
     """
     labels = _codes(ranking)
     is_positive = labels == _codes(positive)
-    is_negative = ~is_positive if negative is None else ~is_positive & np.isin(labels, _codes(negative))
+    is_negative = ~is_positive if negative is None else ~is_positive & (labels[:, None] == _codes(negative)).any(axis=1)
     positives, pairs = int(is_positive.sum()), int(is_negative.sum())
     before = int(is_positive.cumsum()[is_negative].sum())
     return None if positives == 0 or pairs == 0 else before / (positives * pairs)

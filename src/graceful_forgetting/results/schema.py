@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import types
+from collections.abc import Collection
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -75,13 +76,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is list:
         _require(isinstance(value, list), where, value, "a list")
-        # Long lists of numbers: no path is needed of an item that is what it must be.
-        plain = _plain(arguments[0])
-        if all(type(item) in plain for item in value):
+        if _as_they_are(arguments[0], value):
             return list(value)
         return [_convert(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         _require(isinstance(value, dict), where, value, "an object")
+        if _as_they_are(arguments[1], value.values()):
+            return dict(value)
         return {key: _convert(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return dataclass_from_plain(hint, value, where)  # type: ignore[arg-type]
@@ -91,6 +92,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     # bool is a subclass of int, and a count must not read as true or false.
     _require(isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), where, value, hint.__name__)
     return value
+
+
+def _as_they_are(hint: Any, items: Collection[Any]) -> bool:
+    """Whether all are what they must be, so that no path of any is needed; most files are long lists of numbers."""
+    plain = _plain(hint)
+    return hint is Any or all(type(item) in plain for item in items)
 
 
 def _require(condition: bool, where: str, value: Any, expected: str) -> None:

@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 # Of every bootstrap. With one seed the same numbers give the same interval on every machine.
 RESAMPLES = 9999
@@ -107,6 +106,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], confidence: flo
     mean = float(array.mean())
     if array.size == 1:
         return Interval(mean, None, None)
+    from scipy import stats
+
     reach = float(stats.t.ppf((1 + confidence) / 2, array.size - 1) * array.std(ddof=1) / array.size**0.5)
     return Interval(mean, mean - reach, mean + reach)
 

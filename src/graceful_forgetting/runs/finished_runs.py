@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.runtime.own_files import check_file
-from graceful_forgetting.runtime.store import Entry, EntryError, read_rows
-from graceful_forgetting.training.stages import STAGE_FILE
+from graceful_forgetting.runtime.store import STAGE_FILE, Entry, EntryError, read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 RESULT_FILE = "result.json"
 
@@ -23,7 +24,7 @@ class FinishedRun:
 
     label: str
     result: RunResult
-    samples: Dataset | None
+    samples: "Dataset | None"
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[FinishedRun]:
@@ -66,7 +67,7 @@ def _labels(files: Sequence[Path]) -> list[str]:
     return labels
 
 
-def _samples(folder: Path, result: RunResult) -> Dataset | None:
+def _samples(folder: Path, result: RunResult) -> "Dataset | None":
     """The scored samples with `chosen`; None where their stages are gone, damaged, or made again after the result."""
     keys = {stage.name: stage.key for stage in result.stages}
     for stage in ("scores", "selection"):
@@ -78,7 +79,7 @@ def _samples(folder: Path, result: RunResult) -> Dataset | None:
     return with_choice(folder / "scores", folder / "selection")
 
 
-def with_choice(scores: Path, selection: Path) -> Dataset:
+def with_choice(scores: Path, selection: Path) -> "Dataset":
     """The samples that stage folder `scores` holds, with the column `chosen` from that of the selection."""
     scored = read_rows(scores / "rows")
     chosen = set(read_rows(selection / "rows")["source_index"])

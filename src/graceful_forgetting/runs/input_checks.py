@@ -232,10 +232,6 @@ def check_training_parts(lwf: LWFConfig) -> None:
 def _check_accelerator(lwf: LWFConfig) -> None:
     config = lwf.accelerator_config
     assert isinstance(config, AcceleratorConfig)
-    for name in ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking"):
-        value = getattr(config, name)
-        if value is not None and not isinstance(value, bool):
-            raise ValueError(f"accelerator_config: {name}={value!r} is not valid: it must be true or false")
     kwargs = config.gradient_accumulation_kwargs or {}
     try:
         GradientAccumulationPlugin(**{"num_steps": 1, **kwargs})

@@ -25,7 +25,7 @@ from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runs.precision import check_precision
 from graceful_forgetting.runs.stage_settings import UNLEARNING_PREFIXES, learning_settings, settings_of
 from graceful_forgetting.runs.training import arm_args, run_training
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.runtime.secrets import public_settings
 from graceful_forgetting.training.checks import baseline_needs
 from graceful_forgetting.training.method import Method

@@ -1,5 +1,7 @@
 """Recipes: flat fields and values, from a YAML file, from flags or from a grid, to the settings of a run."""
 
+import argparse
+import copy
 import dataclasses
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +27,19 @@ class _Parser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message[:500]}; `graceful fields` lists what a field may be")
+
+
+@cache
+def _parser(classes: tuple[type, ...]) -> tuple[_Parser, list[tuple[argparse.Action, Any, bool]]]:
+    """The parser of the classes, and of each action its own default and whether it is required.
+
+    TRL takes 20 ms to build one. What it is used for sets other defaults, as `TrlParser.set_defaults_with_config` does.
+    """
+    parser = _Parser(classes, allow_abbrev=False)
+    for action in parser._actions:
+        # `check_value` names the nearest choice as well.
+        action.choices = None
+    return parser, [(action, action.default, action.required) for action in parser._actions]
 
 
 @cache
@@ -104,14 +119,14 @@ def _made(
             check_value(name, value, known[name])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-    parser = _Parser(classes, allow_abbrev=False)
+    values = dict(fields)
     if "method" in known:
         method = _method(flags) or fields.get("method")
-        parser.set_defaults(**method_settings(str(method), {*fields, *flagged}))
-    for action in parser._actions:
-        # `check_value` names the nearest choice as well.
-        action.choices = None
-    parser.set_defaults_with_config(**fields)
+        values = {**method_settings(str(method), {*fields, *flagged}), **fields}
+    parser, actions = _parser(classes)
+    for action, default, required in actions:
+        action.default = values.get(action.dest, copy.copy(default))
+        action.required = required and action.dest not in fields
     given = vars(parser.parse_args(list(flags)))
     for name in flagged:
         check_value(name, given[name], known[name])

@@ -13,9 +13,8 @@ from graceful_forgetting.runs.advice import Evidence, gather_evidence
 from graceful_forgetting.runs.finished_runs import RESULT_FILE
 from graceful_forgetting.runs.training import LINE_SEARCH, UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json
-from graceful_forgetting.runtime.store import Entry, read_rows
+from graceful_forgetting.runtime.store import STAGE_FILE, Entry, read_rows
 from graceful_forgetting.training.preparation import ROWS_FOLDER, SELECTION_FILE, TASK_COLUMN, selection_remark
-from graceful_forgetting.training.stages import STAGE_FILE
 
 # In the output folder of an `LWFTrainer`.
 PREPARATION_FOLDER = "preparation"

@@ -1,6 +1,5 @@
-"""Content hashes: the same bytes give the same hash, wherever they are stored."""
+"""Content hashes of models and rows: the same bytes give the same hash, wherever they are stored."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,9 +9,9 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
 
+from graceful_forgetting.runtime.hashes import fingerprint_json, new_hasher
 from graceful_forgetting.runtime.progress import DELAY, progress_bar
 
-_DIGEST_BYTES = 16
 # Values that JSON lacks (dates, bytes) are told apart by their Python form.
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=repr)
 # Entries of a model's configuration that its logits do not depend on. Trainers set several of them.
@@ -49,7 +48,7 @@ def fingerprint_model(model: nn.Module) -> dict[str, Any]:
         depend on (`rope_theta`, `num_attention_heads`, `lora_alpha`, ...), since equal weights can compute
         different functions; `weights`: hash of every parameter's bytes. The device does not matter.
     """
-    structure, weights = _hasher(), _hasher()
+    structure, weights = new_hasher(), new_hasher()
     num_parameters = 0
     for name, parameter in model.named_parameters():
         shape, content = _content(parameter)
@@ -109,7 +108,7 @@ def _relevant(value: Any) -> Any:
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash of names, shapes, types and bytes of `tensors`, whatever their order."""
-    hasher = _hasher()
+    hasher = new_hasher()
     for name in sorted(tensors):
         tensor = tensors[name]
         hasher.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}\n".encode())
@@ -130,7 +129,7 @@ def fingerprint_rows(rows: Dataset | Iterable[Mapping[str, Any]], columns: Seque
             if missing:
                 raise KeyError(f"columns {missing} are not in the data set (there are {rows.column_names})")
             rows = rows.select_columns(list(columns))
-    hasher = _hasher()
+    hasher = new_hasher()
     total = len(rows) if isinstance(rows, Dataset) else None
     for row in progress_bar("hashing rows", "rows", total, iterable=_each(rows), delay=DELAY):
         chosen = row if columns is None else {column: row[column] for column in columns}
@@ -145,17 +144,6 @@ def _each(rows: Dataset | Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, 
     # A batch at a time: single rows take ten times as long to read.
     parts = rows.iter(batch_size=1000)
     return (dict(zip(part, values, strict=True)) for part in parts for values in zip(*part.values(), strict=True))
-
-
-def fingerprint_json(obj: Any) -> str:
-    """Hash of a JSON-able object; the order of keys does not matter. Raises `TypeError` for anything else."""
-    hasher = _hasher()
-    hasher.update(json.dumps(obj, sort_keys=True, ensure_ascii=False).encode())
-    return hasher.hexdigest()
-
-
-def _hasher() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
 def _canonical(row: Mapping[str, Any]) -> bytes:

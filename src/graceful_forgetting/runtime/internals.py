@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import transformers.trainer
@@ -29,10 +29,12 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import SFTTrainer
 from trl.chat_template_utils import has_generation_markers
 
-T = TypeVar("T", bound=SFTTrainer)
+if TYPE_CHECKING:
+    from trl import SFTTrainer
+
+T = TypeVar("T", bound="SFTTrainer")
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -154,7 +156,7 @@ def learning_rate(trainer: Trainer) -> float:
 
 
 @contextmanager
-def forward_context(trainer: SFTTrainer) -> Iterator[None]:
+def forward_context(trainer: "SFTTrainer") -> Iterator[None]:
     """Around a forward pass of our own what the trainer puts around its own: mixed precision, offloaded activations.
 
     For TRL 1.16 (`maybe_activation_offload_context` is undocumented). Can go when TRL enters it in
@@ -269,7 +271,7 @@ class LossScale:
     factor: int
 
 
-def loss_scale(trainer: SFTTrainer, num_items_in_batch: Tensor | int | None) -> LossScale:
+def loss_scale(trainer: "SFTTrainer", num_items_in_batch: Tensor | int | None) -> LossScale:
     """The scale of the pass under way, of whose `compute_loss` the argument is.
 
     For TRL 1.16 and transformers 5.19 to 5.24, which decide so in `compute_loss` and `training_step`. Can go when a
@@ -283,7 +285,7 @@ def loss_scale(trainer: SFTTrainer, num_items_in_batch: Tensor | int | None) -> 
     )
 
 
-def forget_evaluation(trainer: SFTTrainer) -> None:
+def forget_evaluation(trainer: "SFTTrainer") -> None:
     """Drop what the trainer measured in evaluation passes, which would be averaged into its next evaluation.
 
     For TRL 1.16, which collects during any evaluation pass and logs at the next log. Can go when it clears at the start

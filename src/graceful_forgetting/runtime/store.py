@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, load_from_disk
 from filelock import FileLock
 
 from graceful_forgetting.runtime.artifacts import (
@@ -28,11 +27,16 @@ from graceful_forgetting.runtime.artifacts import (
     write_json,
     writing,
 )
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.runtime.version import __version__
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
+# The record of a stage of a run.
+STAGE_FILE = "stage.json"
 _MARK = ".graceful-forgetting"
 # In a folder of progress, what a training run leaves there that has no mark of its own.
 _OF_PROGRESS = re.compile(r"checkpoint-\d+|curve\.json|README\.md|\.graceful-run\.json|\.lock")
@@ -49,11 +53,14 @@ def key_of(**parts: Any) -> str:
     return fingerprint_json({"version": __version__, **parts})
 
 
-def read_rows(folder: str | Path) -> Dataset:
+def read_rows(folder: str | Path) -> "Dataset":
     """Rows saved by `Dataset.save_to_disk`, held in memory.
 
     Rows that are mapped from disk write the results of `map`, `filter` and `sort` beside themselves, into the entry.
     """
+    # Comparing results need not wait for this import where no rows are left.
+    from datasets import load_from_disk
+
     return load_from_disk(str(folder), keep_in_memory=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.runtime.artifacts import atomic_file
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.sweeps.cell import CELL_SCHEMA_VERSION, CellResult, compact_json
 
 _COMMON = ("provenance", "scores")

@@ -6,6 +6,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,7 +122,7 @@ class CellResult:
     stages: list[StageResult]
     cell_schema_version: int = field(default=CELL_SCHEMA_VERSION)
 
-    @property
+    @cached_property
     def score(self) -> float:
         """The learning task's metric, turned so that higher is better."""
         _, value, higher_is_better = primary_metric(self.metrics[self.learning_task])
@@ -169,6 +170,20 @@ class CellResult:
         """Read a result file. Raises as `from_json` does, `FileNotFoundError`, and `ValueError` if it was changed."""
         check_file(Path(path))
         return cls.from_json(read_json(path), str(path))
+
+
+def load_cells(folder: str | Path) -> list[CellResult]:
+    """Every final cell of a sweep's folder, in the order of the grid.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a damaged file.
+    """
+    files = sorted(Path(folder, "cells").glob("*/*/*/*/seed-*/result.json"))
+    if not files:
+        raise FileNotFoundError(f"--sweep {folder}: there is no result of a cell in {Path(folder, 'cells')}")
+    cells = [CellResult.load(file) for file in files]
+    return sorted(cells, key=lambda cell: (cell.learning, cell.forgetting, cell.position, cell.seed))
 
 
 def compact_json(content: Any) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache
+from graceful_forgetting.sweeps.grid import CellSettings
+from graceful_forgetting.sweeps.run_cell import InputsCache
 from graceful_forgetting.sweeps.workers import Outcome, Task, attempt
 
 

@@ -196,7 +196,7 @@ def _distance(group: Group, method: str, never_knew: str | None) -> float | None
     for own, reference in zip(*group.paired(method, never_knew), strict=True):
         ratios = [[r for r in cell.truth_ratios or [] if r is not None] for cell in (own, reference)]
         if all(ratios):
-            found.append(distance_to_reference(*ratios)[0])
+            found.append(distance_to_reference(*ratios))
     return fmean(found) if found else None
 
 

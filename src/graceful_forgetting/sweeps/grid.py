@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.sweeps.cell import CellArm, CellRole, CellSplit
 
 MIXED = "mixed"
+# In the folder of a sweep: what was tried and chosen.
+TUNING_FILE = "tuning.json"
 _MAX_VALUE = 40
 # Field -> values to try, of each round of tuning.
 Rounds = list[dict[str, list[Any]]]
@@ -57,6 +59,22 @@ class Cell:
     def combination(self) -> str:
         """Learning task, forgetting set and setting as one name."""
         return f"{self.learning}/{self.forgetting}/{self.setting}"
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """What all cells of a sweep have in common: see the fields of `Grid` by the same names."""
+
+    output_dir: str
+    reference_seed: int | None
+    evaluate_every: int
+    curve_rows: int
+    keep_models: bool
+
+    @property
+    def shared(self) -> Path:
+        """Folder of the stages that cells share."""
+        return Path(self.output_dir, "shared")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from graceful_forgetting.confidence.scorers import scorer_code
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.sources import Sources, load_sources
 from graceful_forgetting.runtime.artifacts import read_json
-from graceful_forgetting.runtime.fingerprint import fingerprint_json, fingerprint_rows
+from graceful_forgetting.runtime.fingerprint import fingerprint_rows
+from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.runtime.own_files import check_file
 from graceful_forgetting.runtime.version import __version__
-from graceful_forgetting.sweeps.grid import Cell
-from graceful_forgetting.sweeps.run_cell import CellSettings
+from graceful_forgetting.sweeps.grid import Cell, CellSettings
 from graceful_forgetting.unlearning.objectives import objective_code
 
 

@@ -5,22 +5,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graceful_forgetting.results.text import duration
-from graceful_forgetting.runs.input_checks import check_inputs
 from graceful_forgetting.runtime.artifacts import DiskError, write_json
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.own_files import TUNING, claim_file, list_files
 from graceful_forgetting.runtime.progress import DELAY, counted_progress, progress_bar
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.cluster import run_cells_on_cluster
-from graceful_forgetting.sweeps.grid import Cell, Grid
+from graceful_forgetting.sweeps.grid import TUNING_FILE, Cell, CellSettings, Grid
 from graceful_forgetting.sweeps.identity import CellKeys, finished
-from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache
-from graceful_forgetting.sweeps.workers import Outcome, run_cells
 
-TUNING_FILE = "tuning.json"
+if TYPE_CHECKING:
+    from graceful_forgetting.sweeps.workers import Outcome
+
 Choices = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -65,6 +63,7 @@ class Sweep:
             grid.output_dir, grid.reference_seed, grid.evaluate_every, grid.curve_rows, grid.keep_models
         )
         self._keys = CellKeys(self.settings)
+        self._known_finished: set[tuple[Path, str]] = set()
         # Every recipe is read once, so that a mistake in the last method ends the sweep before the first starts.
         for cell in self._all_cells():
             self._keys.key(cell)
@@ -109,7 +108,13 @@ class Sweep:
             ValueError: names the learning task, the forgetting set and the method, and the row or setting.
         """
         # Of one method all seeds and trials have the same rows, prompts and quotas.
-        missing = [cell for cell in self._all_cells() if not finished(cell, self._keys.key(cell), self.folder)]
+        missing = [cell for cell in self._all_cells() if not self._finished(cell, self._keys.key(cell))]
+        if not missing:
+            return
+        # Trainers take a second to import, which a finished sweep need not wait for.
+        from graceful_forgetting.runs.input_checks import check_inputs
+        from graceful_forgetting.sweeps.run_cell import InputsCache
+
         firsts = {(cell.combination, cell.method): cell for cell in reversed(missing)}
         cache = InputsCache()
         bar = progress_bar("checking cells", "methods", iterable=list(firsts.values())[::-1], delay=DELAY)
@@ -120,10 +125,22 @@ class Sweep:
             except ValueError as error:
                 raise ValueError(f"{cell.combination}, methods.{cell.method}: {error}") from error
 
-    def _run(self, cells: Sequence[Cell], what: str) -> list[Outcome]:
+    def _finished(self, cell: Cell, key: str) -> bool:
+        """As `finished`; a file that was found whole is not read again."""
+        known = cell.folder, key
+        if known not in self._known_finished and finished(cell, key, self.folder):
+            self._known_finished.add(known)
+        return known in self._known_finished
+
+    def _run(self, cells: Sequence[Cell], what: str) -> list["Outcome"]:
         tasks = [(cell, self._keys.key(cell)) for cell in cells]
-        missing = [(cell, key) for cell, key in tasks if not finished(cell, key, self.folder)]
+        missing = [(cell, key) for cell, key in tasks if not self._finished(cell, key)]
         self.announce(f"{len(cells)} {what}, {len(cells) - len(missing)} finished before; in {self.folder}")
+        if not missing:
+            return []
+        from graceful_forgetting.sweeps.cluster import run_cells_on_cluster
+        from graceful_forgetting.sweeps.workers import Outcome, run_cells
+
         failed: list[Outcome] = []
         start, done = time.perf_counter(), 0
 
@@ -212,22 +229,8 @@ def _trial_values(
     return [scores[cell.folder] for cell in own] if all(cell.folder in scores for cell in own) else []
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: "Outcome") -> str:
     if outcome.error is not None:
         return f"{outcome.cell.folder}: failed, {outcome.error}"
     made = f"{outcome.stages_made} stage{'' if outcome.stages_made == 1 else 's'} made"
     return f"{outcome.cell.folder}: {outcome.score:.3f} in {duration(outcome.seconds)}, {made}"
-
-
-def load_cells(folder: str | Path) -> list[CellResult]:
-    """Every final cell of a sweep's folder, in the order of the grid.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: a damaged file.
-    """
-    files = sorted(Path(folder, "cells").glob("*/*/*/*/seed-*/result.json"))
-    if not files:
-        raise FileNotFoundError(f"--sweep {folder}: there is no result of a cell in {Path(folder, 'cells')}")
-    cells = [CellResult.load(file) for file in files]
-    return sorted(cells, key=lambda cell: (cell.learning, cell.forgetting, cell.position, cell.seed))

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,33 +20,17 @@ from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.stage_settings import WITHOUT_EFFECT
 from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE
 from graceful_forgetting.runtime.artifacts import read_json, write_json
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.runtime.internals import own_precision
 from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.sweeps.cell import CellResult, CellSelection, CellSplit, CurvePoint, ScoreSummary
-from graceful_forgetting.sweeps.grid import Cell
+from graceful_forgetting.sweeps.grid import Cell, CellSettings
 from graceful_forgetting.sweeps.measurement import Examiner, LearningCurve
 from graceful_forgetting.sweeps.scores import kinds_of, score_summary
 from graceful_forgetting.training.stages import SharedStages, Stage
 
 MEASURED_FILE = "measured.json"
 CURVE_FILE = "curve.json"
-
-
-@dataclass(frozen=True)
-class CellSettings:
-    """What all cells of a sweep have in common: see the fields of `Grid` by the same names."""
-
-    output_dir: str
-    reference_seed: int | None
-    evaluate_every: int
-    curve_rows: int
-    keep_models: bool
-
-    @property
-    def shared(self) -> Path:
-        """Folder of the stages that cells share."""
-        return Path(self.output_dir, "shared")
 
 
 class CellInputs:

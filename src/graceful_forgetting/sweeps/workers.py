@@ -17,8 +17,8 @@ from pathlib import Path
 
 from graceful_forgetting.runtime.secrets import without_secrets
 from graceful_forgetting.runtime.termination import EXIT_CODE, Terminated, end_with_parent, ends_on_sigterm
-from graceful_forgetting.sweeps.grid import Cell
-from graceful_forgetting.sweeps.run_cell import CellSettings, InputsCache, run_cell
+from graceful_forgetting.sweeps.grid import Cell, CellSettings
+from graceful_forgetting.sweeps.run_cell import InputsCache, run_cell
 
 Task = tuple[Cell, str]
 # A cell whose process dies (killed, out of memory) is tried so often.

@@ -2,7 +2,3 @@
 
 Imports the rooms of the other stages and what is below them; no world, no run directory, nothing that pre-trains.
 """
-
-from graceful_forgetting.training.trainer import LWFTrainer
-
-__all__ = ["LWFTrainer"]

@@ -21,12 +21,10 @@ from graceful_forgetting.runtime.artifacts import remove_partials
 from graceful_forgetting.runtime.distributed import from_main_process, on_main_process, process_index
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.secrets import public_settings
-from graceful_forgetting.runtime.store import Entry, EntryError, key_of
+from graceful_forgetting.runtime.store import STAGE_FILE, Entry, EntryError, key_of
 from graceful_forgetting.runtime.termination import end_if_arrived
 
 logger = logging.getLogger(__name__)
-
-STAGE_FILE = "stage.json"
 
 
 @dataclass(frozen=True)

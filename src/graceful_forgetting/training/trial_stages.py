@@ -8,7 +8,7 @@ from typing import Any
 
 from graceful_forgetting.config import SelectionConfig
 from graceful_forgetting.runtime.artifacts import read_json
-from graceful_forgetting.runtime.fingerprint import fingerprint_json
+from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.training.preparation import ROWS_FOLDER, SELECTION_FILE, nothing_selected, write_selection
 from graceful_forgetting.training.stages import RunDirectory, Stage

@@ -9,7 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from graceful_forgetting.config import LWFConfig, SelectionConfig, changed
-from graceful_forgetting.posterior.reference import NonFiniteLossError, reference_args
+from graceful_forgetting.posterior.divergence import NonFiniteLossError
+from graceful_forgetting.posterior.reference import reference_args
 from graceful_forgetting.runtime.distributed import process_count
 from graceful_forgetting.selection import SOURCE_INDEX, select_with_audit
 
