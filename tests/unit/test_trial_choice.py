@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from graceful_forgetting.config import SelectionConfig
-from graceful_forgetting.posterior.reference import NonFiniteLossError
+from graceful_forgetting.posterior import NonFiniteLossError
 from graceful_forgetting.training.trials import (
     FORGET_FIRST,
     NOTHING,

@@ -78,22 +78,16 @@ class MemoryEstimate:
 
 
 def forward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size: int) -> int:
-    """What forward passes without gradient need for a batch of rows like `row`, to a fifth on a CPU.
-
-    The logits, once, and what the linear layers of one block give: an allocator holds the memory of the blocks when the
-    logits are made.
-    """
-    text = model.config.get_text_config()
-    matrices = (p for p in model.parameters() if p.dim() == 2 and len(p) != text.vocab_size)
-    of_a_block = sum(map(len, matrices)) // text.num_hidden_layers
-    numbers = len(counted_targets(row)[0]) * text.vocab_size + row["input_ids"].shape[1] * of_a_block
-    return batch_size * _with_the_way(numbers * model.dtype.itemsize)
+    """What forward passes without gradient need for a batch of rows like `row`: logits and their log-softmax."""
+    positions, _ = counted_targets(row)
+    vocabulary = model.config.get_text_config().vocab_size
+    return batch_size * len(positions) * vocabulary * (model.dtype.itemsize + 2 * _FLOAT32)
 
 
 def backward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size: int, names: Collection[str]) -> int:
     """What a forward and backward pass needs for a batch of rows like `row`, measured by a forward pass of it.
 
-    Everything that autograd keeps, the parameters aside, and the logits with their gradient.
+    Everything that autograd keeps, the parameters aside, and the gradient of the logits.
     """
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -110,12 +104,8 @@ def backward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size
         torch.autograd.graph.saved_tensors_hooks(note, _unchanged),
     ):
         mean_losses(model, row)
-    logits = len(counted_targets(row)[0]) * model.config.get_text_config().vocab_size
-    return batch_size * _with_the_way(sum(kept.values()) + logits * (model.dtype.itemsize + 2 * _FLOAT32))
-
-
-def _with_the_way(size: int) -> int:
-    return size + size // _ON_THE_WAY
+    of_a_row = sum(kept.values()) + forward_bytes(model, row, 1)
+    return batch_size * (of_a_row + of_a_row // _ON_THE_WAY)
 
 
 def available_bytes(device: torch.device) -> int:

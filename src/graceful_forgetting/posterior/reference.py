@@ -30,8 +30,7 @@ from trl import SFTConfig, SFTTrainer
 
 from graceful_forgetting.config import Settings, changed
 from graceful_forgetting.data.turns import check_carried
-from graceful_forgetting.posterior.divergence import LearningLoss
-from graceful_forgetting.posterior.divergence import NonFiniteLossError as NonFiniteLossError
+from graceful_forgetting.posterior.divergence import LearningLoss, NonFiniteLossError
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.artifacts import writing
 from graceful_forgetting.runtime.checkpoints import begin_run, check_checkpoint, newest_checkpoint, seal_checkpoint

@@ -4,7 +4,6 @@ Answers of one model on one test set are text, one character an item in the orde
 answer that pre-training taught, where it is known and wrong now) or `OTHER`.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -53,16 +52,13 @@ def memorisation_ratio(answers: str) -> float | None:
 def distance_to_reference(ratios: Sequence[float], reference: Sequence[float]) -> float:
     """Kolmogorov–Smirnov statistic of two sets of per-item truth ratios.
 
-    That of which TOFU's forget quality (arXiv 2401.06121) is the p-value, on log P(old) − log P(new). A sweep asks for
-    it once a cell, and SciPy's `ks_2samp` takes milliseconds for the p-value. Raises `ValueError` for an empty set.
+    TOFU's forget quality (arXiv 2401.06121) is its p-value, on log P(old) − log P(new). Raises `ValueError` for an empty
+    set.
     """
     if not len(ratios) or not len(reference):
         raise ValueError("truth ratios are empty: the test set needs a column old_answer")
-    both = np.concatenate([ratios, reference])
-    below = [np.searchsorted(np.sort(sample), both, side="right") / len(sample) for sample in (ratios, reference)]
-    # Shares of either sample: a whole number of these steps, which takes off what rounding has added.
-    steps = math.lcm(len(ratios), len(reference))
-    return round(float(np.abs(below[0] - below[1]).max()) * steps) / steps
+    # The exact p-value, which nobody reads here, takes milliseconds, and a sweep asks once a cell.
+    return float(stats.ks_2samp(ratios, reference, method="asymp").statistic)
 
 
 def right_matrix(answers: Sequence[str]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM, WITHOUT
 from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.gradients.options import log_shares, with_other_options
 from graceful_forgetting.gradients.token_loss import token_log_probs
-from graceful_forgetting.posterior.reference import NonFiniteLossError
+from graceful_forgetting.posterior.divergence import NonFiniteLossError
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import whole
 from graceful_forgetting.runtime.internals import forward_context, learning_rate, prepared_inputs
