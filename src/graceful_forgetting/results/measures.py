@@ -52,8 +52,7 @@ def memorisation_ratio(answers: str) -> float | None:
 def distance_to_reference(ratios: Sequence[float], reference: Sequence[float]) -> float:
     """Kolmogorov–Smirnov statistic of two sets of per-item truth ratios.
 
-    TOFU's forget quality (arXiv 2401.06121) is its p-value, on log P(old) − log P(new). Raises `ValueError` for an empty
-    set.
+    TOFU's forget quality (arXiv 2401.06121) is its p-value, on log P(old) − log P(new). An empty set is a `ValueError`.
     """
     if not len(ratios) or not len(reference):
         raise ValueError("truth ratios are empty: the test set needs a column old_answer")
