@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -40,6 +41,8 @@ def stage(options: argparse.Namespace) -> None:
             raise ValueError("--sweep reports a finished sweep and takes no recipe: leave out --config and its fields")
         _report_sweep(Path(options.sweep), options.archive)
         return
+    if sys.stderr.isatty() and not options.quiet and RANK == 0:
+        print("Loading torch and transformers ...", file=sys.stderr, flush=True)
     from graceful_forgetting.runs.pipeline import Pipeline
     from graceful_forgetting.runs.recipe import parse_recipe
 
