@@ -183,5 +183,6 @@ TABLES: dict[str, Callable[[], str]] = {
     # A real pre-trained model.
     "uses_labels": lambda: used("labels"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
+    "uses_labels_share": lambda: used("labels-share"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
 }

@@ -163,12 +163,18 @@ def one_world(runs: Runs, chosen: Mapping[str, str] | None = None) -> str:
 def one_use(runs: Runs, rates: Mapping[str, float]) -> str:
     """Every method in one use: its learning rate, accuracy, worst run, and what it gains over plain fine-tuning.
 
+    Plain fine-tuning at several rates is several methods, `plain` and `plain-<rate>`. The gain is over the one that is
+    best on these very runs, so that a rate which was chosen badly for it flatters no method.
+
     Args:
         runs: of the use.
         rates: method -> the learning rate that was chosen for it.
     """
     methods = list(runs[0].methods)
     own = {name: scores(runs, name)[0] for name in methods}
+    plain = {name: rates.get(name) or float(name.partition("-")[2]) for name in methods if name.startswith("plain")}
+    rates = {**rates, **plain}
+    best = max(plain, key=lambda name: fmean(own[name]))
     return table(
         methods,
         {
@@ -177,7 +183,7 @@ def one_use(runs: Runs, rates: Mapping[str, float]) -> str:
             "seeds": lambda name: str(len(own[name])),
             "accuracy, %": lambda name: points(fmean(own[name])),
             "worst run": lambda name: points(min(own[name])),
-            "gain over plain, points": lambda name: "" if name == "plain" else gain(runs, name),
+            f"gain over {best}, points": lambda name: "" if name == best else gain(runs, name, best),
         },
         "Pairs of runs with the same seed.",
     )

@@ -16,8 +16,7 @@ from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.unlearning.objectives import OBJECTIVES, Need, UnlearningBatch
 from graceful_forgetting.unlearning.order import batch_indices
 
-# `contrast` reads the learning row of the same prompt: test_contrast.py.
-NAMES = sorted(set(OBJECTIVES) - {"contrast"})
+NAMES = sorted(OBJECTIVES)
 CAP, BETA = 5.0, {"npo": 0.1, "simnpo": 2.5}
 
 
@@ -196,11 +195,10 @@ def test_joint_updates_add_the_gradients_of_all_terms(
 
 def test_needs_are_what_the_formulas_read() -> None:
     needs = {name: OBJECTIVES[name](config(unlearn_objective=name)).needs for name in OBJECTIVES}
-    assert {name for name, need in needs.items() if need} == {"npo", "uniform", "gradient_difference", "contrast"}
+    assert {name for name, need in needs.items() if need} == {"npo", "uniform", "gradient_difference"}
     assert needs["npo"] == {Need.BASE_LOSSES}
     assert needs["uniform"] == {Need.LOGITS}
     assert needs["gradient_difference"] == {Need.LEARNING}
-    assert needs["contrast"] == {Need.ANCHORS}
 
 
 def test_an_update_is_shorter_by_the_share_that_is_left_alone(

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
+from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
 from graceful_forgetting.gradients.memory import MemoryEstimate, forward_bytes
+from graceful_forgetting.gradients.options import most_options
 from graceful_forgetting.gradients.parameters import ParameterValues
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 from graceful_forgetting.gradients.token_loss import mean_losses
@@ -26,7 +28,8 @@ class Losses(Measurement):
     columns = ("loss",)
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
-        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, batch_size))
+        read = batch_size * most_options(self.inputs.rows)
+        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, read))
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -34,11 +37,11 @@ class Losses(Measurement):
             yield
 
     def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        return {"loss": mean_losses(self.inputs.model, self.inputs.batch(indices))}
+        return {"loss": self.inputs.losses(indices)}
 
 
 class ReferenceLosses(Measurement):
-    """`loss` and `reference_loss`: L(x) at θ_base and at θ*_L.
+    """`loss` and `reference_loss`: L(x) at θ_base and at θ*_L; `answer_shift`, see `shift_by_answer`.
 
     θ*_L is held on the device, in the type of the parameters, beside θ_base. Raises `ValueError` for a posterior that
     covers a part of the parameters.
@@ -59,9 +62,8 @@ class ReferenceLosses(Measurement):
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
         covered = [p.nbytes for name, p in self.inputs.model.named_parameters() if name in self._posterior.mean]
-        return MemoryEstimate.on(
-            self.inputs.model, forward_bytes(self.inputs.model, row, batch_size), copies=sum(covered)
-        )
+        read = batch_size * most_options(self.inputs.rows)
+        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, read), copies=sum(covered))
 
     def parameters(self) -> list[str]:
         return list(self._posterior.mean)
@@ -73,10 +75,40 @@ class ReferenceLosses(Measurement):
             yield
 
     def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        model, batch = self.inputs.model, self.inputs.batch(indices)
-        loss = mean_losses(model, batch)
-        with exchanged(model, self._reference):
-            return {"loss": loss, "reference_loss": mean_losses(model, batch)}
+        loss = self.inputs.losses(indices)
+        with exchanged(self.inputs.model, self._reference):
+            return {"loss": loss, "reference_loss": self.inputs.losses(indices)}
+
+    def derived(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        rise = values["reference_loss"] - values["loss"]
+        return {"answer_shift": shift_by_answer(rise, self.inputs.rows)}
+
+
+def shift_by_answer(rise: Tensor, rows: Dataset) -> Tensor:
+    """By how much the answer alone, whatever the prompt, changes the rise of the loss, (rows,) float64.
+
+    Early in learning one of the options becomes likelier everywhere, and the others less likely. That is no knowledge
+    about any prompt, and to first order the mean over the answers is free of it. So of rows with the same options the
+    shift is the mean rise of those with the same answer, less the mean of these means. 0 for rows without options.
+
+    Args:
+        rise: of the loss, (rows,); NaN where it is not known.
+        rows: tokenised (`input_ids`, `labels`, perhaps `other_options`).
+    """
+    shift = torch.zeros_like(rise)
+    if OTHER_OPTIONS not in rows.column_names:
+        return shift
+    chosen: dict[frozenset[tuple[int, ...]], dict[tuple[int, ...], list[int]]] = {}
+    for index, row in enumerate(rows):
+        if row[OTHER_OPTIONS] and not rise[index].isnan():
+            answer = tuple(label for label in row["labels"] if label != IGNORE_INDEX)
+            options = frozenset({answer, *map(tuple, row[OTHER_OPTIONS])})
+            chosen.setdefault(options, {}).setdefault(answer, []).append(index)
+    for by_answer in chosen.values():
+        means = [rise[indices].mean() for indices in by_answer.values()]
+        for mean, indices in zip(means, by_answer.values(), strict=True):
+            shift[indices] = mean - torch.stack(means).mean()
+    return shift
 
 
 def learning_loss(model: PreTrainedModel, learning: Dataset, batch_size: int) -> float:

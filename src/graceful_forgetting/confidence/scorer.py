@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.gradients.diagnosis import not_finite
 from graceful_forgetting.gradients.memory import MemoryEstimate
+from graceful_forgetting.gradients.options import sample_losses
 from graceful_forgetting.gradients.rows import load_batch
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.fingerprint import fingerprint_model, fingerprint_rows
@@ -43,7 +44,7 @@ class Inputs:
 
     Attributes:
         model: at θ_base.
-        rows: tokenised self-knowledge (`input_ids`, `labels`).
+        rows: tokenised self-knowledge (`input_ids`, `labels`, perhaps `other_options`).
         config: settings of scoring.
         posterior: of the learning task; there where `Need.POSTERIOR` or `Need.FISHER` is declared.
         learning: tokenised learning rows; there where `Need.LEARNING` is declared.
@@ -60,6 +61,10 @@ class Inputs:
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Right-padded `input_ids`, `attention_mask`, `labels` of rows, each (len(indices), longest row)."""
         return load_batch(self.rows, indices, self.model.device)
+
+    def losses(self, indices: Sequence[int]) -> Tensor:
+        """L(x) of rows, (len(indices),), at the weights that the model is at."""
+        return sample_losses(self.model, self.rows, indices, self.model.device)
 
 
 class Measurement(ABC):

@@ -1,6 +1,7 @@
 """The scorers, one formula each, and their names.
 
-x is a piece of self-knowledge, L(x) its mean negative log-likelihood a token (nats), g = ∇L(x) at θ_base, θ*_L and F
+x is a piece of self-knowledge, L(x) its mean negative log-likelihood a token (nats; where losses alone are read and x
+was chosen among options, −log of its share of their probability), g its gradient at θ_base, θ*_L and F
 mean and precision of the learning task's posterior, Δ = θ_base − θ*_L, α the length of a step. Higher means forget
 first.
 """
@@ -49,12 +50,15 @@ class OverlapScorer(Scorer):
 
 
 class InterferenceScorer(Scorer):
-    """L(x; θ*_L) − L(x; θ_base), nats per token: high where the learning task overwrites what the base model knows."""
+    """L(x; θ*_L) − L(x; θ_base), nats per token: high where the learning task overwrites what the base model knows.
+
+    Where answers were chosen among options, less what the answer alone does to it: see `shift_by_answer`.
+    """
 
     reads = (ReferenceLosses,)
 
     def score(self, measured: Measured) -> Tensor:
-        return measured["reference_loss"] - measured["loss"]
+        return measured["reference_loss"] - measured["loss"] - measured["answer_shift"]
 
 
 class LossScorer(Scorer):

@@ -46,7 +46,8 @@ def score_confidence(
     - `forgetting_confidence`: the score; with scorer 'lwf' FC(x), the sum of the next three;
     - `confidence_constant`: ½ Σ F Δ², the same for all rows;
     - `confidence_linear`: −α ⟨F Δ, g⟩; `confidence_quadratic`: ½ α² Σ F g²;
-    - `loss`: L(x) at θ_base; `reference_loss`: L(x) at θ*_L;
+    - `loss`: L(x) at θ_base; `reference_loss`: L(x) at θ*_L. Where a row has `other_options`, as elicitation
+      gives them, L(x) is −log of its answer's share of the probability of all options;
     - `step_size`: α (null where g is 0 and the rule divides by it);
     - `step_size_crossover`: the α at which linear and quadratic term are equally large, 2 |⟨F Δ, g⟩| / Σ F
       g² (null where Σ F g² is 0).

@@ -15,7 +15,6 @@ UnlearnObjective = Literal[
     "unlikelihood",
     "uniform",
     "gradient_difference",
-    "contrast",
 ]
 UnlearnSchedule = Literal["periodic", "early", "random", "joint", "perturb"]
 # What has no unlearning step of its own: the learning update steps, and clips its gradient by max_grad_norm.
@@ -53,9 +52,8 @@ class UnlearningSettings:
         "'simnpo': negative preference optimization, with the base model as reference and without (β 0.1 and 2.5). "
         "'unlikelihood': −log(1 − p) of every token but the one that ends the answer. 'uniform': KL divergence from "
         "the uniform distribution at every token. 'gradient_difference': ascent together with descent on learning "
-        "rows. 'contrast': own answers to prompts of the learning task fall below the right ones, for which "
-        "forgetting_tasks names the learning task too; answers to other prompts as with 'unlikelihood'. An objective "
-        "of one's own is named by its import path, 'package.module:Class'.",
+        "rows. An answer that was chosen among options counts as one token, whose p is its share of their probability "
+        "(not with 'uniform'). An objective of one's own is named by its import path, 'package.module:Class'.",
     )
     unlearn_loss_cap: float = setting(
         4.0,

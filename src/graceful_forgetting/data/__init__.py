@@ -7,6 +7,7 @@ from graceful_forgetting.data.answers import AnswerReader, answer_ends, completi
 from graceful_forgetting.data.encoding import encode_prompts
 from graceful_forgetting.data.rows import (
     IGNORE_INDEX,
+    OTHER_OPTIONS,
     assistant_template,
     collate,
     context_length,
@@ -20,6 +21,7 @@ from graceful_forgetting.data.tokenizer import fingerprint_tokenizer, settled_to
 
 __all__ = [
     "IGNORE_INDEX",
+    "OTHER_OPTIONS",
     "AnswerReader",
     "answer_ends",
     "assistant_template",

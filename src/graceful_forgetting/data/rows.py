@@ -25,6 +25,8 @@ from graceful_forgetting.runtime.progress import DELAY, advance, joint_progress,
 logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
+# Column with the tokens of the options that were not the answer, each what would follow the prompt.
+OTHER_OPTIONS = "other_options"
 # Rows that are tokenised together.
 _BATCH = 1000
 

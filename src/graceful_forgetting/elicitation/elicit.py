@@ -13,7 +13,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import ElicitationConfig
-from graceful_forgetting.data import IGNORE_INDEX, AnswerReader, answer_ends, require_pad_token, require_tokenizer
+from graceful_forgetting.data import (
+    IGNORE_INDEX,
+    OTHER_OPTIONS,
+    AnswerReader,
+    answer_ends,
+    require_pad_token,
+    require_tokenizer,
+)
 from graceful_forgetting.elicitation.backends import Backend, open_backend
 from graceful_forgetting.elicitation.options import OPTIONS_COLUMN, choosing_among_options, option_ids
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
@@ -85,7 +92,8 @@ def elicit_self_knowledge(
         `completion` (text without special tokens; for a list of messages a list with one message of the
         assistant), `completion_tokens` (without EOS), `mean_log_probability` (natural logarithm, mean over the
         generated tokens with EOS, under the model's own distribution), `finish_reason` ("stop" or "length"), and
-        `input_ids` and `labels` with exactly the generated tokens.
+        `input_ids` and `labels` with exactly the generated tokens. Where prompts have options there is a column
+        `other_options` too, the tokens of those that were not the answer.
 
     Sampling draws each completion from a random stream of its own, made from `config.seed`, the prompt and the number
     of the draw: neither batch size nor the order of the prompts matters. Rounding differs with the padding, so that a
@@ -143,7 +151,7 @@ def elicit_with_counts(
         announce,
     )
     messages = not isinstance(prompts.with_format(None)[0]["prompt"], str)
-    kept = _Kept(AnswerReader(tokenizer, eos_token_ids), messages)
+    kept = _Kept(AnswerReader(tokenizer, eos_token_ids), messages, asks)
     # A part at a time: as Python objects rows take ten times as much memory.
     for first in range(0, len(completions), SHARD_SIZE):
         kept.add(requests[first : first + SHARD_SIZE], _completions(completions, first))
@@ -160,7 +168,11 @@ def elicit_with_counts(
         tokens_per_second=tokens / seconds,
     )
     source = "The model" if config.server_url is None else "The server"
-    announce(f"{source} generated {tokens} tokens in {seconds:.1f} s, {counts.tokens_per_second:.0f} tokens per second")
+    chose = f"chose among options {sum(map(bool, options))} times and " if asks else ""
+    announce(
+        f"{source} {chose}generated {tokens} tokens in {seconds:.1f} s, "
+        f"{counts.tokens_per_second:.0f} tokens per second"
+    )
     _log_dropped(counts)
     if counts.empty + counts.duplicates > _MANY * counts.completions:
         logger.warning(_why_dropped(counts, isinstance(prompts[0]["prompt"], str) and bool(tokenizer.chat_template)))
@@ -188,8 +200,8 @@ class _Kept:
         empty, inexact, tokens: see `ElicitationCounts`.
     """
 
-    def __init__(self, reader: AnswerReader, messages: bool):
-        self._reader, self._messages = reader, messages
+    def __init__(self, reader: AnswerReader, messages: bool, with_options: bool):
+        self._reader, self._messages, self._with_options = reader, messages, with_options
         self.parts: list[Dataset] = []
         self.indices: list[int] = []
         self.empty = self.inexact = self.tokens = 0
@@ -208,7 +220,7 @@ class _Kept:
                 self._seen.add(key)
                 self.indices.append(self._done)
                 content = [{"role": "assistant", "content": text}] if self._messages else text
-                rows.append(_row(request.prompt_ids, completion, content))
+                rows.append(_row(request, completion, content, self._with_options))
             self._done += 1
         self.inexact += sum(not c.exact for c in completions)
         self.tokens += sum(len(c.token_ids) for c in completions)
@@ -294,8 +306,11 @@ def _log_dropped(counts: ElicitationCounts) -> None:
         )
 
 
-def _row(prompt: Sequence[int], completion: Completion, content: str | list[dict[str, str]]) -> dict[str, Any]:
-    return {
+def _row(
+    request: Request, completion: Completion, content: str | list[dict[str, str]], with_options: bool
+) -> dict[str, Any]:
+    prompt = request.prompt_ids
+    row: dict[str, Any] = {
         "completion": content,
         "completion_tokens": len(completion.content_ids),
         "mean_log_probability": completion.mean_log_probability,
@@ -303,3 +318,6 @@ def _row(prompt: Sequence[int], completion: Completion, content: str | list[dict
         "input_ids": [*prompt, *completion.token_ids],
         "labels": [IGNORE_INDEX] * len(prompt) + completion.token_ids,
     }
+    if with_options:
+        row[OTHER_OPTIONS] = [list(option) for option in request.options if list(option) != completion.token_ids]
+    return row

@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graceful_forgetting.data import IGNORE_INDEX, collate, tokenize_dataset
+from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS, collate, tokenize_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _PADDING = 0
 
 
 def tokenised_rows(dataset: Dataset, processing_class: PreTrainedTokenizerBase | None, *, argument: str) -> Dataset:
-    """`dataset` with `input_ids` and `labels`, and no other columns.
+    """`dataset` with `input_ids`, `labels` and, where it has them, `other_options`, and no other columns.
 
     Raises `ValueError` for a packed data set, whose rows are no single samples, and what
     `graceful_forgetting.data.tokenize_dataset` raises.
@@ -32,7 +32,8 @@ def tokenised_rows(dataset: Dataset, processing_class: PreTrainedTokenizerBase |
         )
     if not {"input_ids", "labels"} <= set(dataset.column_names):
         dataset = tokenize_dataset(dataset, processing_class, argument=argument)
-    return dataset.with_format(None).select_columns(["input_ids", "labels"])
+    optional = [OTHER_OPTIONS] if OTHER_OPTIONS in dataset.column_names else []
+    return dataset.with_format(None).select_columns(["input_ids", "labels", *optional])
 
 
 def usable_rows(rows: Dataset, model: PreTrainedModel, *, argument: str) -> dict[int, int]:

@@ -23,7 +23,7 @@ from graceful_forgetting.data.learning_rows import check_single_examples
 from graceful_forgetting.training.columns import check_columns, check_forget_dataset
 from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
 from graceful_forgetting.training.preparation import SCORE_COLUMN, Preparation
-from graceful_forgetting.unlearning.objectives import OF_LEARNING_ROWS, objective_of
+from graceful_forgetting.unlearning.objectives import Need, objective_of
 
 
 def baseline_needs(args: LWFConfig) -> frozenset[BaselineNeed]:
@@ -91,7 +91,7 @@ def check_data(
     check_single_examples(
         train_dataset,
         args,
-        all_are_read=args.baseline is not None or (unlearning and bool(objective.needs & OF_LEARNING_ROWS)),
+        all_are_read=args.baseline is not None or (unlearning and Need.LEARNING in objective.needs),
         some_are_read=scorer_reads and not scored,
     )
     # A preparation has what trials chose already.

@@ -5,6 +5,7 @@ A few batches are measured with a model that is in memory anyway; the rest is ar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import psutil
 import torch
@@ -16,6 +17,7 @@ from graceful_forgetting.config.lwf import ForgetAnswers
 from graceful_forgetting.config.unlearning import WITHOUT_STEPS
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.data.encoding import encode_prompts
+from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
 from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.results.text import duration, size
 from graceful_forgetting.training.method import MethodRows
@@ -88,6 +90,13 @@ def pool_lengths(rows: MethodRows, answers: ForgetAnswers | None) -> tuple[bool,
     return False, Lengths.of(some["input_ids"][:], len(pool))
 
 
+def options_each(pool: Dataset | None) -> float:
+    """Answers that each prompt names to choose from, in the mean; 1 where none does."""
+    if pool is None or OPTIONS_COLUMN not in pool.column_names:
+        return 1.0
+    return fmean(max(1, len(options or ())) for options in looked_at(pool.with_format(None))[OPTIONS_COLUMN])
+
+
 def prompts_of(pool: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Tokens of some of the prompts of forgetting rows."""
     return encode_prompts(list(looked_at(pool.with_format(None))), tokenizer)
@@ -108,7 +117,7 @@ def training_bytes(args: LWFConfig, amounts: Amounts, speed: Speed, layers: int,
     tokens = float(args.train_batch_size * amounts.learning.longest)
     if unlearns:
         answer = speed.answer(args.elicitation_max_new_tokens) if amounts.elicits else 0.0
-        tokens = max(tokens, unlearned_rows(args) * (amounts.prompts.longest + answer))
+        tokens = max(tokens, unlearned_rows(args, amounts) * (amounts.prompts.longest + answer))
     logits = vocabulary * 3 * FLOAT32_BYTES
     batch = tokens * (speed.activations / (layers if args.gradient_checkpointing else 1) + logits)
     # While one model is loaded, that of the stage before may still be there.

@@ -365,7 +365,7 @@ class LWFTrainer(UnlearningTrainer):
             self.args,
             lambda: self.model.parameters(),
             retained=retained,
-            learning=learning_rows(self.train_dataset, self.args, self.processing_class),
+            learning=learning_rows(self.train_dataset, self.args),
         )
 
     def _prepared(self, checkpoint: Path | None) -> Preparation:

@@ -5,13 +5,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import LWFConfig
-from graceful_forgetting.data import IGNORE_INDEX
+from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
 from graceful_forgetting.data.answers import special_token_ids
 from graceful_forgetting.data.learning_rows import single_examples
 from graceful_forgetting.selection import select_retained
 from graceful_forgetting.training.preparation import Preparation
 from graceful_forgetting.unlearning.base_losses import with_base_losses
-from graceful_forgetting.unlearning.objectives import OF_LEARNING_ROWS, Need, objective_of
+from graceful_forgetting.unlearning.objectives import Need, objective_of
 
 
 def objective_needs(args: LWFConfig) -> frozenset[Need]:
@@ -40,17 +40,19 @@ def _retained(args: LWFConfig, preparation: Preparation) -> Dataset | None:
     return select_retained(preparation.scored, preparation.selected)
 
 
-def learning_rows(train_dataset: Dataset, args: LWFConfig, processing_class: PreTrainedTokenizerBase) -> Dataset | None:
+def learning_rows(train_dataset: Dataset, args: LWFConfig) -> Dataset | None:
     """The learning rows that the objective reads; none where it reads none."""
     objective = objective_of(args)
-    if not objective.needs & OF_LEARNING_ROWS:
+    if Need.LEARNING not in objective.needs:
         return None
-    rows = single_examples(train_dataset)
-    return rows if objective.unlearns_end else without_ends(rows, processing_class)
+    return single_examples(train_dataset)
 
 
 def without_ends(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> Dataset:
-    """The rows with `labels` that count an answer up to the special token that ends it, at least its first."""
+    """The rows with `labels` that count an answer up to the special token that ends it, at least its first.
+
+    Answers with `other_options` keep theirs: it is a part of what is compared, and of their share nothing.
+    """
     special = special_token_ids(processing_class)
 
     def shortened(labels: list[int]) -> list[int]:
@@ -58,5 +60,7 @@ def without_ends(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> Da
         end = next((place for place in counted[1:] if labels[place] in special), len(labels))
         return labels[:end] + [IGNORE_INDEX] * (len(labels) - end)
 
-    labels = [shortened(own) for own in rows.with_format(None)["labels"]]
+    columns = rows.with_format(None)[:]
+    options = columns.get(OTHER_OPTIONS, [None] * len(rows))
+    labels = [own if has else shortened(own) for own, has in zip(columns["labels"], options, strict=True)]
     return rows.remove_columns(["labels"]).add_column("labels", labels, feature=rows.features["labels"])

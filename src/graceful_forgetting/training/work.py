@@ -18,6 +18,8 @@ from graceful_forgetting.unlearning.schedule import updates_due
 
 # Rows whose lengths are looked at.
 _LOOKED_AT = 256
+# Tokens of an answer that is chosen among options: mostly a word, and what ends it.
+_OPTION_TOKENS = 2.0
 FLOAT32_BYTES = 4
 
 
@@ -107,6 +109,7 @@ class Amounts:
         held_out: rows to watch training by.
         prompts: forgetting prompts; with their answers where the model does not answer them itself.
         elicits: whether it does.
+        options: answers that each prompt names to choose from, in the mean; 1 where none does.
         parameters: of the model; `trained`: those of them, or of its adapter, that are trained.
         model_bytes: of its weights.
     """
@@ -115,6 +118,7 @@ class Amounts:
     held_out: Lengths
     prompts: Lengths
     elicits: bool
+    options: float
     parameters: int
     trained: int
     model_bytes: int
@@ -157,13 +161,17 @@ def _samples(args: LWFConfig, amounts: Amounts, answer: float) -> tuple[int, flo
     """Number of pieces of self-knowledge, and tokens of each."""
     if not amounts.elicits:
         return amounts.prompts.number, amounts.prompts.mean
+    if amounts.options > 1:
+        answer = _OPTION_TOKENS
     return amounts.prompts.number * args.elicitation_num_samples_per_prompt, amounts.prompts.mean + answer
 
 
 def _self_knowledge(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
     if not amounts.elicits or args.elicitation_server_url is not None:
         return Work()
-    number, _ = _samples(args, amounts, answer)
+    number, tokens = _samples(args, amounts, answer)
+    if amounts.options > 1:
+        return Work(read=number * amounts.options * tokens, stored=amounts.model_bytes)
     # The first token of an answer comes with the pass over its prompt.
     return Work(read=number * amounts.prompts.mean, generated=number * (answer - 1), stored=amounts.model_bytes)
 
@@ -206,13 +214,13 @@ def _unlearning(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
         updates_due(args.unlearn_schedule, step, updates, args.unlearn_every, args.seed) for step in range(updates)
     )
     _, tokens = _samples(args, amounts, answer)
-    rows = unlearned_rows(args) * args.unlearn_gradient_accumulation_steps
+    rows = unlearned_rows(args, amounts) * args.unlearn_gradient_accumulation_steps
     return Work(learned=due * rows * tokens, steps=0 if args.unlearn_schedule in WITHOUT_STEPS else due)
 
 
-def unlearned_rows(args: LWFConfig) -> int:
-    """Rows of a pass of an unlearning update, those that are retained counted."""
-    return args.per_device_unlearn_batch_size * (2 if args.unlearn_retain_weight > 0 else 1)
+def unlearned_rows(args: LWFConfig, amounts: Amounts) -> float:
+    """Rows of a pass of an unlearning update, those that are retained and the other options counted."""
+    return args.per_device_unlearn_batch_size * (2 if args.unlearn_retain_weight > 0 else 1) * amounts.options
 
 
 def _posterior(args: LWFConfig, amounts: Amounts) -> Work:
@@ -232,9 +240,9 @@ def _scores(scorer: str, args: LWFConfig, amounts: Amounts, answer: float) -> Wo
     work = Work(stored=amounts.model_bytes)
     for measurement in scorer_named(scorer).reads:
         if measurement is Losses:
-            work += Work(read=number * tokens)
+            work += Work(read=number * tokens * amounts.options)
         elif measurement is ReferenceLosses:
-            work += Work(read=2 * number * tokens, stored=FLOAT32_BYTES * amounts.trained)
+            work += Work(read=2 * number * tokens * amounts.options, stored=FLOAT32_BYTES * amounts.trained)
         else:
             work += Work(differentiated=number * tokens)
             if Need.LEARNING in measurement.needs:

@@ -6,8 +6,7 @@ import torch
 from datasets import Dataset, Value
 from transformers import PreTrainedModel
 
-from graceful_forgetting.gradients.rows import load_batch
-from graceful_forgetting.gradients.token_loss import mean_losses
+from graceful_forgetting.gradients.options import sample_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
 from graceful_forgetting.runtime.batches import BatchLimit
 
@@ -15,7 +14,7 @@ BASE_LOSS_COLUMN = "base_loss"
 
 
 def with_base_losses(samples: Dataset, model: PreTrainedModel, batch_size: int) -> Dataset:
-    """Add the column `base_loss`: L(x) in nats per token at the model's present weights, from forward passes.
+    """Add the column `base_loss`: L(x) in nats (see `sample_losses`) at the present weights, from forward passes.
 
     A data set that has the column comes back as it is. The model is left as it was, and no random number is drawn.
 
@@ -28,7 +27,7 @@ def with_base_losses(samples: Dataset, model: PreTrainedModel, batch_size: int) 
         return samples
 
     def losses_of(indices: Sequence[int]) -> list[float]:
-        losses: list[float] = mean_losses(model, load_batch(samples, indices, model.device)).tolist()
+        losses: list[float] = sample_losses(model, samples, indices, model.device).tolist()
         return losses
 
     with differentiating(model, ()), torch.no_grad():

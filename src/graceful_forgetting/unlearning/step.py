@@ -1,7 +1,7 @@
 """One unlearning update: its passes, its gradient, its step."""
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ from trl import SFTTrainer
 
 from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM, WITHOUT_STEPS
 from graceful_forgetting.data import IGNORE_INDEX, collate
+from graceful_forgetting.gradients.options import log_shares, with_other_options
 from graceful_forgetting.gradients.token_loss import token_log_probs
 from graceful_forgetting.posterior.reference import NonFiniteLossError
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import whole
 from graceful_forgetting.runtime.internals import forward_context, learning_rate, prepared_inputs
 from graceful_forgetting.runtime.rng import preserved_rng
-from graceful_forgetting.unlearning.anchors import from_first_difference
 from graceful_forgetting.unlearning.objectives import Need, UnlearningBatch
 from graceful_forgetting.unlearning.schedule import updates_due
 from graceful_forgetting.unlearning.updates import MicroBatch, UnlearningUpdates
@@ -84,8 +84,8 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
     One pass, since DDP expects one before each backward pass.
     """
     model: nn.Module = trainer.model_wrapped
-    anchors = [anchor for anchor in micro.anchors if anchor is not None]
-    rows = [*micro.forget, *micro.learning, *micro.retained, *anchors]
+    own = [*micro.forget, *micro.learning, *micro.retained]
+    rows, places = with_other_options(own)
     inputs = prepared_inputs(trainer, collate(rows, trainer.processing_class.pad_token_id))
     number, logits = len(micro.forget), None
     with forward_context(trainer):
@@ -96,25 +96,26 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
             logits = logits[:number]
         else:
             log_probs, mask = internals.token_log_probs(model, inputs)
+    if places:
+        log_probs, mask = _chosen_as_one_token(log_probs, mask, places)
     losses = -log_probs.sum(dim=1) / mask.sum(dim=1)
     base_losses = None if micro.base_losses is None else micro.base_losses.to(losses.device)
     learning_losses = losses[number : number + len(micro.learning)] if micro.learning else None
     batch = UnlearningBatch(log_probs[:number], mask[:number], logits, base_losses, learning_losses)
-    if micro.anchors:
-        batch = replace(batch, **_compared(micro, log_probs[:number], log_probs[len(rows) - len(anchors) :]))
-    return batch, losses[number + len(micro.learning) : len(rows) - len(anchors)]
+    return batch, losses[number + len(micro.learning) :]
 
 
-def _compared(micro: MicroBatch, own: Tensor, anchors: Tensor) -> dict[str, Tensor]:
-    """The fields of an `UnlearningBatch` about anchors, from log-probabilities of the samples and of their anchors."""
-    has = torch.tensor([anchor is not None for anchor in micro.anchors], device=own.device)
-    spread = own.new_zeros(own.shape).index_put((has.nonzero().squeeze(1),), anchors)
-    masks = from_first_difference(micro.forget, micro.anchors, own.shape[1])
-    scores = []
-    for log_probs, mask in zip((own, spread), (mask.to(own.device) for mask in masks), strict=True):
-        # 0 / 0, where nothing is compared, is the NaN that the batch promises.
-        scores.append(log_probs.masked_fill(~mask, 0).sum(dim=1) / mask.sum(dim=1))
-    return {"own_scores": scores[0], "anchor_scores": scores[1], "anchored": has}
+def _chosen_as_one_token(log_probs: Tensor, mask: Tensor, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Of the rows alone: where one was chosen among options, its share of their probability in place of its tokens.
+
+    `log_probs`, `mask` are of the rows and of their other options; `places`: see `with_other_options`.
+    """
+    shares, chosen = log_shares(log_probs.sum(dim=1), places)
+    number = len(shares)
+    own, counted = log_probs[:number], mask[:number]
+    first = counted & (counted.cumsum(dim=1) == 1)
+    counted = torch.where(chosen.unsqueeze(1), first, counted)
+    return torch.where(chosen.unsqueeze(1), first * shares.unsqueeze(1), own), counted
 
 
 def _step(trainer: SFTTrainer, updates: UnlearningUpdates, active: float) -> None:

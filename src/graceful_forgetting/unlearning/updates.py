@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers.training_args import OptimizerNames
 
 from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.data import OTHER_OPTIONS
 from graceful_forgetting.runtime.artifacts import atomic_directory, read_json, write_json
 from graceful_forgetting.runtime.distributed import sharded_like, whole
 from graceful_forgetting.runtime.store import read_rows
 from graceful_forgetting.selection import WEIGHT_COLUMN, save_selected
-from graceful_forgetting.unlearning.anchors import anchors_of
 from graceful_forgetting.unlearning.base_losses import BASE_LOSS_COLUMN
 from graceful_forgetting.unlearning.fallback import HeldOutComparison
 from graceful_forgetting.unlearning.guard import Guard
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 STATE_VERSION = 3
 SAMPLES, RETAINED = "samples", "retained"
-_ROW = ["input_ids", "labels"]
 
 
 @dataclass
@@ -63,7 +62,7 @@ class UnlearningLog:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The rows of one pass of an unlearning update (`input_ids`, `labels`) on one process.
+    """The rows of one pass of an unlearning update (`input_ids`, `labels`, perhaps `other_options`) on one process.
 
     Attributes:
         forget: samples to unlearn.
@@ -71,7 +70,6 @@ class MicroBatch:
         base_losses: (len(forget),) float32, L(x) of the base model; none where the objective needs none.
         learning: as many learning rows; none where the objective needs none.
         retained: as many retained samples; none where there is no retain term.
-        anchors: of each sample its anchor, or None where it has none; empty where the objective needs none.
     """
 
     forget: list[dict[str, Any]]
@@ -79,7 +77,6 @@ class MicroBatch:
     base_losses: Tensor | None
     learning: list[dict[str, Any]]
     retained: list[dict[str, Any]]
-    anchors: list[dict[str, Any] | None]
 
 
 class UnlearningUpdates:
@@ -95,8 +92,8 @@ class UnlearningUpdates:
         learning: tokenised learning rows; needed by some objectives.
 
     Raises:
-        ValueError: weights of the samples that are negative, not finite or all 0; no sample has an anchor, and the
-            objective is about anchors.
+        ValueError: weights of the samples that are negative, not finite or all 0; answers that were chosen among
+            options, and an objective that reads all logits.
     """
 
     def __init__(
@@ -119,14 +116,16 @@ class UnlearningUpdates:
         self._give_parameters = parameters
         self.learning = learning if Need.LEARNING in self.objective.needs else None
         optional = [name for name in (WEIGHT_COLUMN, BASE_LOSS_COLUMN) if name in samples.column_names]
-        self.samples = samples.select_columns([*_ROW, *optional])
-        self.retained = None if retained is None else retained.select_columns(_ROW)
+        self.samples = samples.select_columns([*_row_columns(samples), *optional])
+        self.retained = None if retained is None else retained.select_columns(_row_columns(retained))
+        if Need.LOGITS in self.objective.needs and any(map(_has_options, (self.samples, self.retained))):
+            raise ValueError(
+                f"unlearn_objective={args.unlearn_objective!r} reads the probabilities of all tokens, and answers that "
+                "were chosen among options have none: use 'unlikelihood' or 'bounded_tokens', or remove the options"
+            )
         self._weights = torch.ones(len(samples))
         if WEIGHT_COLUMN in optional:
             self._weights = _mean_one(torch.tensor(samples[WEIGHT_COLUMN][:], dtype=torch.float64))
-        self._anchors: list[dict[str, Any] | None] = []
-        if Need.ANCHORS in self.objective.needs and learning is not None:
-            self._anchors = anchors_of(self.samples, learning)
         self._base_losses: Tensor | None = None
         if Need.BASE_LOSSES in self.objective.needs:
             self._base_losses = torch.tensor(samples[BASE_LOSS_COLUMN][:], dtype=torch.float32)
@@ -169,7 +168,6 @@ class UnlearningUpdates:
                     base_losses=None if self._base_losses is None else self._base_losses[forget[part]],
                     learning=_rows(self.learning, learning[part]),
                     retained=_rows(self.retained, retained[part]),
-                    anchors=[self._anchors[index] for index in forget[part]] if self._anchors else [],
                 )
             )
         return batches
@@ -289,6 +287,14 @@ def _rows(dataset: Dataset | None, indices: list[int]) -> list[dict[str, Any]]:
     # All at once: a look-up for each row would cost more than the rest of the update's bookkeeping.
     columns = dataset[indices]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _row_columns(rows: Dataset) -> list[str]:
+    return [name for name in ("input_ids", "labels", OTHER_OPTIONS) if name in rows.column_names]
+
+
+def _has_options(rows: Dataset | None) -> bool:
+    return rows is not None and OTHER_OPTIONS in rows.column_names and any(rows[OTHER_OPTIONS])
 
 
 def _mean_one(weights: Tensor) -> Tensor:

@@ -174,46 +174,6 @@ class GradientDifference(Objective):
         return batch.learning_losses - batch.losses
 
 
-class Contrast(Objective):
-    """softplus(m + s(x) − s(y)), y the right answer to the same prompt, s the mean log p of the tokens that differ.
-
-    Those are the tokens from the first one where x and y differ. A sample that equals its right answer counts 0. One
-    whose prompt is none of the learning task's has no right answer, and counts as in `Unlikelihood`.
-
-    Source: the pairwise logistic loss with a margin of Meng, Xia, Chen, *SimPO*, NeurIPS 2024, arXiv 2405.14734,
-    equation 6, with β = 1, between an own wrong answer and the right one. Likra (arXiv 2503.14391) shows what wrong
-    answers teach.
-
-    Relations: `Unlikelihood` says "not this"; here it is "less than that", so that unlearning fades once an answer is
-    m nats per token below the right one.
-
-    Args:
-        margin: m, nats per token.
-    """
-
-    needs = frozenset({Need.ANCHORS})
-    unlearns_end = False
-
-    def __init__(self, margin: float = 1.0) -> None:
-        self.margin = margin
-        self._without_anchor = Unlikelihood()
-
-    def values(self, batch: UnlearningBatch) -> Tensor:
-        assert batch.own_scores is not None
-        assert batch.anchor_scores is not None
-        assert batch.anchored is not None
-        # Replaced before the formula, since a NaN that is masked after it still makes the gradient NaN.
-        differs = ~batch.own_scores.isnan()
-        behind = torch.where(differs, batch.own_scores - batch.anchor_scores, 0.0)
-        compared = torch.where(differs, F.softplus(self.margin + behind), 0.0)
-        return torch.where(batch.anchored, compared, self._without_anchor.values(batch))
-
-    def active(self, batch: UnlearningBatch) -> Tensor:
-        assert batch.own_scores is not None
-        assert batch.anchored is not None
-        return ~batch.anchored | ~batch.own_scores.isnan()
-
-
 # Each makes its objective from the settings of the run.
 OBJECTIVES: dict[str, Callable[[LWFConfig], Objective]] = {
     "bounded_ascent": lambda args: BoundedAscent(args.unlearn_loss_cap),
@@ -224,7 +184,6 @@ OBJECTIVES: dict[str, Callable[[LWFConfig], Objective]] = {
     "unlikelihood": lambda _: Unlikelihood(),
     "uniform": lambda _: Uniform(),
     "gradient_difference": lambda _: GradientDifference(),
-    "contrast": lambda _: Contrast(),
 }
 
 

@@ -13,18 +13,12 @@ class Need(Enum):
     """What an objective reads beside the log-probabilities of the samples' own tokens.
 
     `BASE_LOSSES`: L(x) of the base model. `LOGITS`: the whole distribution at every position, which costs memory for
-    the vocabulary. `LEARNING`: losses of as many learning rows. `ANCHORS`: of each sample the learning row with the
-    same prompt, where there is one; both are compared from the first token where they differ.
+    the vocabulary. `LEARNING`: losses of as many learning rows.
     """
 
     BASE_LOSSES = "base_losses"
     LOGITS = "logits"
     LEARNING = "learning"
-    ANCHORS = "anchors"
-
-
-# An objective that needs one of these reads the learning rows.
-OF_LEARNING_ROWS = frozenset({Need.LEARNING, Need.ANCHORS})
 
 
 @dataclass(frozen=True)
@@ -37,10 +31,6 @@ class UnlearningBatch:
         logits: (batch, positions, vocabulary), if declared as needed.
         base_losses: (batch,), L(x) of the base model in nats per token, if declared as needed.
         learning_losses: (batch,), L of learning rows, if declared as needed.
-        own_scores: (batch,), mean log-probability of the sample from the first token where it differs from its anchor,
-            nats per token, if anchors are declared as needed; NaN where a sample has no anchor, or equals it.
-        anchor_scores: (batch,), the same of the anchor.
-        anchored: (batch,) bool, whether the sample has an anchor, be it equal or not.
     """
 
     log_probs: Tensor
@@ -48,9 +38,6 @@ class UnlearningBatch:
     logits: Tensor | None = None
     base_losses: Tensor | None = None
     learning_losses: Tensor | None = None
-    own_scores: Tensor | None = None
-    anchor_scores: Tensor | None = None
-    anchored: Tensor | None = None
 
     @property
     def losses(self) -> Tensor:

@@ -1,0 +1,78 @@
+"""The loss of an answer that was chosen among options: −log of its share of their probability.
+
+The share does not hang on what a model thinks of the format of an answer, which is the same for all options: learning
+to answer with one word makes every label likelier, the wrong ones too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS, collate
+from graceful_forgetting.gradients.token_loss import mean_losses
+
+# Rows are right-padded and masked, so what stands in the padding does not matter.
+_PADDING = 0
+
+Row = Mapping[str, Any]
+
+
+def with_other_options(rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
+    """The rows, then one for each other option of theirs; and of these the place of the row that they belong to.
+
+    Args:
+        rows: tokenised (`input_ids`, `labels`), perhaps with `other_options`, lists of tokens that follow the prompt.
+    """
+    others: list[Row] = []
+    places: list[int] = []
+    for place, row in enumerate(rows):
+        options = row.get(OTHER_OPTIONS) or ()
+        start = next(index for index, label in enumerate(row["labels"]) if label != IGNORE_INDEX) if options else 0
+        for option in options:
+            ids = [*row["input_ids"][:start], *option]
+            others.append({"input_ids": ids, "labels": [IGNORE_INDEX] * start + list(option)})
+            places.append(place)
+    return [*rows, *others], places
+
+
+def log_shares(log_likelihoods: Tensor, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """log(p(x) / Σ p(option)), (rows,), 0 for rows without other options; and which have some, (rows,) bool.
+
+    Args:
+        log_likelihoods: log p of whole answers, in the order of `with_other_options`.
+        places: from there.
+    """
+    number = len(log_likelihoods) - len(places)
+    most = max((places.count(place) for place in set(places)), default=0)
+    table = log_likelihoods.new_full((number, 1 + most), -torch.inf)
+    columns = [1 + places[:index].count(place) for index, place in enumerate(places)]
+    where = torch.tensor([*range(number), *places]), torch.tensor([0] * number + columns)
+    table = table.index_put(tuple(index.to(table.device) for index in where), log_likelihoods)
+    chosen = torch.zeros(number, dtype=torch.bool, device=table.device)
+    chosen[torch.tensor(places, dtype=torch.long, device=table.device)] = True
+    return table.log_softmax(dim=1)[:, 0], chosen
+
+
+def sample_losses(model: nn.Module, rows: Dataset, indices: Sequence[int], device: torch.device) -> Tensor:
+    """L(x) of rows of a data set, (len(indices),) float32, from one forward pass.
+
+    Where a row has other options, −log of its answer's share of their probability; else the mean over its tokens.
+    """
+    expanded, places = with_other_options([rows[index] for index in indices])
+    batch = collate(expanded, _PADDING, device)
+    losses = mean_losses(model, batch)
+    if not places:
+        return losses
+    lengths = (batch["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1)
+    shares, chosen = log_shares(-losses * lengths, places)
+    return torch.where(chosen, -shares, losses[: len(indices)])
+
+
+def most_options(rows: Dataset) -> int:
+    """The largest number of answers that a row is read with: its own, and its other options."""
+    if OTHER_OPTIONS not in rows.column_names:
+        return 1
+    return 1 + max((len(options or ()) for options in rows[OTHER_OPTIONS]), default=0)
