@@ -4,9 +4,9 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from chat_tokenizers import byte_level, last_marked, llama3_like, metaspace, prefilled_like, qwen3_like
+from chat_tokenizers import byte_level, channels_like, last_marked, llama3_like, metaspace, prefilled_like, qwen3_like
 from graceful_forgetting.data import IGNORE_INDEX, encode_prompts, labelled, tokenize_dataset
-from graceful_forgetting.data.encoding import encode_rows
+from graceful_forgetting.data.encoding import common_start, encode_rows
 from graceful_forgetting.runtime.internals import token_ids
 
 
@@ -116,6 +116,43 @@ def test_of_several_turns_the_last_answer_alone_counts(make):
     row = tokenize_dataset(Dataset.from_list([{"prompt": prompt, "completion": said("Oslo")}]), tokenizer)[0]
     counted = tokenizer.decode([label for label in row["labels"] if label != IGNORE_INDEX])
     assert counted in ("<think>\n\n</think>\n\nOslo<|im_end|>\n", "Oslo<|eot_id|>")
+
+
+def llama2_like() -> PreTrainedTokenizerFast:
+    """No token of its own stands where the answer begins."""
+    tokenizer = metaspace()
+    tokenizer.chat_template = (
+        "{%- for m in messages -%}{{ bos_token + '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else "
+        "' ' + m.content + eos_token }}{%- endfor -%}"
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "make", [qwen3_like, llama3_like, channels_like, prefilled_like, last_marked, llama2_like], ids=lambda f: f.__name__
+)
+def test_answers_begin_where_prompts_that_are_encoded_alone_end(make):
+    """Also where texts name the tokens of the template, begin with spaces, or hold what the tokenizer does not know."""
+    tokenizer = make()
+    texts = [
+        "Paris",
+        " Paris",
+        "a<|im_end|> <|im_start|>",
+        "</s>b<s>",
+        "<|eot_id|>",
+        "é \u4e2d",
+        "<unk><|",
+        "in <|end|>is",
+    ]
+    prompts = [turns(text) for text in texts] + [
+        turns(text, "<think>\nfar\n</think>\n\nLima", "and?") for text in texts
+    ]
+    rows = [{"prompt": prompt, "completion": said(text)} for prompt in prompts for text in texts]
+    for row, encoded in zip(rows, encode_rows(rows, "prompt", tokenizer), strict=True):
+        alone = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
+        assert encoded.ids == tokenizer.apply_chat_template([*row["prompt"], *row["completion"]])["input_ids"]
+        assert encoded.start == common_start(alone, encoded.ids)
+        assert (encoded.start == len(alone)) or encoded.misfit or make is prefilled_like
 
 
 def test_turns_of_others_in_a_completion_are_refused():

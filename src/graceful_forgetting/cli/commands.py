@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -40,8 +41,13 @@ def stage(options: argparse.Namespace) -> None:
             raise ValueError("--sweep reports a finished sweep and takes no recipe: leave out --config and its fields")
         _report_sweep(Path(options.sweep), options.archive)
         return
+    shown = "loading torch and transformers" if sys.stderr.isatty() and not options.quiet and RANK == 0 else ""
+    print(end=shown, file=sys.stderr, flush=True)
     from graceful_forgetting.runs.pipeline import Pipeline
     from graceful_forgetting.runs.recipe import parse_recipe
+
+    # Taken away as a bar is.
+    print(end=f"\r{' ' * len(shown)}\r" if shown else "", file=sys.stderr, flush=True)
 
     run, lwf, model = parse_recipe(options.config, options.rest)
     last = "report" if options.command == "run" else options.command

@@ -93,6 +93,9 @@ class AnswerReader:
         processing_class: the tokenizer.
         ends: tokens that end an answer.
         given: texts of given answers, and their tokens where they are known (`ids` from where the answer begins).
+
+    Attributes:
+        given_texts: what `texts` makes of the tokens of `given`.
     """
 
     def __init__(
@@ -113,11 +116,14 @@ class AnswerReader:
         self._dropped = set(special.values()) - {special[name] for name in found}
         self._leads: list[list[int]] = []
         answers = [until(ids, self._ends) for _, ids in given]
-        for text, ids, read in zip(texts, answers, self._decoded(answers), strict=True):
+        self.given_texts = self._decoded(answers)
+        for text, ids, read in zip(texts, answers, self.given_texts, strict=True):
             lead = [] if read.strip() == text.strip() else self._lead(ids, text.strip())
             if lead and lead not in self._leads:
                 self._leads.append(lead)
         self._marks = {lead[-1] for lead in ([id for id in lead if id in decoder] for lead in self._leads) if lead}
+        if self._leads:
+            self.given_texts = self.texts(answers)
 
     def without_end(self, text: str) -> str:
         """`text` without tokens at its end that end an answer, written out."""

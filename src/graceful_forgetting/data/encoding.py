@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from datasets import Dataset
 from jinja2 import TemplateError, TemplateSyntaxError
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trl import maybe_convert_to_chatml
 
-from graceful_forgetting.runtime.internals import token_ids
+from graceful_forgetting.runtime.internals import encodes_by_backend, token_ids
 from graceful_forgetting.runtime.progress import DELAY, progress_bar
 
 _Encoded = TypeVar("_Encoded")
@@ -101,7 +102,7 @@ def encode_prompts(
     if all(isinstance(row["prompt"], str) for row in rows):
         # All at once: a call for each takes ten times as long.
         return _without_appended(token_ids(processing_class, [row["prompt"] for row in rows]), processing_class)
-    keywords = [{"chat_template": chat_template, **template_kwargs(row)} for row in rows]
+    keywords = _keywords(rows, chat_template)
     return _chat_ids([row["prompt"] for row in rows], processing_class, keywords, add_generation_prompt=True)[0]
 
 
@@ -127,27 +128,71 @@ def encode_rows(
         RefusedRowError: messages that it refuses.
     """
     ending = rows[0]["completion" if kind == "prompt" else kind]
+    said: Sequence[list[bool] | None] = [None] * len(rows)
+    prompts = None
     if isinstance(ending, str):
         wholes = [row["prompt"] + row["completion"] if kind == "prompt" else row[kind] for row in rows]
         eos = processing_class.eos_token
         if eos is None:
             raise ValueError("the rows are text, and the tokenizer has no EOS token to end them with; set eos_token")
         ids = token_ids(processing_class, [whole if whole.endswith(eos) else whole + eos for whole in wholes])
-        said: Sequence[list[bool] | None] = [None] * len(rows)
     else:
-        keywords = [{"chat_template": chat_template, **template_kwargs(row)} for row in rows]
-        ids, said = _chat_ids([_messages(row, kind) for row in rows], processing_class, keywords, said=assistant_only)
+        keywords, conversations = _keywords(rows, chat_template), [_messages(row, kind) for row in rows]
+        if assistant_only or kind != "prompt" or not encodes_by_backend(processing_class):
+            ids, said = _chat_ids(conversations, processing_class, keywords, said=assistant_only)
+        else:
+            wholes = _rendered(conversations, processing_class, keywords)
+            asked = _rendered([row["prompt"] for row in rows], processing_class, keywords, add_generation_prompt=True)
+            ids = token_ids(processing_class, wholes, add_special_tokens=False)
+            prompts = _beginnings(asked, wholes, ids, processing_class)
     if kind != "prompt":
         return [EncodedRow(own, 0, mask) for own, mask in zip(ids, said, strict=True)]
-    prompts = encode_prompts(rows, processing_class, chat_template)
     encoded = []
+    prompts = prompts or encode_prompts(rows, processing_class, chat_template)
     for row, own, mask, prompt in zip(rows, ids, said, prompts, strict=True):
         # Where they part is where TRL starts to count: tokens can merge across the boundary.
-        start = common_start(prompt, own)
+        start = len(prompt) if own[: len(prompt)] == prompt else common_start(prompt, own)
         misfit = None if start == len(prompt) else _misfit(row, own, start, prompt, processing_class, chat_template)
         misfit = misfit or _speakers(row, assistant_only) or _earlier_turns(row, own, processing_class, chat_template)
         encoded.append(EncodedRow(own, start, mask, misfit))
     return encoded
+
+
+def _beginnings(
+    prompts: list[str], wholes: list[str], ids: list[list[int]], processing_class: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Ids of the prompts, with which most of the `wholes`, whose `ids` are known, begin.
+
+    A tokenizer cuts a text at its added tokens and encodes what is between them piece by piece. So what stands before
+    such a token, the mark, has the same ids in both, and the mark with what follows (the same text in most prompts) can
+    be encoded alone.
+    """
+    marks = {token.content: id for id, token in processing_class.added_tokens_decoder.items() if _cuts(token)}
+    marks.pop(str(processing_class.unk_token), None)
+    mark = max(marks, key=prompts[0].rfind, default=None)
+    if mark is None:
+        return token_ids(processing_class, prompts, add_special_tokens=False)
+    heads, tails = [], []
+    for prompt, whole, own in zip(prompts, wholes, ids, strict=True):
+        head, found, tail = prompt.rpartition(mark)
+        # Each place where the text has the mark is one where the tokenizer has found it.
+        if found and whole.startswith(prompt) and whole.count(mark) == own.count(marks[mark]):
+            place = -1
+            for _ in range(head.count(mark) + 1):
+                place = own.index(marks[mark], place + 1)
+            heads.append(own[:place])
+            tails.append(mark + tail)
+        else:
+            heads.append([])
+            tails.append(prompt)
+    distinct = list(dict.fromkeys(tails))
+    known = dict(zip(distinct, token_ids(processing_class, distinct, add_special_tokens=False), strict=True))
+    return [head + known[tail] for head, tail in zip(heads, tails, strict=True)]
+
+
+def _cuts(token: AddedToken) -> bool:
+    """Whether the tokenizer finds the token wherever a text has it, and no two that overlap."""
+    return not token.normalized and not token.single_word and token.content.count(token.content[0]) == 1
 
 
 def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +202,10 @@ def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
         "tools": json.loads(tools) if isinstance(tools, str) else tools,
         **(row.get("chat_template_kwargs") or {}),
     }
+
+
+def _keywords(rows: Sequence[Mapping[str, Any]], chat_template: str | None) -> list[dict[str, Any]]:
+    return [{"chat_template": chat_template, **template_kwargs(row)} for row in rows]
 
 
 def _messages(row: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -183,34 +232,54 @@ def _chat_ids(
     **more: Any,
 ) -> tuple[list[list[int]], Sequence[list[bool] | None]]:
     """Ids of each conversation, and which of its tokens the assistant says where that is asked."""
+    if not said and isinstance(processing_class, PreTrainedTokenizerFast):
+        texts = _rendered(conversations, processing_class, keywords, **more)
+        return token_ids(processing_class, texts, add_special_tokens=False), [None] * len(texts)
+    more["return_assistant_tokens_mask"] = said
+    parts = list(_templated(conversations, processing_class, keywords, more))
+    ids = [own for part in parts for own in part["input_ids"]]
+    if not said:
+        return ids, [None] * len(ids)
+    return ids, [list(map(bool, bits)) for part in parts for bits in part["assistant_masks"]]
+
+
+def _rendered(
+    conversations: list[list[dict[str, Any]]],
+    processing_class: PreTrainedTokenizerBase,
+    keywords: list[dict[str, Any]],
+    **more: Any,
+) -> list[str]:
+    """Each conversation as the template's text, which `token_ids` encodes faster than the template does."""
+    settings = {"tokenize": False, **more}
+    return [text for part in _templated(conversations, processing_class, keywords, settings) for text in part]
+
+
+def _templated(
+    conversations: list[list[dict[str, Any]]],
+    processing_class: PreTrainedTokenizerBase,
+    keywords: list[dict[str, Any]],
+    settings: dict[str, Any],
+) -> Iterator[Any]:
+    """What the template makes of each run of conversations with the same keywords."""
     if processing_class.chat_template is None and any(own.get("chat_template") is None for own in keywords):
         raise ValueError(
             "the data are conversational and the tokenizer has no chat template; set "
             "tokenizer.chat_template, or give prompts and completions as strings"
         )
-    ids: list[list[int]] = []
-    masks: list[list[bool] | None] = []
-    # A template's text can be tokenised faster than it does that itself, but for what the assistant says.
-    rendered = not said and isinstance(processing_class, PreTrainedTokenizerFast)
-    settings: dict[str, Any] = {"tokenize": not rendered, "return_assistant_tokens_mask": said, **more}
-    # All with the same keywords at once, as with texts.
     for start, end in _runs(keywords):
         try:
-            encoded = processing_class.apply_chat_template(conversations[start:end], **keywords[start], **settings)
+            yield processing_class.apply_chat_template(conversations[start:end], **keywords[start], **settings)
         except TemplateSyntaxError as error:
             raise ValueError(broken_template(error)) from error
         except _TEMPLATE_ERRORS as error:
             if end - start == 1:
                 raise RefusedRowError(_refusal(conversations[start], error), start) from error
-            for position in range(start, end):
+            for at in range(start, end):
                 try:
-                    _chat_ids([conversations[position]], processing_class, [keywords[position]], said, **more)
+                    list(_templated([conversations[at]], processing_class, [keywords[at]], settings))
                 except RefusedRowError as refused:
-                    raise RefusedRowError(str(refused), position) from error
+                    raise RefusedRowError(str(refused), at) from error
             raise
-        ids += token_ids(processing_class, encoded, add_special_tokens=False) if rendered else encoded["input_ids"]
-        masks += [list(map(bool, bits)) for bits in encoded["assistant_masks"]] if said else [None] * (end - start)
-    return ids, masks
 
 
 def _runs(keywords: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
@@ -58,10 +58,16 @@ def in_turns(rows: Dataset, system_prompt: str | None = None) -> Dataset:
         system_prompt: the system turn of a conversation that has none of its own.
     """
     columns = [name for name in ("prompt", "completion", "choices") if name in rows.column_names]
+    if system_prompt is None and not any(_is_text(rows.features[name]) for name in columns):
+        return rows
     parts = row_parts(rows.select_columns(columns), "putting rows into turns")
     turned = Dataset.from_list([_turns(row, system_prompt) for _, part in parts for row in part])
     others = rows.remove_columns(columns)
     return concatenate_datasets([turned, others], axis=1) if others.column_names else turned
+
+
+def _is_text(feature: Any) -> bool:
+    return isinstance(feature, Value) or (isinstance(feature, List) and isinstance(feature.feature, Value))
 
 
 def as_turns(text: str | list[dict[str, Any]], role: str) -> list[dict[str, Any]]:

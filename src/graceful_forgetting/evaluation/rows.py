@@ -51,7 +51,7 @@ class EvaluationRows:
                 raise ValueError(f"row {index}: {problem}")
         return [row.ids[: row.start] for row in self.given]
 
-    @property
+    @cached_property
     def problems(self) -> list[str | None]:
         """Of every row, why no answer can be generated that compares with the given one; none where it can."""
         found = []
@@ -133,7 +133,7 @@ def check_references(
     stops = test.stops(generation_config)
     reader = test.reader(stops)
     answers = [row.ids[row.start :] for row in test.given]
-    texts, references = reader.texts(answers), test.references(task, reader)
+    texts, references = reader.given_texts[: len(answers)], test.references(task, reader)
     scores = scored(task, texts, references)
     right = scores.correct or [score > 99.99 for score in scores.scores]
     for index, text in enumerate(texts):

@@ -24,6 +24,7 @@ from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.method_rows import RunRows
 from graceful_forgetting.runs.models import ModelArguments
 from graceful_forgetting.runs.sources import row_names
+from graceful_forgetting.runtime.collection import without_collection
 from graceful_forgetting.tasks import require_metric
 from graceful_forgetting.training.checks import check_data, check_forgetting
 from graceful_forgetting.training.model_checks import check_generation_config, check_vocabulary
@@ -33,6 +34,7 @@ from graceful_forgetting.training.preparation import needs_elicitation
 logger = logging.getLogger(__name__)
 
 
+@without_collection()
 def check_inputs(run: RunArguments, lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> None:
     """Refuse, before any work, data and models that the settings cannot be run on, as `LWFTrainer` does.
 

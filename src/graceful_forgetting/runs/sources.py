@@ -13,6 +13,7 @@ from datasets import Dataset
 from graceful_forgetting.data.turns import in_turns
 from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
 from graceful_forgetting.runs.arguments import RunArguments
+from graceful_forgetting.runtime.collection import without_collection
 from graceful_forgetting.runtime.hub import work_offline_if_unreachable
 from graceful_forgetting.tasks import Task, available_splits, load_draws, load_task, resolve_task, task_source
 from graceful_forgetting.tasks.task import VALIDATION
@@ -75,6 +76,7 @@ class Sources:
     evaluation: dict[str, tuple[Dataset, Task]] = field(default_factory=dict)
 
 
+@without_collection()
 def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: int) -> Sources:
     """Read all data of a run; models are only named.
 
@@ -118,6 +120,7 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
     )
 
 
+@without_collection()
 def sources_in_turns(sources: Sources, system_prompt: str | None) -> Sources:
     """The same with all rows as conversations, see `in_turns`."""
 

@@ -360,15 +360,22 @@ def marks_assistant(chat_template: str) -> bool:
 # Tokenizers ----------------------------------------------------------------------------------------------------------
 
 
+def encodes_by_backend(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the token ids of a text are those of the Rust tokenizer, with no encoding of the class's own.
+
+    For transformers 5.19 to 5.24, which do not tell. Can go with `token_ids`.
+    """
+    kind = type(tokenizer)
+    return issubclass(kind, PreTrainedTokenizerFast) and kind._encode_plus is PreTrainedTokenizerFast._encode_plus
+
+
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], **settings: Any) -> list[list[int]]:
     """Token ids of each text, as the tokenizer gives them when it is called; `settings` are `add_special_tokens` alone.
 
     For transformers 5.19 to 5.24, whose calls keep offsets and lists that nobody reads, in half of their time. Classes
     with an encoding of their own are called. Can go when a call is as fast.
     """
-    kind = type(tokenizer)
-    plain = issubclass(kind, PreTrainedTokenizerFast) and kind._encode_plus is PreTrainedTokenizerFast._encode_plus
-    if not plain or len(texts) == 1:
+    if not encodes_by_backend(tokenizer) or len(texts) == 1:
         return [list(ids) for ids in tokenizer(text=texts, **settings)["input_ids"]]
     # Takes back the padding and truncation of a call before.
     tokenizer(text="", **settings)

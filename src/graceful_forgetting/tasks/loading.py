@@ -78,13 +78,18 @@ def load_draws(
     # All of the user's own rows are checked, also those that a limit leaves out.
     read = range(len(located)) if task.path is not None else _drawn(len(located), limits[-1], seed)
     located_read = [located[index] for index in read]
-    bar = progress_bar(f"checking {task.name}, {split}", "rows", iterable=located_read, delay=DELAY)
-    rows = [_formatted(task, where, identifier, row) for where, identifier, row in bar]
-    _check_one_form(rows, located_read, require_completion, split)
-    if task.path is not None:
-        _check_other_split(task, split, rows[0]["prompt"], located_read[0][0])
-    by_index = dict(zip(read, rows, strict=True))
-    return [Dataset.from_list([by_index[index] for index in _drawn(len(located), limit, seed)]) for limit in limits]
+    with progress_bar(f"checking {task.name}, {split}", "rows", len(located_read), delay=DELAY) as bar:
+        rows = []
+        for where, identifier, row in located_read:
+            rows.append(_formatted(task, where, identifier, row))
+            bar.update()
+        # Nothing of the rest can be counted.
+        bar.set_description(f"arranging {task.name}, {split}", refresh=bar.format_dict["elapsed"] > DELAY)
+        _check_one_form(rows, located_read, require_completion, split)
+        if task.path is not None:
+            _check_other_split(task, split, rows[0]["prompt"], located_read[0][0])
+        by_index = dict(zip(read, rows, strict=True))
+        return [Dataset.from_list([by_index[index] for index in _drawn(len(located), limit, seed)]) for limit in limits]
 
 
 def row_place(task: Task, split: str, source: str | Path, row: str) -> str:
