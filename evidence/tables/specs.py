@@ -110,11 +110,7 @@ def tuned(world: str) -> str:
 
 def used(name: str) -> str:
     """Every method in one use of a real model, at the learning rate that was chosen for it."""
-    record = read_json(ARCHIVES / "uses" / f"{name}.tuning.json")
-    (choices,) = record["choices"].values()
-    rates = {method: found["chosen"]["learning_rate"] for method, found in choices.items()}
-    rates |= {method: rates[other] for method, other in record["like"].items()}
-    return one_use(runs(f"uses/{name}"), rates)
+    return one_use(runs(f"uses/{name}"))
 
 
 @cache
@@ -183,6 +179,5 @@ TABLES: dict[str, Callable[[], str]] = {
     # A real pre-trained model.
     "uses_labels": lambda: used("labels"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
-    "uses_labels_share": lambda: used("labels-share"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
 }

@@ -160,21 +160,16 @@ def one_world(runs: Runs, chosen: Mapping[str, str] | None = None) -> str:
     )
 
 
-def one_use(runs: Runs, rates: Mapping[str, float]) -> str:
+def one_use(runs: Runs) -> str:
     """Every method in one use: its learning rate, accuracy, worst run, and what it gains over plain fine-tuning.
 
     Plain fine-tuning at several rates is several methods, `plain` and `plain-<rate>`. The gain is over the one that is
     best on these very runs, so that a rate which was chosen badly for it flatters no method.
-
-    Args:
-        runs: of the use.
-        rates: method -> the learning rate that was chosen for it.
     """
     methods = list(runs[0].methods)
     own = {name: scores(runs, name)[0] for name in methods}
-    plain = {name: rates.get(name) or float(name.partition("-")[2]) for name in methods if name.startswith("plain")}
-    rates = {**rates, **plain}
-    best = max(plain, key=lambda name: fmean(own[name]))
+    rates = {name: next(iter(cells.values())).config["learning_rate"] for name, cells in runs[0].methods.items()}
+    best = max((name for name in methods if name.startswith("plain")), key=lambda name: fmean(own[name]))
     return table(
         methods,
         {
