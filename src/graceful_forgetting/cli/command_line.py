@@ -244,6 +244,16 @@ def _configure_output(verbose: bool, quiet: bool) -> None:
         os.environ["TQDM_DISABLE"] = "1"
     if not verbose:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "transformers" in sys.modules:
+        # Who calls from Python may have imported it, and with it what the variables say.
+        from datasets.utils.logging import disable_progress_bar
+        from transformers.utils import logging as transformers_logging
+
+        disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        if not verbose:
+            transformers_logging.set_verbosity_error()
+    if not verbose:
         # Of what libraries will change: of use to those who write against them.
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.filterwarnings("ignore", category=category)
