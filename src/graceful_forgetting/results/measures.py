@@ -4,6 +4,7 @@ Answers of one model on one test set are text, one character an item in the orde
 answer that pre-training taught, where it is known and wrong now) or `OTHER`.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -57,7 +58,10 @@ def distance_to_reference(ratios: Sequence[float], reference: Sequence[float]) -
     if not len(ratios) or not len(reference):
         raise ValueError("truth ratios are empty: the test set needs a column old_answer")
     # The exact p-value, which nobody reads here, takes milliseconds, and a sweep asks once a cell.
-    return float(stats.ks_2samp(ratios, reference, method="asymp").statistic)
+    found = float(stats.ks_2samp(ratios, reference, method="asymp").statistic)
+    # Shares of either sample: a whole number of these steps, which takes off what rounding has added.
+    steps = math.lcm(len(ratios), len(reference))
+    return round(found * steps) / steps
 
 
 def right_matrix(answers: Sequence[str]) -> NDArray[np.float64]:
