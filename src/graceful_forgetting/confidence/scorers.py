@@ -1,9 +1,8 @@
 """The scorers, one formula each, and their names.
 
 x is a piece of self-knowledge, L(x) its mean negative log-likelihood a token (nats; where losses alone are read and x
-was chosen among options, −log of its share of their probability), g its gradient at θ_base, θ*_L and F
-mean and precision of the learning task's posterior, Δ = θ_base − θ*_L, α the length of a step. Higher means forget
-first.
+was chosen among options, −log of its share of their probability), g = ∇L(x) at θ_base, θ*_L and F mean and precision of
+the learning task's posterior, Δ = θ_base − θ*_L, α the length of a step. Higher means forget first.
 """
 
 import numpy

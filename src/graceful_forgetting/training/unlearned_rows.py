@@ -42,10 +42,7 @@ def _retained(args: LWFConfig, preparation: Preparation) -> Dataset | None:
 
 def learning_rows(train_dataset: Dataset, args: LWFConfig) -> Dataset | None:
     """The learning rows that the objective reads; none where it reads none."""
-    objective = objective_of(args)
-    if Need.LEARNING not in objective.needs:
-        return None
-    return single_examples(train_dataset)
+    return single_examples(train_dataset) if Need.LEARNING in objective_needs(args) else None
 
 
 def without_ends(rows: Dataset, processing_class: PreTrainedTokenizerBase) -> Dataset:
