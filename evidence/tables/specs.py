@@ -177,6 +177,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "text_retaining": lambda: methods_by_forgetting(runs("text/retaining"), neutral_bits_saved, 2),
     "text_retaining_bits": lambda: methods_by_forgetting(runs("text/retaining"), bits_saved, 3),
     # A real pre-trained model.
+    "uses_labels_share": lambda: used("labels-share"),
     "uses_labels": lambda: used("labels"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
