@@ -219,6 +219,35 @@ def test_prompt_longer_than_the_context(build):
     assert trainer.state.global_step == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "columns", "message"),
+    [
+        ({"elicitation_max_new_tokens": 63}, [], "^elicitation_max_new_tokens=63 does not fit: the longest prompt"),
+        (
+            {"elicitation_num_samples_per_prompt": 2, "elicitation_temperature": 1.0},
+            ["options"],
+            "^elicitation_num_samples_per_prompt=2, and prompts: row 0 has options",
+        ),
+        ({"posterior_parameters": "pattern:mpl"}, [], "^posterior_parameters='pattern:mpl' matches no parameter"),
+        ({"forget_count": 99, "forget_fraction": None}, [], "^forget_count=99 is not valid: it must be from 1 to"),
+        (
+            {"forget_quotas": {"myths": 0.5}, "forget_fraction": None},
+            [],
+            "^forget_quotas={'myths': 0.5} names unknown forgetting tasks: myths",
+        ),
+    ],
+    ids=["context", "options", "parameters", "count", "quotas"],
+)
+def test_errors_of_the_stages_name_settings_as_they_were_typed(build, tmp_path, forgetting, settings, columns, message):
+    prompts = forgetting.select_columns(["prompt"])
+    for name in columns:
+        prompts = prompts.add_column(name, [["w3", "w4"]] * len(prompts))
+    with pytest.raises(ValueError, match=message):
+        build(
+            config(tmp_path, **{"elicitation_max_new_tokens": 8, **settings}), forget_dataset=prompts
+        ).prepare_unlearning()
+
+
 def test_answer_longer_than_the_context_is_refused_before_the_reference_run(build, tmp_path):
     trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1"], "completion": [" w2" * 70]}))
     with pytest.raises(ValueError, match=r"forget_dataset.*row 0.*64"):

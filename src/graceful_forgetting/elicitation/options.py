@@ -46,7 +46,7 @@ def option_ids(
             continue
         if config.num_samples_per_prompt > 1:
             raise ValueError(
-                f"elicitation_num_samples_per_prompt={config.num_samples_per_prompt}, and prompts: row {index} has "
+                f"num_samples_per_prompt={config.num_samples_per_prompt}, and prompts: row {index} has "
                 "options, of which the likeliest is the answer every time: set it to 1, or remove the column `options`"
             )
         if len(options) < 2 or len(set(options)) < len(options) or not all(text.strip() for text in options):

@@ -25,6 +25,8 @@ from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import scorer_code, scorer_named
 from graceful_forgetting.confidence.scoring import with_unmeasured
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
+from graceful_forgetting.config.flat import flat_names
+from graceful_forgetting.config.lwf import STAGES
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.data.turns import check_carried, check_said
 from graceful_forgetting.elicitation import elicit_with_counts
@@ -142,10 +144,23 @@ class Method:
         return self._stages[name]
 
     def _made(
-        self, name: str, settings: dict[str, Any], inputs: list[Stage], build: Callable[[Path, str], dict[str, Any]]
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: list[Stage],
+        build: Callable[[Path, str], dict[str, Any]],
+        *prefixes: str,
     ) -> Stage:
-        """The stage under the method's prefix, once."""
-        return self._once(name, lambda: self.directory.stage(self.prefix + name, settings, inputs, build))
+        """The stage, once.
+
+        `prefixes`: of the settings that its errors may name; of a name that several have, the first counts.
+        """
+
+        def make() -> Stage:
+            with flat_names({prefix: STAGES[prefix] for prefix in prefixes}):
+                return self.directory.stage(name, settings, inputs, build)
+
+        return self._once(name, make)
 
     # What the settings need ------------------------------------------------------------------------------------------
 
@@ -212,7 +227,7 @@ class Method:
             "tokenizer": self.rows.key("tokenizer"),
             "data": self.rows.key("forgetting"),
         }
-        stage = self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
+        stage = self._made("self_knowledge", settings, [], build, "elicitation_")
         if elicits and self.args.unlearn_every > 0:
             self._check_pool(stage.detail["kept"], stage.detail["prompts"] * config.num_samples_per_prompt)
         return stage
@@ -284,7 +299,7 @@ class Method:
             return {"estimator": config.estimator, "samples": posterior.metadata["num_samples"], **found}
 
         settings = {**asdict(config), "with_fisher": with_fisher, "with_losses": with_losses}
-        return self._made("posterior", settings, [reference], build)
+        return self._made(self.prefix + "posterior", settings, [reference], build, "posterior_")
 
     def learned(self) -> float | None:
         """Share of the learning task's loss at θ_base that is gone at θ*_L; none where it was not measured."""
@@ -339,7 +354,7 @@ class Method:
         settings = asdict(config) | scorer_code(config.scorer)
         settings |= {"learning": self.rows.key("learning")} if with_learning else {}
         inputs = [knowledge] if posterior is None else [knowledge, posterior]
-        return self._made(name, settings, inputs, build)
+        return self._made(self.prefix + name, settings, inputs, build, "confidence_", "posterior_")
 
     def selection(self) -> Stage:
         """The samples to unlearn, by their scores or by trial runs."""
@@ -360,10 +375,11 @@ class Method:
                 self.announce(much)
             return {"scored": len(scored), "chosen": len(selected)}
 
-        return self._made("selection", settings, [scores], build)
+        return self._made(self.prefix + "selection", settings, [scores], build, "forget_")
 
     def _by_trial(self, scores: Stage, settings: Mapping[str, Any]) -> Stage:
-        tried = candidates_stage(self.directory, scores, settings, self.args.forget_trials == "both")
+        with flat_names({"forget_": STAGES["forget_"]}):
+            tried = candidates_stage(self.directory, scores, settings, self.args.forget_trials == "both")
         trials = {name: self._trial(number, name, tried[name]) for number, name in enumerate(tried)}
         return choice_stage(self.directory, tried, trials, self.announce)
 
