@@ -191,7 +191,7 @@ class UnlearningTrainer(PlainTrainer):
         return not on_the_way
 
     def _left_on_the_way(self, updates: int, last: Mapping[str, float]) -> list[str]:
-        """What this run leaves, beside the model at its end, of which the reference run has nothing; `last`: its end."""
+        """What this run leaves, beside the model at its end, that the reference run has not; `last`: its end."""
         args = self.args
         every = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * updates)
         found = []
