@@ -334,6 +334,40 @@ def test_turns_of_the_user_in_a_completion_are_refused(tmp_path, make_model):
         )
 
 
+CALL = [{"function": {"name": "f", "arguments": '{"x": 1}'}}]
+NOT_SHOWN = {
+    "tools": {"tools": '[{"type": "function", "function": {"name": "f"}}]'},
+    "tool_calls": {"completion": [{"role": "assistant", "content": "b", "tool_calls": CALL}]},
+    "reasoning_content": {"completion": [{"role": "assistant", "content": "b", "reasoning_content": "so"}]},
+    r"chat_template_kwargs\['enable_thinking'\]": {"chat_template_kwargs": {"enable_thinking": False}},
+}
+
+
+@pytest.mark.parametrize("left_out", NOT_SHOWN)
+@pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset", "forget_dataset", "forgetting prompts"])
+def test_what_a_template_leaves_out_is_refused_in_every_data_set(argument, left_out, tmp_path, make_model):
+    tokenizer = llama3_like()
+    plain = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    row = {**plain, **NOT_SHOWN[left_out]}
+    data = {name: [plain] for name in ("train_dataset", "eval_dataset", "forget_dataset")}
+    if argument == "forgetting prompts":
+        if "completion" in NOT_SHOWN[left_out]:
+            pytest.skip("prompts have no completion")
+        data["forget_dataset"], argument = [{**row, "completion": None}], "forget_dataset"
+    else:
+        data[argument] = [row]
+    sets = {name: Dataset.from_list(rows) for name, rows in data.items()}
+    if data["forget_dataset"][0]["completion"] is None:
+        sets["forget_dataset"] = sets["forget_dataset"].remove_columns("completion")
+    with pytest.raises(ValueError, match=rf"^{argument}: row 0 has {left_out}, and the chat template leaves them out"):
+        LWFTrainer(
+            make_model(vocab_size=len(tokenizer)),
+            config(tmp_path, elicitation_max_new_tokens=4, per_device_unlearn_batch_size=1),
+            processing_class=tokenizer,
+            **sets,
+        ).prepare_unlearning()
+
+
 def test_rows_that_max_length_drops_are_counted(build, tmp_path, learning, caplog):
     with caplog.at_level(logging.WARNING, logger="graceful_forgetting"):
         trainer = build(config(tmp_path, max_length=2), eval_dataset=learning)

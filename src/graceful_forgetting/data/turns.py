@@ -1,6 +1,7 @@
 """Plain text as conversations: how a chat model is asked, and what it is to answer; and conversations checked."""
 
 import json
+import re
 from typing import Any
 
 from datasets import Dataset, List, Value, concatenate_datasets
@@ -98,9 +99,11 @@ def check_said(rows: Dataset, argument: str) -> None:
 
 
 def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argument: str) -> None:
-    """Refuse conversations whose tools, or calls of them, the chat template leaves out.
+    """Refuse conversations of which the chat template leaves out tools, calls of them, the thoughts of the answer, or
+    an argument of its own.
 
-    The model would learn to say nothing where the row has a call.
+    The model would learn to say nothing where the row has a call. Thoughts of earlier turns are for the template to
+    leave out, as Qwen3's does.
 
     Args:
         rows: conversations or other rows.
@@ -110,9 +113,10 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
     Raises:
         ValueError: names the row and what is left out.
     """
-    columns = {"messages", "prompt", "completion", "tools"}.intersection(rows.column_names)
-    if not columns - {"tools"}:
+    said = {"messages", "prompt", "completion"}.intersection(rows.column_names)
+    if not said:
         return
+    columns = said | {"tools", "chat_template_kwargs"}.intersection(rows.column_names)
     read = row_parts(rows.select_columns(sorted(columns)), f"checking the turns of {argument}")
     for index, row in enumerate(row for _, part in read for row in part):
         fields = [row.get(name) or [] for name in ("prompt", "completion", "messages")]
@@ -120,13 +124,28 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
             continue
         turns = [turn for field in fields for turn in field]
         tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
-        without = [{key: value for key, value in turn.items() if key != "tool_calls"} for turn in turns]
-        left_out = []
-        if tools and _shown(turns, tools, processing_class) == _shown(turns, None, processing_class):
+        options = row.get("chat_template_kwargs") or {}
+
+        def shown(turns: list[dict[str, Any]], tools: Any, options: dict[str, Any] = options) -> str:
+            return str(processing_class.apply_chat_template(turns, tools=tools, tokenize=False, **options))
+
+        left_out = [
+            f"chat_template_kwargs[{name!r}]"
+            for name, value in options.items()
+            if value is not None and not re.search(rf"\b{re.escape(name)}\b", str(processing_class.chat_template))
+        ]
+        if tools and shown(turns, tools) == shown(turns, None):
             left_out.append("tools")
-        calls = any(turn.get("tool_calls") for turn in turns)
-        if calls and _shown(turns, tools, processing_class) == _shown(without, tools, processing_class):
+        if any(turn.get("tool_calls") for turn in turns) and shown(turns, tools) == shown(
+            [_without(turn, "tool_calls") for turn in turns], tools
+        ):
             left_out.append("tool_calls")
+        if (
+            turns
+            and turns[-1].get("reasoning_content")
+            and shown(turns, tools) == shown([*turns[:-1], _without(turns[-1], "reasoning_content")], tools)
+        ):
+            left_out.append("reasoning_content")
         if left_out:
             raise ValueError(
                 f"{argument}: row {index} has {' and '.join(left_out)}, and the chat template leaves them out: take a "
@@ -134,8 +153,8 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
             )
 
 
-def _shown(turns: list[dict[str, Any]], tools: Any, processing_class: PreTrainedTokenizerBase) -> str:
-    return str(processing_class.apply_chat_template(turns, tools=tools, tokenize=False))
+def _without(turn: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in turn.items() if key != name}
 
 
 def _turns(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:

@@ -203,10 +203,12 @@ class Method:
                     knowledge = self._tokenised(context_length(model.config))
                     knowledge.save_to_disk(str(folder / ROWS_FOLDER))
                     return {"prompts": len(knowledge), "kept": len(knowledge)}
+                prompts = without_answers(pool)
+                check_carried(prompts, self.rows.tokenizer, "forget_dataset")
                 knowledge, counts = elicit_with_counts(
                     model,
                     self.rows.tokenizer,
-                    without_answers(pool),
+                    prompts,
                     self.args.elicitation_config(),
                     resume_dir=self.directory.work_folder("self_knowledge", key),
                     announce=self.announce,
