@@ -2,6 +2,9 @@
 
 import copy
 import json
+import logging
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,11 @@ from trl import SFTConfig
 from graceful_forgetting.data.rows import require_pad_token
 from graceful_forgetting.runtime.hashes import fingerprint_json
 
+logger = logging.getLogger(__name__)
+
 _TEMPLATE_FILES = (".jinja", ".j2")
+# What transformers lends a template to read the clock with.
+_DATE = "strftime_now"
 
 
 def settled_tokenizer(
@@ -43,18 +50,39 @@ def settled_tokenizer(
     elif tokenizer.pad_token is None:
         require_pad_token(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
+    if _DATE in str(tokenizer.chat_template):
+        _warn_of_dates()
     return tokenizer
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of all that decides which tokens a text or a conversation becomes; paths do not count."""
+    """Hash of all that decides which tokens a text or a conversation becomes, today's date included where the chat
+    template writes it; paths do not count."""
     rules: Any = sorted(tokenizer.get_vocab().items())
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         # They are set anew by each call.
         rules |= {"truncation": None, "padding": None}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return fingerprint_json([type(tokenizer).__name__, special, tokenizer.chat_template, rules])
+    return fingerprint_json([type(tokenizer).__name__, special, tokenizer.chat_template, rules, *_of_today(tokenizer)])
+
+
+def _of_today(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a chat template that reads the clock, as Llama 3's does, makes of conversations today; else nothing."""
+    found = []
+    system, user = ({"role": role, "content": "a"} for role in ("system", "user"))
+    for turns in ([user], [system, user]) if _DATE in str(tokenizer.chat_template) else ():
+        with suppress(TemplateError):
+            found.append(str(tokenizer.apply_chat_template(turns, tokenize=False)))
+    return found
+
+
+@cache
+def _warn_of_dates() -> None:
+    logger.warning(
+        "The chat template writes the day's date into prompts: on another day they are others, and what was made from "
+        "them is made again. To keep it, give a template with a fixed date (chat_template_path)."
+    )
 
 
 def _known(token: str, setting: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -229,17 +229,20 @@ class Method:
             "tokenizer": self.rows.key("tokenizer"),
             "data": self.rows.key("forgetting"),
         }
+        asked = len(pool) * config.num_samples_per_prompt
+        if elicits:
+            self._check_pool(asked, f"{len(pool)} prompts get {asked} answers")
         stage = self._made("self_knowledge", settings, [], build, "elicitation_")
-        if elicits and self.args.unlearn_every > 0:
-            self._check_pool(stage.detail["kept"], stage.detail["prompts"] * config.num_samples_per_prompt)
+        if elicits:
+            self._check_pool(stage.detail["kept"], f"{stage.detail['kept']} of {asked} answers are left")
         return stage
 
-    def _check_pool(self, kept: int, asked: int) -> None:
+    def _check_pool(self, answers: int, counted: str) -> None:
         batch = self.args.per_device_unlearn_batch_size
-        if kept < batch:
+        if self.args.unlearn_every > 0 and answers < batch:
             raise ValueError(
-                f"per_device_unlearn_batch_size={batch} is more than the self-knowledge has: {kept} of {asked} answers "
-                f"are left. Give more forgetting prompts, or set it to at most {kept}"
+                f"per_device_unlearn_batch_size={batch} is more than the self-knowledge has: {counted}. Give more "
+                f"forgetting prompts, or set it to at most {answers}"
             )
 
     def _tokenised(self, max_length: int | None) -> Dataset:
