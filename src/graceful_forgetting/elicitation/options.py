@@ -49,7 +49,11 @@ def option_ids(
                 f"num_samples_per_prompt={config.num_samples_per_prompt}, and prompts: row {index} has "
                 "options, of which the likeliest is the answer every time: set it to 1, or remove the column `options`"
             )
-        if len(options) < 2 or len(set(options)) < len(options) or not all(text.strip() for text in options):
+        if (
+            len(options) < 2
+            or len({text.strip() for text in options}) < len(options)
+            or not all(text.strip() for text in options)
+        ):
             raise ValueError(
                 f"prompts: row {index} has options={options!r}: give at least two texts, all different and none empty"
             )
