@@ -1,7 +1,8 @@
 """Checks of a tokenised data set before any long work, and its batches."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -11,9 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS, collate, tokenize_dataset
 
 logger = logging.getLogger(__name__)
-
-# Rows are right-padded and masked, so what stands in the padding does not matter.
-_PADDING = 0
 
 
 def tokenised_rows(dataset: Dataset, processing_class: PreTrainedTokenizerBase | None, *, argument: str) -> Dataset:
@@ -86,4 +84,9 @@ def batches(lengths: dict[int, int], batch_size: int) -> list[list[int]]:
 
 def load_batch(rows: Dataset, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
     """Right-padded `input_ids`, `attention_mask`, `labels` of the rows, each (batch, longest row)."""
-    return collate([rows[index] for index in indices], _PADDING, device)
+    return padded([rows[index] for index in indices], device)
+
+
+def padded(rows: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Tensor]:
+    """As `load_batch`, of rows at hand. They are masked, so what stands in the padding does not matter."""
+    return collate(rows, 0, device)
