@@ -45,10 +45,9 @@ def _own_names(stage: type) -> list[str]:
 
 @contextmanager
 def flat_names(stages: Mapping[str, type]) -> Iterator[None]:
-    """Inside the block, a `ValueError` names each field of the stage classes as the flat settings do.
+    """Inside the block (or the function that it decorates), a `ValueError` names each field as the flat settings do.
 
-    Args:
-        stages: prefix -> stage class; of a name that several have, the first counts.
+    `stages`: prefix -> stage class; of a name that several have, the first counts.
     """
     try:
         yield

@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from graceful_forgetting.runtime.hashes import fingerprint_json
 logger = logging.getLogger(__name__)
 
 _TEMPLATE_FILES = (".jinja", ".j2")
-# What transformers lends a template to read the clock with.
+# By which a template reads the clock.
 _DATE = "strftime_now"
 
 
@@ -51,7 +50,10 @@ def settled_tokenizer(
         require_pad_token(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
     if _DATE in str(tokenizer.chat_template):
-        _warn_of_dates()
+        logger.warning(
+            "The chat template writes the day's date: on another day prompts are others, and all is made anew. To keep "
+            "what is made, give a template with a fixed date (chat_template_path)."
+        )
     return tokenizer
 
 
@@ -75,14 +77,6 @@ def _of_today(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         with suppress(TemplateError):
             found.append(str(tokenizer.apply_chat_template(turns, tokenize=False)))
     return found
-
-
-@cache
-def _warn_of_dates() -> None:
-    logger.warning(
-        "The chat template writes the day's date into prompts: on another day they are others, and what was made from "
-        "them is made again. To keep it, give a template with a fixed date (chat_template_path)."
-    )
 
 
 def _known(token: str, setting: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, List, Value, concatenate_datasets
@@ -125,10 +126,7 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
         turns = [turn for field in fields for turn in field]
         tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
         options = row.get("chat_template_kwargs") or {}
-
-        def shown(turns: list[dict[str, Any]], tools: Any, options: dict[str, Any] = options) -> str:
-            return str(processing_class.apply_chat_template(turns, tools=tools, tokenize=False, **options))
-
+        shown = partial(_shown, processing_class, options)
         left_out = [
             f"chat_template_kwargs[{name!r}]"
             for name, value in options.items()
@@ -136,16 +134,12 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
         ]
         if tools and shown(turns, tools) == shown(turns, None):
             left_out.append("tools")
-        if any(turn.get("tool_calls") for turn in turns) and shown(turns, tools) == shown(
-            [_without(turn, "tool_calls") for turn in turns], tools
-        ):
-            left_out.append("tool_calls")
-        if (
-            turns
-            and turns[-1].get("reasoning_content")
-            and shown(turns, tools) == shown([*turns[:-1], _without(turns[-1], "reasoning_content")], tools)
-        ):
-            left_out.append("reasoning_content")
+        for name, since in (("tool_calls", 0), ("reasoning_content", -1)):
+            less = [{key: turn[key] for key in turn if key != name} for turn in turns[since:]]
+            if any(turn.get(name) for turn in turns[since:]) and (
+                shown(turns, tools) == shown(turns[: len(turns) - len(less)] + less, tools)
+            ):
+                left_out.append(name)
         if left_out:
             raise ValueError(
                 f"{argument}: row {index} has {' and '.join(left_out)}, and the chat template leaves them out: take a "
@@ -153,8 +147,10 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
             )
 
 
-def _without(turn: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in turn.items() if key != name}
+def _shown(
+    processing_class: PreTrainedTokenizerBase, options: dict[str, Any], turns: list[dict[str, Any]], tools: Any
+) -> str:
+    return str(processing_class.apply_chat_template(turns, tools=tools, tokenize=False, **options))
 
 
 def _turns(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:

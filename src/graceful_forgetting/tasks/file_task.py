@@ -9,9 +9,8 @@ parse: first_line
 metric: exact_match
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
@@ -42,20 +41,6 @@ _HUB_KEYS = ("id", "config", "splits")
 _DEFAULT_CHOICE = " {{ letter }}. {{ choice }}"
 
 
-# What YAML makes of a word, a number or a date without quotation marks.
-_NO_TEXT = {bool, int, float, date, datetime}
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """The value, or what a list or a mapping holds, however deep."""
-    inner = [*value, *value.values()] if isinstance(value, dict) else value
-    if isinstance(inner, list):
-        for part in inner:
-            yield from _parts(part)
-    else:
-        yield value
-
-
 class _File:
     """The content of the file, read key by key; every error names file, key, value and fix."""
 
@@ -72,8 +57,9 @@ class _File:
 
     def error(self, key: str, fix: str) -> ValueError:
         value = self.content.get(key.split(".")[0])
-        kinds = {type(part) for part in _parts(value)} - {str}
-        quote = "; in quotation marks yes, no, numbers and dates are text in YAML" if kinds & _NO_TEXT else ""
+        # Words, numbers and dates that YAML does not take for text.
+        unquoted = regex.search(r"True|False|\d", regex.sub(r"\'[^\']*\'|\"[^\"]*\"", "", repr(value)))
+        quote = "; in quotation marks yes, no, numbers and dates are text in YAML" if unquoted else ""
         return ValueError(f"{self.path}: key {key!r} is {shown(value)}: {fix}{quote}")
 
     def check_keys(self, mapping: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:

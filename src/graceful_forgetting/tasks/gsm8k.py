@@ -33,7 +33,7 @@ _NUMBER = re.compile(
 )
 _LONGEST_FRACTION = 18
 # ½ and the like, which Unicode takes apart into 1⁄2; and 1 1/2, which is one number.
-_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_VULGAR = re.compile(r"(\d?)([¼-¾⅐-⅞])")
 _MIXED = re.compile(r"(?<![\w.,/])(\d{1,9}) +(\d{1,3})/(\d{1,3})(?![\w/])")
 _MARKER = "####"
 # Of a number that stands alone: its sign, and groups of thousands that spaces set off.
@@ -49,7 +49,8 @@ def _numbers(text: str) -> list[str]:
     However long, a number is compared digit for digit. 1/2 is 0.5, and 1/3 stays a fraction.
     """
     numbers = []
-    text = _MIXED.sub(_improper, _VULGAR.sub(_spelt_out, text).translate(_PLAIN))
+    text = _VULGAR.sub(lambda found: f"{found[1]} "[not found[1] :] + normalize("NFKC", found[2]), text)
+    text = _MIXED.sub(_improper, text.translate(_PLAIN))
     for match in _NUMBER.finditer(text):
         sign, whole, fraction, exponent, below = match.groups()
         digits = f"{re.sub(r'[^0-9]', '', _ascii(whole or '0'))}{_ascii(fraction or '')}"
@@ -62,11 +63,6 @@ def _numbers(text: str) -> list[str]:
         if below is not None and not divided:
             numbers.append(_plain(Decimal(below)))
     return numbers
-
-
-def _spelt_out(vulgar: re.Match[str]) -> str:
-    after_digit = vulgar.string[: vulgar.start()][-1:].isdigit()
-    return (" " if after_digit else "") + normalize("NFKC", vulgar[0])
 
 
 def _improper(mixed: re.Match[str]) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 
 from graceful_forgetting.tasks.task import SPLITS, VALIDATION, shown
 
-# Endings of the files that `datasets` reads, by its name for their kind.
-_OTHER_FORMATS = {".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+_OTHER_FORMATS = (".csv", ".parquet", ".arrow")
 _MOST_DIGITS = 1000
 _LONG_NUMBER = re.compile(r'(?:"([^"\\]*)"\s*:\s*)?[\s\[,]*-?\d{' + str(_MOST_DIGITS) + ",}")
 # Rows are objects with texts and lists of turns: nothing that is meant as one is nested deeper.
@@ -104,10 +103,9 @@ def not_utf8(path: Path, kind: str) -> ValueError:
 
 
 def _rewriting(path: Path) -> str:
-    """How a file of another kind is written as JSON Lines, in Python."""
-    kind, written = _OTHER_FORMATS.get(path.suffix, "json"), path.with_name(f"{path.stem}-rows.jsonl")
-    load = f'datasets.load_dataset("{kind}", data_files={str(path)!r}, split="train")'
-    return f"write the rows with {load}.to_json({str(written)!r})"
+    """How the rows of a file of another kind become lines, in Python."""
+    load = f"datasets.load_dataset({path.suffix[1:]!r}, data_files={str(path)!r}, split='train')"
+    return f"write the rows with {load}.to_json({str(path.with_name(path.stem + '-rows.jsonl'))!r})"
 
 
 class _UnusableError(ValueError):

@@ -24,9 +24,8 @@ from graceful_forgetting.confidence.losses import learning_loss
 from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import scorer_code, scorer_named
 from graceful_forgetting.confidence.scoring import with_unmeasured
-from graceful_forgetting.config import ConfidenceConfig, LWFConfig
+from graceful_forgetting.config import ConfidenceConfig, ElicitationConfig, LWFConfig, PosteriorConfig, SelectionConfig
 from graceful_forgetting.config.flat import flat_names
-from graceful_forgetting.config.lwf import STAGES
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.data.turns import check_carried, check_said
 from graceful_forgetting.elicitation import elicit_with_counts
@@ -144,23 +143,10 @@ class Method:
         return self._stages[name]
 
     def _made(
-        self,
-        name: str,
-        settings: dict[str, Any],
-        inputs: list[Stage],
-        build: Callable[[Path, str], dict[str, Any]],
-        *prefixes: str,
+        self, name: str, settings: dict[str, Any], inputs: list[Stage], build: Callable[[Path, str], dict[str, Any]]
     ) -> Stage:
-        """The stage, once.
-
-        `prefixes`: of the settings that its errors may name; of a name that several have, the first counts.
-        """
-
-        def make() -> Stage:
-            with flat_names({prefix: STAGES[prefix] for prefix in prefixes}):
-                return self.directory.stage(name, settings, inputs, build)
-
-        return self._once(name, make)
+        """The stage under the method's prefix, once."""
+        return self._once(name, lambda: self.directory.stage(self.prefix + name, settings, inputs, build))
 
     # What the settings need ------------------------------------------------------------------------------------------
 
@@ -197,6 +183,7 @@ class Method:
         assert pool is not None
         elicits = needs_elicitation(pool, self.args.forget_answers)
 
+        @flat_names({"elicitation_": ElicitationConfig})
         def build(folder: Path, key: str) -> dict[str, Any]:
             with self.models.answering() as model:
                 if not elicits:
@@ -232,7 +219,7 @@ class Method:
         asked = len(pool) * config.num_samples_per_prompt
         if elicits:
             self._check_pool(asked, f"{len(pool)} prompts get {asked} answers")
-        stage = self._made("self_knowledge", settings, [], build, "elicitation_")
+        stage = self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
         if elicits:
             self._check_pool(stage.detail["kept"], f"{stage.detail['kept']} of {asked} answers are left")
         return stage
@@ -268,6 +255,7 @@ class Method:
         # Scores that are rises of a loss are held against the fall of the learning task's own.
         with_losses = self.args.confidence_scorer == "interference"
 
+        @flat_names({"posterior_": PosteriorConfig})
         def build(folder: Path, key: str) -> dict[str, Any]:
             def estimated(base: Any, tuned: Any) -> LearningPosterior:
                 return estimate_posterior(
@@ -304,7 +292,7 @@ class Method:
             return {"estimator": config.estimator, "samples": posterior.metadata["num_samples"], **found}
 
         settings = {**asdict(config), "with_fisher": with_fisher, "with_losses": with_losses}
-        return self._made(self.prefix + "posterior", settings, [reference], build, "posterior_")
+        return self._made("posterior", settings, [reference], build)
 
     def learned(self) -> float | None:
         """Share of the learning task's loss at θ_base that is gone at θ*_L; none where it was not measured."""
@@ -340,6 +328,7 @@ class Method:
         posterior = self.posterior() if with_posterior else None
         with_learning = Need.LEARNING in scorer_named(config.scorer).needs
 
+        @flat_names({"confidence_": ConfidenceConfig, "posterior_": PosteriorConfig})
         def build(folder: Path, key: str) -> dict[str, Any]:
             with self.models.base() as model:
                 scored = score_confidence(
@@ -359,7 +348,7 @@ class Method:
         settings = asdict(config) | scorer_code(config.scorer)
         settings |= {"learning": self.rows.key("learning")} if with_learning else {}
         inputs = [knowledge] if posterior is None else [knowledge, posterior]
-        return self._made(self.prefix + name, settings, inputs, build, "confidence_", "posterior_")
+        return self._made(name, settings, inputs, build)
 
     def selection(self) -> Stage:
         """The samples to unlearn, by their scores or by trial runs."""
@@ -370,6 +359,7 @@ class Method:
         if self.args.forget_trials != "none":
             return self._once("selection", lambda: self._by_trial(scores, settings))
 
+        @flat_names({"forget_": SelectionConfig})
         def build(folder: Path, _: str) -> dict[str, Any]:
             scored = read_rows(scores.path / ROWS_FOLDER)
             selected, audit = select_with_audit(scored, **settings)
@@ -380,11 +370,10 @@ class Method:
                 self.announce(much)
             return {"scored": len(scored), "chosen": len(selected)}
 
-        return self._made(self.prefix + "selection", settings, [scores], build, "forget_")
+        return self._made("selection", settings, [scores], build)
 
     def _by_trial(self, scores: Stage, settings: Mapping[str, Any]) -> Stage:
-        with flat_names({"forget_": STAGES["forget_"]}):
-            tried = candidates_stage(self.directory, scores, settings, self.args.forget_trials == "both")
+        tried = candidates_stage(self.directory, scores, settings, self.args.forget_trials == "both")
         trials = {name: self._trial(number, name, tried[name]) for number, name in enumerate(tried)}
         return choice_stage(self.directory, tried, trials, self.announce)
 

@@ -174,35 +174,23 @@ class UnlearningTrainer(PlainTrainer):
             self._updates.load(checkpoint / CHECKPOINT_FOLDER)
 
     def _would_repeat(self, preparation: Preparation) -> bool:
-        """Whether training would be the reference run once more, and leave nothing that this has not left.
-
-        Where it is repeated for what it leaves on the way, that is said.
-        """
-        if self.args.baseline is not None or len(preparation.selected) > 0 or self._whole_reference is None:
+        """Whether training would be the reference run once more, and leave nothing else; else says what for."""
+        args, reference = self.args, self._whole_reference
+        if args.baseline is not None or len(preparation.selected) > 0 or reference is None:
             return False
-        on_the_way = self._left_on_the_way(
-            self._whole_reference.detail["learning_updates"], preparation.reference_log[-1]
-        )
-        if on_the_way:
-            self._say(
-                "Nothing is unlearned, and plain fine-tuning is trained once more: the reference run has left no "
-                + ", no ".join(on_the_way)
-            )
-        return not on_the_way
-
-    def _left_on_the_way(self, updates: int, last: Mapping[str, float]) -> list[str]:
-        """What this run leaves, beside the model at its end, that the reference run has not; `last`: its end."""
-        args = self.args
-        every = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * updates)
-        found = []
-        if (args.save_strategy == "steps" and every < updates) or (args.save_strategy == "epoch" and last["epoch"] > 1):
-            found.append(f"checkpoints before its end (save_strategy={args.save_strategy.value!r})")
+        updates, passes = reference.detail["learning_updates"], preparation.reference_log[-1]["epoch"]
+        steps = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * updates)
+        on_the_way = {"steps": steps < updates, "epoch": passes > 1}.get(args.save_strategy.value, False)
+        left = [f"checkpoints before its end (save_strategy={args.save_strategy.value!r})"] if on_the_way else []
         if args.eval_strategy != "no":
-            found.append(f"evaluations (eval_strategy={args.eval_strategy.value!r})")
-        if self.is_fsdp_enabled:
-            found.append("model in shards")
+            left.append(f"evaluations (eval_strategy={args.eval_strategy.value!r})")
+        left += ["model in shards"] if self.is_fsdp_enabled else []
         watching = {type(callback) for callback in self.callback_handler.callbacks} - UNSEEN
-        return found + [f"trace with {name}" for name in sorted(kind.__name__ for kind in watching)]
+        left += [f"trace with {kind.__name__}" for kind in watching]
+        if left:
+            why = f"the reference run has left no {', no '.join(left)}"
+            self._say(f"Nothing is unlearned, and plain fine-tuning is trained once more: {why}")
+        return not left
 
     def _take_reference(self) -> TrainOutput:
         """End as the reference run has ended: with its weights, its log, and a checkpoint of them where runs save."""
