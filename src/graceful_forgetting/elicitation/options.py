@@ -49,11 +49,8 @@ def option_ids(
                 f"num_samples_per_prompt={config.num_samples_per_prompt}, and prompts: row {index} has "
                 "options, of which the likeliest is the answer every time: set it to 1, or remove the column `options`"
             )
-        if (
-            len(options) < 2
-            or len({text.strip() for text in options}) < len(options)
-            or not all(text.strip() for text in options)
-        ):
+        texts = {text.strip() for text in options}
+        if len(texts) < max(2, len(options)) or "" in texts:
             raise ValueError(
                 f"prompts: row {index} has options={options!r}: give at least two texts, all different and none empty"
             )
