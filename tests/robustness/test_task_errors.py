@@ -8,7 +8,7 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from graceful_forgetting.tasks import Task, load_local, load_task, resolve_task, score_answers
+from graceful_forgetting.tasks import Task, load_local, load_task, loading, resolve_task, score_answers
 from graceful_forgetting.tasks.gsm8k import GSM8K
 
 DENTAL_ROW = {
@@ -382,3 +382,17 @@ def test_scores_need_one_answer_a_completion() -> None:
         score_answers(GSM8K, ["1", "2"], ["1"])
     with pytest.raises(ValueError, match="nothing to score for task 'gsm8k'"):
         score_answers(GSM8K, [], [])
+
+
+def test_the_bar_says_when_rows_that_are_checked_are_arranged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, bar = [], loading.progress_bar
+
+    def watched(description: str, *positional, **keywords):
+        made = bar(description, *positional, **keywords)
+        monkeypatch.setattr(made, "set_description", lambda name, **_: said.append(name))
+        said.append(description)
+        return made
+
+    monkeypatch.setattr(loading, "progress_bar", watched)
+    load_local(write(tmp_path / "rows.jsonl", {"prompt": "p", "completion": " c"}))
+    assert said == ["reading rows, train", "checking rows, train", "arranging rows, train"]
