@@ -257,11 +257,11 @@ def _rank_weights(scores: Sequence[float]) -> list[float]:
 
 def _choose_by_task(order: Sequence[int], pool: _Pool, quotas: Mapping[str, float]) -> list[int]:
     if not quotas:
-        raise ValueError("quotas={} names no forgetting task; name one or use fraction or count")
+        raise ValueError("quotas={} names no forgetting task; name one, or choose by a share, a count or a threshold")
     unknown = sorted(set(quotas) - set(pool.tasks))
     if unknown:
         raise ValueError(
-            f"quotas names unknown forgetting tasks: {', '.join(unknown)}; there are: "
+            f"quotas={dict(quotas)!r} names unknown forgetting tasks: {', '.join(unknown)}; there are: "
             f"{', '.join(sorted(set(pool.tasks)))}"
         )
     available = Counter(pool.tasks[index] for index in order)

@@ -130,9 +130,15 @@ def test_the_harness_is_asked_in_turns_too(make_model, tokenizer, monkeypatch):
         assert (seen["apply_chat_template"], seen["system_instruction"]) == (turns, prompt)
 
 
-def test_a_pool_that_is_smaller_than_a_batch_stops_before_any_training(fields):
+def test_a_pool_that_is_smaller_than_a_batch_stops_before_any_work(fields, tmp_path):
     run = pipeline({**fields, "per_device_unlearn_batch_size": 21})
-    with pytest.raises(ValueError, match=r"per_device_unlearn_batch_size=21 .* 20 of 20 answers .* at most 20"):
+    with pytest.raises(ValueError, match=r"per_device_unlearn_batch_size=21 .* 20 prompts get 20 answers.* at most 20"):
+        run.train()
+    assert run.directory.results == []
+    # The same answer to the same prompt counts once, which is known when the model has answered.
+    same = write_rows(tmp_path / "same" / "train.jsonl", [{"prompt": "w30 w31"}] * 19 + [{"prompt": "w40 w41"}])
+    run = pipeline({**fields, "forgetting_tasks": [same], "per_device_unlearn_batch_size": 20})
+    with pytest.raises(ValueError, match=r"per_device_unlearn_batch_size=20 .* 2 of 20 answers .* at most 2"):
         run.train()
     assert [stage.name for stage in run.directory.results] == ["self_knowledge"]
     run = pipeline({**fields, "per_device_unlearn_batch_size": 20, "max_steps": 1})

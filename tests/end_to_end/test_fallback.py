@@ -16,7 +16,9 @@ from trl import SFTTrainer
 from formula import FORMULA
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.cli import main
+from graceful_forgetting.config import changed
 from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.runtime.checkpoints import check_checkpoint
 from graceful_forgetting.tasks import load_task
 from graceful_forgetting.unlearning.fallback import HeldOutComparison
 
@@ -281,23 +283,85 @@ def test_where_no_score_reaches_the_threshold_training_is_plain(
         assert torch.equal(weights[name], weight), name
 
 
-@pytest.mark.parametrize("again", [{}, {"save_strategy": "steps"}, {"reference_fraction": 0.5}], ids=str)
-def test_a_trainer_that_unlearns_nothing_does_not_repeat_its_reference_run(
-    tmp_path, make_model, tokenizer, learning, monkeypatch, again
-):
-    runs, train = [], SFTTrainer.train
+@pytest.fixture
+def runs(monkeypatch) -> list[SFTTrainer]:
+    """The trainers that have trained."""
+    found, train = [], SFTTrainer.train
     monkeypatch.setattr(
-        SFTTrainer, "train", lambda self, *args, **keys: runs.append(self) or train(self, *args, **keys)
+        SFTTrainer, "train", lambda self, *args, **keys: found.append(self) or train(self, *args, **keys)
     )
-    trainer = trained(tmp_path, make_model(), tokenizer, learning, held_out="none", **NOTHING, **again)
-    # Where checkpoints are saved, or where the reference run is a part, there is something to train for.
-    assert len(runs) == (2 if again else 1)
-    assert (trainer.state.global_step, trainer.unlearning_summary()["updates"]) == (runs[-1].state.max_steps, 0)
-    assert any("train_loss" in entry for entry in trainer.state.log_history)
-    plain = SFTTrainer(make_model(), trainer.args, train_dataset=learning, processing_class=tokenizer)
-    train(plain)
+    return found
+
+
+AT_ITS_END = [{}, {"save_strategy": "steps", "save_steps": 6}, {"save_strategy": "steps", "save_steps": 0.999}]
+
+
+@pytest.mark.parametrize("changes", [*AT_ITS_END, {"save_strategy": "epoch", "max_steps": 3}], ids=str)
+def test_a_trainer_that_unlearns_nothing_does_not_repeat_its_reference_run(
+    tmp_path, make_model, tokenizer, learning, runs, changes
+):
+    trainer = trained(tmp_path, make_model(), tokenizer, learning, held_out="none", **NOTHING, **changes)
+    assert len(runs) == 1
+    assert (trainer.state.global_step, trainer.unlearning_summary()["updates"]) == (runs[0].state.max_steps, 0)
+    plain = SFTTrainer(
+        make_model(), changed(trainer.args, output_dir=str(tmp_path / "plain")), train_dataset=learning,
+        processing_class=tokenizer,
+    )  # fmt: skip
+    plain.train()
     for name, weight in plain.model.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], weight), name
+    timed = ("runtime", "per_second", "total_flos")
+    for own, entry in zip(trainer.state.log_history, plain.state.log_history, strict=True):
+        assert [(n, v) for n, v in own.items() if not n.endswith(timed)] == [
+            (n, v) for n, v in entry.items() if not n.endswith(timed)
+        ]
+    assert trainer.state.epoch == plain.state.epoch
+    # The checkpoint that a plain run leaves at its end: its weights, tokenizer and log, and nothing to go on from.
+    saved = sorted(tmp_path.glob("checkpoint-*"))
+    assert [each.name for each in saved] == [each.name for each in sorted((tmp_path / "plain").glob("checkpoint-*"))]
+    for checkpoint in saved:
+        check_checkpoint(checkpoint)
+        names = {each.name for each in (tmp_path / "plain" / checkpoint.name).iterdir()}
+        missing = names - {each.name for each in checkpoint.iterdir()}
+        assert missing == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+        weights = load_file(checkpoint / "model.safetensors")
+        for name, weight in load_file(tmp_path / "plain" / checkpoint.name / "model.safetensors").items():
+            assert torch.equal(weights[name], weight), name
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        assert (state["global_step"], state["epoch"]) == (trainer.state.global_step, plain.state.epoch)
+        assert trainer.args.save_only_model is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({"save_strategy": "steps", "save_steps": 5}, "no checkpoints before its end (save_strategy='steps')"),
+        ({"save_strategy": "epoch"}, "no checkpoints before its end (save_strategy='epoch')"),
+        ({"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 0.5},
+         "no checkpoints before its end (save_strategy='steps'), no evaluations (eval_strategy='steps')"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_plain_fine_tuning_is_repeated_for_what_it_leaves_on_the_way(
+    tmp_path, make_model, tokenizer, learning, runs, caplog, changes, left
+):
+    with caplog.at_level(logging.INFO):
+        trainer = trained(tmp_path, make_model(), tokenizer, learning, **NOTHING, **changes)
+    assert len(runs) == 2
+    assert f"plain fine-tuning is trained once more: the reference run has left {left}" in caplog.text
+    assert len([*tmp_path.glob("checkpoint-*")]) == 2
+    for name, weight in reference_weights(tmp_path).items():
+        assert torch.equal(trainer.model.state_dict()[name], weight), name
+
+
+def test_after_a_part_of_a_run_the_whole_one_is_trained_without_a_word_of_repeating(
+    tmp_path, make_model, tokenizer, learning, runs, caplog
+):
+    with caplog.at_level(logging.INFO):
+        part = {"reference_fraction": 0.5}
+        trainer = trained(tmp_path, make_model(), tokenizer, learning, held_out="none", **NOTHING, **part)
+    assert (len(runs), trainer.state.global_step) == (2, 6)
+    assert "once more" not in caplog.text
 
 
 def test_a_run_that_unlearns_nothing_can_be_resumed(tmp_path, make_model, tokenizer, learning):

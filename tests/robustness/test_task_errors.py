@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import datasets
 import pytest
+from datasets import Dataset
 
-from graceful_forgetting.tasks import Task, load_local, load_task, resolve_task, score_answers
+from graceful_forgetting.tasks import Task, load_local, load_task, loading, resolve_task, score_answers
 from graceful_forgetting.tasks.gsm8k import GSM8K
 
 DENTAL_ROW = {
@@ -235,6 +237,11 @@ def test_field_that_is_not_text(tmp_path: Path) -> None:
         ({"prompt": "p", "completion": " \n"}, "completion=' \\n': it is empty or white space"),
         ({"prompt": "p", "completion": "a", "choices": ["a", " "]}, "has a text of white space only"),
         ({"prompt": "p", "completion": "a", "choices": ["a", "a"]}, "has a text twice"),
+        (
+            {"prompt": "p", "completion": " a", "choices": [" a", " a "]},
+            "has a text twice, but for the space around it",
+        ),
+        ({"prompt": "p", "options": ["a", "a "]}, "all different in more than the space around them"),
         ({"question": "q", "answer": "a"}, "missing: prompt; present: answer, question. Rename the columns"),
         ({"prompt": "p", "system": "Be kind."}, "system='Be kind.' would not reach the model"),
         ({"prompt": "p", "tools": [{"name": "f"}]}, "tools=[{'name': 'f'}] would not reach the model"),
@@ -265,6 +272,32 @@ def test_unusable_local_row(row: dict, message: str, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", row)
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: .*" + re.escape(message)):
         load_local(path, require_completion=False)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_rows_in_one_list_are_told_how_to_become_lines(indent, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"prompt": "p", "completion": "c"}] * 2, indent=indent))
+    with pytest.raises(ValueError, match=r"rows\.json:1 is .*Of one list, write the rows with (.*)") as error:
+        load_local(path)
+    assert rows_of_remedy(str(error.value)) == [{"prompt": "p", "completion": "c"}] * 2
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_tables_are_told_how_to_become_lines(kind, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.{kind}"
+    rows = Dataset.from_list([{"prompt": "p", "completion": " c"}])
+    (rows.to_csv if kind == "csv" else rows.to_parquet)(path)
+    with pytest.raises(ValueError, match=rf"rows\.{kind} is no JSON Lines file: write the rows with") as error:
+        load_local(path)
+    assert rows_of_remedy(str(error.value)) == [{"prompt": "p", "completion": " c"}]
+
+
+def rows_of_remedy(message: str) -> list[dict]:
+    """What the file holds that the Python in the message writes."""
+    load, written = re.fullmatch(r".*write the rows with datasets\.(.*)\.to_json\('(.*)'\)", message).groups()
+    eval(f"datasets.{load}", {"datasets": datasets}).to_json(written)
+    return [{"prompt": row["prompt"], "completion": row["completion"]} for row in load_local(Path(written))]
 
 
 def test_prompts_alone_are_no_learning_task(tmp_path: Path) -> None:
@@ -349,3 +382,17 @@ def test_scores_need_one_answer_a_completion() -> None:
         score_answers(GSM8K, ["1", "2"], ["1"])
     with pytest.raises(ValueError, match="nothing to score for task 'gsm8k'"):
         score_answers(GSM8K, [], [])
+
+
+def test_the_bar_says_when_rows_that_are_checked_are_arranged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, bar = [], loading.progress_bar
+
+    def watched(description: str, *positional, **keywords):
+        made = bar(description, *positional, **keywords)
+        monkeypatch.setattr(made, "set_description", lambda name, **_: said.append(name))
+        said.append(description)
+        return made
+
+    monkeypatch.setattr(loading, "progress_bar", watched)
+    load_local(write(tmp_path / "rows.jsonl", {"prompt": "p", "completion": " c"}))
+    assert said == ["reading rows, train", "checking rows, train", "arranging rows, train"]

@@ -219,6 +219,35 @@ def test_prompt_longer_than_the_context(build):
     assert trainer.state.global_step == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "columns", "message"),
+    [
+        ({"elicitation_max_new_tokens": 63}, [], "^elicitation_max_new_tokens=63 does not fit: the longest prompt"),
+        (
+            {"elicitation_num_samples_per_prompt": 2, "elicitation_temperature": 1.0},
+            ["options"],
+            "^elicitation_num_samples_per_prompt=2, and prompts: row 0 has options",
+        ),
+        ({"posterior_parameters": "pattern:mpl"}, [], "^posterior_parameters='pattern:mpl' matches no parameter"),
+        ({"forget_count": 99, "forget_fraction": None}, [], "^forget_count=99 is not valid: it must be from 1 to"),
+        (
+            {"forget_quotas": {"myths": 0.5}, "forget_fraction": None},
+            [],
+            "^forget_quotas={'myths': 0.5} names unknown forgetting tasks: myths",
+        ),
+    ],
+    ids=["context", "options", "parameters", "count", "quotas"],
+)
+def test_errors_of_the_stages_name_settings_as_they_were_typed(build, tmp_path, forgetting, settings, columns, message):
+    prompts = forgetting.select_columns(["prompt"])
+    for name in columns:
+        prompts = prompts.add_column(name, [["w3", "w4"]] * len(prompts))
+    with pytest.raises(ValueError, match=message):
+        build(
+            config(tmp_path, **{"elicitation_max_new_tokens": 8, **settings}), forget_dataset=prompts
+        ).prepare_unlearning()
+
+
 def test_answer_longer_than_the_context_is_refused_before_the_reference_run(build, tmp_path):
     trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1"], "completion": [" w2" * 70]}))
     with pytest.raises(ValueError, match=r"forget_dataset.*row 0.*64"):
@@ -303,6 +332,40 @@ def test_turns_of_the_user_in_a_completion_are_refused(tmp_path, make_model):
             processing_class=tokenizer,
             forget_dataset=Dataset.from_list([{"prompt": row["prompt"]}]),
         )
+
+
+CALL = [{"function": {"name": "f", "arguments": '{"x": 1}'}}]
+NOT_SHOWN = {
+    "tools": {"tools": '[{"type": "function", "function": {"name": "f"}}]'},
+    "tool_calls": {"completion": [{"role": "assistant", "content": "b", "tool_calls": CALL}]},
+    "reasoning_content": {"completion": [{"role": "assistant", "content": "b", "reasoning_content": "so"}]},
+    r"chat_template_kwargs\['enable_thinking'\]": {"chat_template_kwargs": {"enable_thinking": False}},
+}
+
+
+@pytest.mark.parametrize("left_out", NOT_SHOWN)
+@pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset", "forget_dataset", "forgetting prompts"])
+def test_what_a_template_leaves_out_is_refused_in_every_data_set(argument, left_out, tmp_path, make_model):
+    tokenizer = llama3_like()
+    plain = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    row = {**plain, **NOT_SHOWN[left_out]}
+    data = {name: [plain] for name in ("train_dataset", "eval_dataset", "forget_dataset")}
+    if argument == "forgetting prompts":
+        if "completion" in NOT_SHOWN[left_out]:
+            pytest.skip("prompts have no completion")
+        data["forget_dataset"], argument = [{**row, "completion": None}], "forget_dataset"
+    else:
+        data[argument] = [row]
+    sets = {name: Dataset.from_list(rows) for name, rows in data.items()}
+    if data["forget_dataset"][0]["completion"] is None:
+        sets["forget_dataset"] = sets["forget_dataset"].remove_columns("completion")
+    with pytest.raises(ValueError, match=rf"^{argument}: row 0 has {left_out}, and the chat template leaves them out"):
+        LWFTrainer(
+            make_model(vocab_size=len(tokenizer)),
+            config(tmp_path, elicitation_max_new_tokens=4, per_device_unlearn_batch_size=1),
+            processing_class=tokenizer,
+            **sets,
+        ).prepare_unlearning()
 
 
 def test_rows_that_max_length_drops_are_counted(build, tmp_path, learning, caplog):

@@ -111,6 +111,13 @@ def test_splits_are_no_forgetting_tasks():
         combine_forget_datasets(DatasetDict(train=rows(PROMPT), test=rows(PROMPT)))
 
 
+def test_splits_are_no_learning_rows():
+    args = LWFConfig(output_dir="unused", use_cpu=True, report_to=[])
+    splits = DatasetDict(train=rows(PAIRS), test=rows(PAIRS))
+    with pytest.raises(ValueError, match=r"^train_dataset is a DatasetDict with the splits train, test: pass one of"):
+        check_columns(args, splits, None, None, False)
+
+
 def test_the_trainer_refuses_before_it_loads_a_model(tmp_path):
     with pytest.raises(ValueError, match="they seem to be swapped"):
         LWFTrainer("no/such-model", LWFConfig(str(tmp_path)), train_dataset=rows(PROMPT), forget_dataset=rows(PAIRS))

@@ -1,6 +1,8 @@
 """The flat settings: derived from the stage classes, with their defaults, under their own names in errors."""
 
+import contextlib
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from trl import SFTConfig
 
 from graceful_forgetting import LWFConfig
 from graceful_forgetting.config import ConfidenceConfig, changed
+from graceful_forgetting.config.flat import flat_names
 from graceful_forgetting.config.lwf import STAGES
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.models import ModelArguments
@@ -62,6 +65,52 @@ def test_settings_are_few():
 def test_errors_name_a_field_as_it_was_typed(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [(prefix, f.name) for prefix, stage in STAGES.items() for f in dataclasses.fields(stage) if f.name != "seed"],
+)
+def test_a_bad_value_of_any_stage_is_named_as_it_was_typed(prefix, name):
+    messages = []
+    for value in (-1, 0, 1.5, 3, float("nan"), True, "no such", "", [], {"a": "b"}):
+        for others in ({}, {"forget_fraction": 0.5}, {"elicitation_num_samples_per_prompt": 3}):
+            with contextlib.suppress(ValueError):
+                config(**{**others, prefix + name: value})
+                continue
+            messages.append(raised(config, **{**others, prefix + name: value}))
+    assert len(messages) > 2
+    for message in messages:
+        bare = [f.name for stage in STAGES.values() for f in dataclasses.fields(stage)]
+        assert not re.search(rf"(?<![\w'.])({'|'.join(bare)})(?=[=\[]| \(\d)", message), message
+
+
+def raised(make, **settings) -> str:
+    with pytest.raises(ValueError, match="=") as error:
+        make(**settings)
+    return str(error.value)
+
+
+def test_errors_of_a_stage_name_its_settings_as_they_were_typed():
+    def renamed(message: str, *prefixes: str) -> str:
+        with (
+            pytest.raises(ValueError, match=r".") as error,
+            flat_names({prefix: STAGES[prefix] for prefix in prefixes}),
+        ):
+            raise ValueError(message)
+        return str(error.value)
+
+    message = "lower batch_size (8), or parameters='last_blocks:2'; a fraction of a token is no count: fraction=2"
+    assert renamed(message, "confidence_", "posterior_") == (
+        "lower confidence_batch_size (8), or posterior_parameters='last_blocks:2'; a fraction of a token is no count: "
+        "fraction=2"
+    )
+    assert renamed("quotas['b']=2 and per_device_batch_size=1", "forget_") == (
+        "forget_quotas['b']=2 and per_device_batch_size=1"
+    )
+    assert renamed("elicitation_max_new_tokens=2", "elicitation_") == "elicitation_max_new_tokens=2"
+    with pytest.raises(KeyError, match="count=1"), flat_names(STAGES):
+        raise KeyError("count=1")
 
 
 def test_an_unknown_setting_names_the_nearest():

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -386,6 +387,23 @@ def test_labels_are_read_in_their_order(write) -> None:
 def test_an_old_answer_that_is_right_is_refused(write) -> None:
     with pytest.raises(ValueError, match=r"train\.jsonl:1: the old answer ' Paris' is read as 'Paris', which is the"):
         load_task(file_task(write(CAPITALS, old_answer=" {{ capital }}")))
+
+
+def test_letters_count_as_they_look_however_they_are_encoded(write) -> None:
+    task = file_task(write(CAPITALS))
+    one, two = "Bogot\u00e1", "Bogota\u0301"
+    assert score_answers(task, [one, two, one, "Bogota"], [one, one, two, two]).correct == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"completion": True}, {"completion": date(2026, 1, 1)}, {"columns": ["country", False]},
+     {"parse": {"labels": {True: "a", "no": "b"}}}, {"prompt": 5}],
+    ids=str,
+)  # fmt: skip
+def test_words_that_yaml_reads_as_something_else_are_to_be_quoted(write, changes: dict) -> None:
+    with pytest.raises(ValueError, match=r"key '.*; in quotation marks yes, no, numbers and dates are text in YAML"):
+        file_task(write(CAPITALS, **changes))
 
 
 @pytest.mark.parametrize("labels", [{"new": "("}, {"other": "x"}, {}, {"new": 3}, "new"])

@@ -82,7 +82,7 @@ def test_batches_and_shards_do_not_matter(model: Any, tokenizer: Any, tmp_path: 
         (
             [None, ["w3", "w4"]],
             {"num_samples_per_prompt": 2, "temperature": 1.0},
-            "elicitation_num_samples_per_prompt=2, and prompts: row 1 has options",
+            "^num_samples_per_prompt=2, and prompts: row 1 has options",
         ),
     ],
 )

@@ -1,7 +1,11 @@
 """The settled tokenizer: what TRL makes of the settings, on a copy; and its refusals."""
 
+from datetime import datetime
+from types import SimpleNamespace
+
 import pytest
 from transformers import AutoTokenizer
+from transformers.utils import chat_template_utils
 from trl import SFTTrainer
 
 from graceful_forgetting.config import LWFConfig
@@ -81,6 +85,27 @@ def test_the_fingerprint_sees_what_text_becomes_and_nothing_else(tokenizer):
     with_template = fingerprint_tokenizer(tokenizer)
     tokenizer.add_tokens(["w60"])
     assert len({known, with_template, fingerprint_tokenizer(tokenizer)}) == 3
+
+
+DATED = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+@pytest.mark.parametrize(("template", "differs"), [(DATED, True), (TEMPLATE, False), ("{# strftime_now #}a", False)])
+def test_the_fingerprint_sees_the_date_where_prompts_have_it(template, differs, tokenizer, monkeypatch):
+    tokenizer.chat_template = template
+    found = set()
+    for day in (1, 1, 2):
+        monkeypatch.setattr(
+            chat_template_utils, "datetime", SimpleNamespace(now=lambda day=day: datetime(2026, 1, day))
+        )
+        found.add(fingerprint_tokenizer(tokenizer))
+    assert len(found) == (2 if differs else 1)
+
+
+def test_a_template_with_the_date_is_warned_of(tokenizer, tmp_path, caplog):
+    tokenizer.chat_template = DATED
+    settled_tokenizer(tokenizer, LWFConfig(str(tmp_path), use_cpu=True))
+    assert "give a template with a fixed date (chat_template_path)" in caplog.text
 
 
 def test_of_a_folder_it_has_the_template_and_the_eos_token(tokenizer, source, tmp_path):

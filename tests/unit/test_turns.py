@@ -3,6 +3,7 @@
 import pytest
 from datasets import Dataset, Features, Value
 
+from graceful_forgetting.data import turns
 from graceful_forgetting.data.turns import check_carried, check_said, in_turns, speaks_in_turns
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
@@ -39,6 +40,14 @@ def test_options_are_turns_and_the_right_one_is_found_among_them():
     (row,) = in_turns(rows)
     assert row["choices"] == [[assistant("3")], [assistant("4")]]
     assert row["choices"].index(row["completion"]) == 1
+
+
+def test_conversations_without_a_system_prompt_are_not_written_again(monkeypatch):
+    monkeypatch.setattr(turns, "row_parts", None)
+    rows = Dataset.from_list([{"prompt": [user("a")], "completion": [assistant("b")]}])
+    assert in_turns(rows) is rows
+    prompts = Dataset.from_list([{"prompt": [user("a")]}])
+    assert in_turns(prompts) is prompts
 
 
 def test_a_system_prompt_comes_before_conversations_that_have_none():
@@ -96,6 +105,33 @@ def test_calls_of_tools_reach_the_model_or_are_refused(row, tokenizer):
     tokenizer.chat_template = TEMPLATE
     with pytest.raises(ValueError, match=r"forget_dataset: row 1 has tool.*, and the chat template leaves them out"):
         check_carried(rows, tokenizer, "forget_dataset")
+
+
+THINKING = TEMPLATE + "{{ messages[-1].reasoning_content }}"
+THOUGHT = {"role": "assistant", "content": "b", "reasoning_content": "so"}
+
+
+def test_thoughts_of_the_answer_reach_the_model_or_are_refused(tokenizer):
+    rows = Dataset.from_list([{"messages": [user("a"), assistant("b")]}, {"messages": [user("a"), THOUGHT]}])
+    earlier = Dataset.from_list([{"messages": [user("a"), THOUGHT, user("c"), assistant("d")]}])
+    tokenizer.chat_template = THINKING
+    check_carried(rows, tokenizer, "train_dataset")
+    tokenizer.chat_template = TEMPLATE
+    check_carried(earlier, tokenizer, "train_dataset")
+    with pytest.raises(ValueError, match=r"train_dataset: row 1 has reasoning_content, and the chat template leaves"):
+        check_carried(rows, tokenizer, "train_dataset")
+
+
+def test_arguments_that_a_template_does_not_read_are_refused(tokenizer):
+    rows = Dataset.from_list([{"prompt": [user("a")], "chat_template_kwargs": {"enable_thinking": False}}])
+    tokenizer.chat_template = TEMPLATE + "{{ enable_thinking }}"
+    check_carried(rows, tokenizer, "forget_dataset")
+    for template in (TEMPLATE, TEMPLATE + "{{ enable_thinking_now }}"):
+        tokenizer.chat_template = template
+        with pytest.raises(
+            ValueError, match=r"row 0 has chat_template_kwargs\['enable_thinking'\], and the chat templ"
+        ):
+            check_carried(rows, tokenizer, "forget_dataset")
 
 
 @pytest.mark.parametrize(

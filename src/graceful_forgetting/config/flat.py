@@ -1,7 +1,8 @@
 """The flat settings, derived from the stage classes, and the stage classes made from them again."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field, fields, make_dataclass
 from functools import wraps
 from textwrap import fill
@@ -33,18 +34,32 @@ def stage_config(settings: Any, stage: type[T], prefix: str, **changes: Any) -> 
     Raises:
         ValueError: as the stage class does, with each field under its flat name.
     """
-    names = [each.name for each in fields(stage) if each.name != "seed"]  # type: ignore[arg-type]
-    values = {name: getattr(settings, prefix + name) for name in names}
-    try:
+    values = {name: getattr(settings, prefix + name) for name in _own_names(stage)}
+    with flat_names({prefix: stage}):
         return stage(**{**values, "seed": settings.seed, **changes})
+
+
+def _own_names(stage: type) -> list[str]:
+    return [each.name for each in fields(stage) if each.name != "seed"]
+
+
+@contextmanager
+def flat_names(stages: Mapping[str, type]) -> Iterator[None]:
+    """Inside the block (or the function that it decorates), a `ValueError` names each field as the flat settings do.
+
+    `stages`: prefix -> stage class; of a name that several have, the first counts.
+    """
+    try:
+        yield
     except ValueError as error:
-        raise ValueError(_under_flat_names(str(error), names, prefix)) from error
-
-
-def _under_flat_names(message: str, names: list[str], prefix: str) -> str:
-    # A name that is an English word as well (fraction) is one only where a value follows.
-    alternatives = "|".join(name if "_" in name else rf"{name}(?=[=\[])" for name in names)
-    return re.sub(rf"(?<![\w'.])(?:{alternatives})(?!\w)", lambda found: prefix + found[0], message)
+        if type(error) is not ValueError:
+            raise
+        message = str(error)
+        for prefix, stage in stages.items():
+            # A name that is an English word as well (fraction) is one only where a value follows.
+            names = "|".join(name if "_" in name else rf"{name}(?=[=\[])" for name in _own_names(stage))
+            message = re.sub(rf"(?<![\w'.])(?:{names})(?!\w)", rf"{prefix}\g<0>", message)
+        raise ValueError(message) from error
 
 
 def documented(inherited: type) -> Any:

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ from trl import SFTConfig
 from graceful_forgetting.data.rows import require_pad_token
 from graceful_forgetting.runtime.hashes import fingerprint_json
 
+logger = logging.getLogger(__name__)
+
 _TEMPLATE_FILES = (".jinja", ".j2")
+# By which a template reads the clock.
+_DATE = "strftime_now"
 
 
 def settled_tokenizer(
@@ -43,18 +49,34 @@ def settled_tokenizer(
     elif tokenizer.pad_token is None:
         require_pad_token(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
+    if _DATE in str(tokenizer.chat_template):
+        logger.warning(
+            "The chat template writes the day's date: on another day prompts are others, and all is made anew. To keep "
+            "what is made, give a template with a fixed date (chat_template_path)."
+        )
     return tokenizer
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of all that decides which tokens a text or a conversation becomes; paths do not count."""
+    """Hash of all that decides which tokens a text or a conversation becomes, today's date included where the chat
+    template writes it; paths do not count."""
     rules: Any = sorted(tokenizer.get_vocab().items())
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         # They are set anew by each call.
         rules |= {"truncation": None, "padding": None}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return fingerprint_json([type(tokenizer).__name__, special, tokenizer.chat_template, rules])
+    return fingerprint_json([type(tokenizer).__name__, special, tokenizer.chat_template, rules, *_of_today(tokenizer)])
+
+
+def _of_today(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a chat template that reads the clock, as Llama 3's does, makes of conversations today; else nothing."""
+    found = []
+    system, user = ({"role": role, "content": "a"} for role in ("system", "user"))
+    for turns in ([user], [system, user]) if _DATE in str(tokenizer.chat_template) else ():
+        with suppress(TemplateError):
+            found.append(str(tokenizer.apply_chat_template(turns, tokenize=False)))
+    return found
 
 
 def _known(token: str, setting: str, tokenizer: PreTrainedTokenizerBase) -> str:

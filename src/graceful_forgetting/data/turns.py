@@ -1,6 +1,8 @@
 """Plain text as conversations: how a chat model is asked, and what it is to answer; and conversations checked."""
 
 import json
+import re
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, List, Value, concatenate_datasets
@@ -98,9 +100,11 @@ def check_said(rows: Dataset, argument: str) -> None:
 
 
 def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argument: str) -> None:
-    """Refuse conversations whose tools, or calls of them, the chat template leaves out.
+    """Refuse conversations of which the chat template leaves out tools, calls of them, the thoughts of the answer, or
+    an argument of its own.
 
-    The model would learn to say nothing where the row has a call.
+    The model would learn to say nothing where the row has a call. Thoughts of earlier turns are for the template to
+    leave out, as Qwen3's does.
 
     Args:
         rows: conversations or other rows.
@@ -110,9 +114,10 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
     Raises:
         ValueError: names the row and what is left out.
     """
-    columns = {"messages", "prompt", "completion", "tools"}.intersection(rows.column_names)
-    if not columns - {"tools"}:
+    said = {"messages", "prompt", "completion"}.intersection(rows.column_names)
+    if not said:
         return
+    columns = said | {"tools", "chat_template_kwargs"}.intersection(rows.column_names)
     read = row_parts(rows.select_columns(sorted(columns)), f"checking the turns of {argument}")
     for index, row in enumerate(row for _, part in read for row in part):
         fields = [row.get(name) or [] for name in ("prompt", "completion", "messages")]
@@ -120,13 +125,21 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
             continue
         turns = [turn for field in fields for turn in field]
         tools = json.loads(row["tools"]) if isinstance(row.get("tools"), str) else row.get("tools")
-        without = [{key: value for key, value in turn.items() if key != "tool_calls"} for turn in turns]
-        left_out = []
-        if tools and _shown(turns, tools, processing_class) == _shown(turns, None, processing_class):
+        options = row.get("chat_template_kwargs") or {}
+        shown = partial(_shown, processing_class, options)
+        left_out = [
+            f"chat_template_kwargs[{name!r}]"
+            for name, value in options.items()
+            if value is not None and not re.search(rf"\b{re.escape(name)}\b", str(processing_class.chat_template))
+        ]
+        if tools and shown(turns, tools) == shown(turns, None):
             left_out.append("tools")
-        calls = any(turn.get("tool_calls") for turn in turns)
-        if calls and _shown(turns, tools, processing_class) == _shown(without, tools, processing_class):
-            left_out.append("tool_calls")
+        for name, since in (("tool_calls", 0), ("reasoning_content", -1)):
+            less = [{key: turn[key] for key in turn if key != name} for turn in turns[since:]]
+            if any(turn.get(name) for turn in turns[since:]) and (
+                shown(turns, tools) == shown(turns[: len(turns) - len(less)] + less, tools)
+            ):
+                left_out.append(name)
         if left_out:
             raise ValueError(
                 f"{argument}: row {index} has {' and '.join(left_out)}, and the chat template leaves them out: take a "
@@ -134,8 +147,10 @@ def check_carried(rows: Dataset, processing_class: PreTrainedTokenizerBase, argu
             )
 
 
-def _shown(turns: list[dict[str, Any]], tools: Any, processing_class: PreTrainedTokenizerBase) -> str:
-    return str(processing_class.apply_chat_template(turns, tools=tools, tokenize=False))
+def _shown(
+    processing_class: PreTrainedTokenizerBase, options: dict[str, Any], turns: list[dict[str, Any]], tools: Any
+) -> str:
+    return str(processing_class.apply_chat_template(turns, tools=tools, tokenize=False, **options))
 
 
 def _turns(row: dict[str, Any], system_prompt: str | None) -> dict[str, Any]:

@@ -46,10 +46,11 @@ def option_ids(
             continue
         if config.num_samples_per_prompt > 1:
             raise ValueError(
-                f"elicitation_num_samples_per_prompt={config.num_samples_per_prompt}, and prompts: row {index} has "
+                f"num_samples_per_prompt={config.num_samples_per_prompt}, and prompts: row {index} has "
                 "options, of which the likeliest is the answer every time: set it to 1, or remove the column `options`"
             )
-        if len(options) < 2 or len(set(options)) < len(options) or not all(text.strip() for text in options):
+        texts = {text.strip() for text in options}
+        if len(texts) < max(2, len(options)) or "" in texts:
             raise ValueError(
                 f"prompts: row {index} has options={options!r}: give at least two texts, all different and none empty"
             )

@@ -13,8 +13,9 @@ from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from graceful_forgetting.config import LWFConfig
+from graceful_forgetting.config import LWFConfig, PosteriorConfig
 from graceful_forgetting.config.fields import mapping_of
+from graceful_forgetting.config.flat import flat_names
 from graceful_forgetting.data import context_length, encode_prompts, tokenize_dataset
 from graceful_forgetting.data.encoding import RefusedRowError, encoded_in_parts
 from graceful_forgetting.evaluation.rows import EvaluationRows, check_references
@@ -165,10 +166,8 @@ def check_parts(lwf: LWFConfig, model: ModelArguments, inputs: RunInputs) -> Non
     if lora is not None:
         with torch.device("meta"):
             network = get_peft_model(copy.deepcopy(network), lora)
-    try:
+    with flat_names({"posterior_": PosteriorConfig}):
         matching_names(unrestricted_names(network, covered.space), covered.pattern, covered.last_blocks)
-    except ValueError as error:
-        raise ValueError(str(error).replace("parameters=", "posterior_parameters=", 1)) from error
 
 
 def defeating_settings(lwf: LWFConfig, inputs: RunInputs) -> list[str]:

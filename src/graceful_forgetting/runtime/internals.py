@@ -122,6 +122,18 @@ def with_sealed_checkpoints(trainer_class: type[T]) -> type[T]:
     return trainer_class
 
 
+def save_weights_alone(trainer: "SFTTrainer") -> None:
+    """Write the checkpoint of the update that the trainer's state names, without what a run would go on from.
+
+    For transformers 5.19 to 5.24, which save checkpoints in training alone. Can go when one can be asked for.
+    """
+    whole, trainer.args.save_only_model = trainer.args.save_only_model, True
+    try:
+        trainer._save_checkpoint(trainer.model, None)
+    finally:
+        trainer.args.save_only_model = whole
+
+
 def progress_callback() -> type[TrainerCallback]:
     """The callback by which the Trainer shows progress here: a bar, or a table in a notebook.
 

@@ -57,7 +57,10 @@ class _File:
 
     def error(self, key: str, fix: str) -> ValueError:
         value = self.content.get(key.split(".")[0])
-        return ValueError(f"{self.path}: key {key!r} is {shown(value)}: {fix}")
+        # Words, numbers and dates that YAML does not take for text.
+        unquoted = regex.search(r"True|False|\d", regex.sub(r"\'[^\']*\'|\"[^\"]*\"", "", repr(value)))
+        quote = "; in quotation marks yes, no, numbers and dates are text in YAML" if unquoted else ""
+        return ValueError(f"{self.path}: key {key!r} is {shown(value)}: {fix}{quote}")
 
     def check_keys(self, mapping: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
         for key in mapping:

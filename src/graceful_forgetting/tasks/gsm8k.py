@@ -13,13 +13,16 @@ are removed from the completion: no calculator runs here, and without them the c
 import re
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from unicodedata import normalize
 
 from graceful_forgetting.tasks.task import Row, Task, text_of
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-# Full-width characters, and the minus signs and dashes that stand for a hyphen before a number.
+# Full-width characters, the minus signs and dashes that stand for a hyphen before a number, and a fraction's slash.
 _PLAIN = str.maketrans(
-    {chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)} | dict.fromkeys("−‐‑‒–﹣", "-")
+    {chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)}
+    | dict.fromkeys("−‐‑‒–﹣", "-")
+    | {"⁄": "/"}
 )
 # The sign counts only where it cannot be the minus of a subtraction such as 5-3. Groups of thousands are set off by
 # commas (in India the last three digits, and then pairs), apostrophes, no-break spaces or, as in code, underscores.
@@ -29,6 +32,9 @@ _NUMBER = re.compile(
     r"([eE][-+]?\d{1,3}(?!\w))?(?:/([1-9]\d{0,17})(?![\d/]))?"
 )
 _LONGEST_FRACTION = 18
+# ½ and the like, which Unicode takes apart into 1⁄2; and 1 1/2, which is one number.
+_VULGAR = re.compile(r"(\d?)([¼-¾⅐-⅞])")
+_MIXED = re.compile(r"(?<![\w.,/])(\d{1,9}) +(\d{1,3})/(\d{1,3})(?![\w/])")
 _MARKER = "####"
 # Of a number that stands alone: its sign, and groups of thousands that spaces set off.
 _SPACED_GROUPS = re.compile(r"^\s*-?[$€£¥]?\d{1,3}(?: \d{3})+(?![\d/])")
@@ -43,7 +49,9 @@ def _numbers(text: str) -> list[str]:
     However long, a number is compared digit for digit. 1/2 is 0.5, and 1/3 stays a fraction.
     """
     numbers = []
-    for match in _NUMBER.finditer(text.translate(_PLAIN)):
+    text = _VULGAR.sub(lambda found: f"{found[1]} "[not found[1] :] + normalize("NFKC", found[2]), text)
+    text = _MIXED.sub(_improper, text.translate(_PLAIN))
+    for match in _NUMBER.finditer(text):
         sign, whole, fraction, exponent, below = match.groups()
         digits = f"{re.sub(r'[^0-9]', '', _ascii(whole or '0'))}{_ascii(fraction or '')}"
         # A longer numerator is no fraction that anybody writes, and two numbers then.
@@ -55,6 +63,11 @@ def _numbers(text: str) -> list[str]:
         if below is not None and not divided:
             numbers.append(_plain(Decimal(below)))
     return numbers
+
+
+def _improper(mixed: re.Match[str]) -> str:
+    whole, above, below = map(int, mixed.groups())
+    return f"{whole * below + above}/{below}" if 0 < above < below else mixed[0]
 
 
 def _ascii(digits: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from graceful_forgetting.tasks.task import SPLITS, VALIDATION, shown
 
+_OTHER_FORMATS = (".csv", ".parquet", ".arrow")
 _MOST_DIGITS = 1000
 _LONG_NUMBER = re.compile(r'(?:"([^"\\]*)"\s*:\s*)?[\s\[,]*-?\d{' + str(_MOST_DIGITS) + ",}")
 # Rows are objects with texts and lists of turns: nothing that is meant as one is nested deeper.
@@ -25,8 +26,11 @@ def split_files(path: Path, source_splits: Mapping[str, str] | None = None) -> d
     One file holds the train split, unless it is called test.jsonl: so rows are never trained and tested on by
     accident. In a folder without `<split>.jsonl`, the files of `source_splits` stand in: {"train": "dev+validation"}
     is dev.jsonl and validation.jsonl. Without `source_splits`, validation.jsonl is a split of its own. Raises
-    `FileNotFoundError` if `path` does not exist or is a folder with none of them, naming what was tried.
+    `FileNotFoundError` if `path` does not exist or is a folder with none of them, naming what was tried, and
+    `ValueError` for a file of another kind.
     """
+    if path.is_file() and path.suffix in _OTHER_FORMATS:
+        raise ValueError(f"{path} is no JSON Lines file: {_rewriting(path)}")
     if path.is_file():
         return {"test" if path.name == "test.jsonl" else "train": [path]}
     if not path.exists():
@@ -98,6 +102,12 @@ def not_utf8(path: Path, kind: str) -> ValueError:
     return ValueError(f"{path} is not UTF-8 text; save it as UTF-8 {kind}")
 
 
+def _rewriting(path: Path) -> str:
+    """How the rows of a file of another kind become lines, in Python."""
+    load = f"datasets.load_dataset({path.suffix[1:]!r}, data_files={str(path)!r}, split='train')"
+    return f"write the rows with {load}.to_json({str(path.with_name(path.stem + '-rows.jsonl'))!r})"
+
+
 class _UnusableError(ValueError):
     """A value of a line that is valid JSON and cannot be used."""
 
@@ -124,11 +134,12 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_int=_integer)
 
 
 def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
+    listed = f". Of one list, {_rewriting(path)}" if line.lstrip().startswith("[") else ""
     try:
         row = _DECODER.decode(line)
         _check_text(row, line)
     except json.JSONDecodeError as error:
-        hint = "; the file looks like UTF-16: save it as UTF-8" if "\0" in line else ""
+        hint = "; the file looks like UTF-16: save it as UTF-8" if "\0" in line else listed
         raise ValueError(
             f"{path}:{number} is not valid JSON ({error}); each line must be one JSON object{hint}"
         ) from error
@@ -138,7 +149,7 @@ def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError(f"{path}:{number}: {_TOO_DEEP}") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{path}:{number} is a JSON {type(row).__name__}; each line must be one JSON object")
+        raise ValueError(f"{path}:{number} is a JSON {type(row).__name__}; each line must be one JSON object{listed}")
     return row
 
 

@@ -118,8 +118,10 @@ def _options(value: Any, formatted: dict[str, Any]) -> list[str]:
         )
     if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
         raise ValueError(f"options={shown(value)} must be a list of texts, none of them empty")
-    if len(set(value)) < max(2, len(value)):
-        raise ValueError(f"options={shown(value)} must be at least two texts, all different")
+    if len({text.strip() for text in value}) < max(2, len(value)):
+        raise ValueError(
+            f"options={shown(value)} must be at least two texts, all different in more than the space around them"
+        )
     return value
 
 
@@ -190,8 +192,8 @@ def _check_choices(choices: Any) -> None:
         raise ValueError(f"choices={shown(choices)} is not a list of two texts or more")
     if not all(text.strip() for text in choices):
         raise ValueError(f"choices={shown(choices)} has a text of white space only; write it or leave it out")
-    if len(set(choices)) < len(choices):
-        raise ValueError(f"choices={shown(choices)} has a text twice; keep one of them")
+    if len({text.strip() for text in choices}) < len(choices):
+        raise ValueError(f"choices={shown(choices)} has a text twice, but for the space around it; keep one of them")
 
 
 def _parse(text: str) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
+from unicodedata import normalize
 
 from graceful_forgetting.runtime.progress import DELAY, progress_bar
 from graceful_forgetting.tasks.answers import RunawayPatternError
@@ -53,7 +54,8 @@ class AnswerScores:
 def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]) -> AnswerScores:
     """Score `completions` (generated text) against the reference in `answers`, by the task's own metric.
 
-    `answers` is the column of that name that `load_task` makes.
+    `answers` is the column of that name that `load_task` makes. An accent counts as one, whether it is part of its
+    letter or stands after it (Unicode's NFC and NFD).
 
     Raises:
         ValueError: the lengths differ, or there is nothing to score.
@@ -66,7 +68,8 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
     if not completions:
         raise ValueError(f"completions is empty: there is nothing to score for task {task.name!r}")
     bar = progress_bar("scoring answers", "answers", iterable=completions, delay=DELAY)
-    parsed = [_read(task, completion) for completion in bar]
+    parsed = [_read(task, normalize("NFC", completion)) for completion in bar]
+    answers = [normalize("NFC", answer) for answer in answers]
     unparsable = sum(found is None for found in parsed)
     if task.metric == "chrf":
         value, scores = _chrf([found or "" for found in parsed], answers)

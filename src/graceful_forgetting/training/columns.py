@@ -40,6 +40,11 @@ def check_columns(
     """
     if train_dataset is None:
         return
+    if isinstance(train_dataset, Mapping):
+        raise ValueError(
+            f"train_dataset is a DatasetDict with the splits {', '.join(train_dataset)}: pass one of them, or load it "
+            "with split='train'"
+        )
     forgetting = () if forget_dataset is None else forget_dataset.column_names
     sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
     learned = {"train_dataset": train_dataset}

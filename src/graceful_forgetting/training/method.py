@@ -24,7 +24,8 @@ from graceful_forgetting.confidence.losses import learning_loss
 from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import scorer_code, scorer_named
 from graceful_forgetting.confidence.scoring import with_unmeasured
-from graceful_forgetting.config import ConfidenceConfig, LWFConfig
+from graceful_forgetting.config import ConfidenceConfig, ElicitationConfig, LWFConfig, PosteriorConfig, SelectionConfig
+from graceful_forgetting.config.flat import flat_names
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.data.turns import check_carried, check_said
 from graceful_forgetting.elicitation import elicit_with_counts
@@ -182,16 +183,19 @@ class Method:
         assert pool is not None
         elicits = needs_elicitation(pool, self.args.forget_answers)
 
+        @flat_names({"elicitation_": ElicitationConfig})
         def build(folder: Path, key: str) -> dict[str, Any]:
             with self.models.answering() as model:
                 if not elicits:
                     knowledge = self._tokenised(context_length(model.config))
                     knowledge.save_to_disk(str(folder / ROWS_FOLDER))
                     return {"prompts": len(knowledge), "kept": len(knowledge)}
+                prompts = without_answers(pool)
+                check_carried(prompts, self.rows.tokenizer, "forget_dataset")
                 knowledge, counts = elicit_with_counts(
                     model,
                     self.rows.tokenizer,
-                    without_answers(pool),
+                    prompts,
                     self.args.elicitation_config(),
                     resume_dir=self.directory.work_folder("self_knowledge", key),
                     announce=self.announce,
@@ -212,17 +216,20 @@ class Method:
             "tokenizer": self.rows.key("tokenizer"),
             "data": self.rows.key("forgetting"),
         }
+        asked = len(pool) * config.num_samples_per_prompt
+        if elicits:
+            self._check_pool(asked, f"{len(pool)} prompts get {asked} answers")
         stage = self._once("self_knowledge", lambda: self.directory.stage("self_knowledge", settings, [], build))
-        if elicits and self.args.unlearn_every > 0:
-            self._check_pool(stage.detail["kept"], stage.detail["prompts"] * config.num_samples_per_prompt)
+        if elicits:
+            self._check_pool(stage.detail["kept"], f"{stage.detail['kept']} of {asked} answers are left")
         return stage
 
-    def _check_pool(self, kept: int, asked: int) -> None:
+    def _check_pool(self, answers: int, counted: str) -> None:
         batch = self.args.per_device_unlearn_batch_size
-        if kept < batch:
+        if self.args.unlearn_every > 0 and answers < batch:
             raise ValueError(
-                f"per_device_unlearn_batch_size={batch} is more than the self-knowledge has: {kept} of {asked} answers "
-                f"are left. Give more forgetting prompts, or set it to at most {kept}"
+                f"per_device_unlearn_batch_size={batch} is more than the self-knowledge has: {counted}. Give more "
+                f"forgetting prompts, or set it to at most {answers}"
             )
 
     def _tokenised(self, max_length: int | None) -> Dataset:
@@ -248,6 +255,7 @@ class Method:
         # Scores that are rises of a loss are held against the fall of the learning task's own.
         with_losses = self.args.confidence_scorer == "interference"
 
+        @flat_names({"posterior_": PosteriorConfig})
         def build(folder: Path, key: str) -> dict[str, Any]:
             def estimated(base: Any, tuned: Any) -> LearningPosterior:
                 return estimate_posterior(
@@ -320,6 +328,7 @@ class Method:
         posterior = self.posterior() if with_posterior else None
         with_learning = Need.LEARNING in scorer_named(config.scorer).needs
 
+        @flat_names({"confidence_": ConfidenceConfig, "posterior_": PosteriorConfig})
         def build(folder: Path, key: str) -> dict[str, Any]:
             with self.models.base() as model:
                 scored = score_confidence(
@@ -350,6 +359,7 @@ class Method:
         if self.args.forget_trials != "none":
             return self._once("selection", lambda: self._by_trial(scores, settings))
 
+        @flat_names({"forget_": SelectionConfig})
         def build(folder: Path, _: str) -> dict[str, Any]:
             scored = read_rows(scores.path / ROWS_FOLDER)
             selected, audit = select_with_audit(scored, **settings)

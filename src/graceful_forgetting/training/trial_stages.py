@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graceful_forgetting.config import SelectionConfig
+from graceful_forgetting.config.flat import flat_names
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.runtime.store import read_rows
@@ -27,6 +28,7 @@ def candidates_stage(
         first: whether each is tried before learning too.
     """
 
+    @flat_names({"forget_": SelectionConfig})
     def build(folder: Path, _: str) -> dict[str, Any]:
         scored = read_rows(scores.path / ROWS_FOLDER)
         values = dict(settings)

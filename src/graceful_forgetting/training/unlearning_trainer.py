@@ -1,6 +1,7 @@
 """TRL's training loop with unlearning updates and the terms of a baseline in it, and what is kept at its end."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -173,20 +174,35 @@ class UnlearningTrainer(PlainTrainer):
             self._updates.load(checkpoint / CHECKPOINT_FOLDER)
 
     def _would_repeat(self, preparation: Preparation) -> bool:
-        """Whether training would be the reference run once more: nothing is unlearned, nobody saves or watches."""
-        alone = self.args.save_strategy == self.args.eval_strategy == "no" and not self.is_fsdp_enabled
-        nothing = self.args.baseline is None and len(preparation.selected) == 0
-        watched = {type(callback) for callback in self.callback_handler.callbacks} - UNSEEN
-        return alone and nothing and not watched and self._whole_reference is not None
+        """Whether training would be the reference run once more, and leave nothing else; else says what for."""
+        args, reference = self.args, self._whole_reference
+        if args.baseline is not None or len(preparation.selected) > 0 or reference is None:
+            return False
+        updates, passes = reference.detail["learning_updates"], preparation.reference_log[-1]["epoch"]
+        steps = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * updates)
+        on_the_way = {"steps": steps < updates, "epoch": passes > 1}.get(args.save_strategy.value, False)
+        left = [f"checkpoints before its end (save_strategy={args.save_strategy.value!r})"] if on_the_way else []
+        if args.eval_strategy != "no":
+            left.append(f"evaluations (eval_strategy={args.eval_strategy.value!r})")
+        left += ["model in shards"] if self.is_fsdp_enabled else []
+        watching = {type(callback) for callback in self.callback_handler.callbacks} - UNSEEN
+        left += [f"trace with {kind.__name__}" for kind in watching]
+        if left:
+            why = f"the reference run has left no {', no '.join(left)}"
+            self._say(f"Nothing is unlearned, and plain fine-tuning is trained once more: {why}")
+        return not left
 
     def _take_reference(self) -> TrainOutput:
-        """End as the reference run has ended, with its weights and its log."""
+        """End as the reference run has ended: with its weights, its log, and a checkpoint of them where runs save."""
         assert self._whole_reference is not None
         assert self.preparation is not None
         load_trained_weights(self.model, self._whole_reference.path)
         self.state.global_step = self.state.max_steps = self._whole_reference.detail["learning_updates"]
         self.state.log_history = list(self.preparation.reference_log)
+        self.state.epoch = self.state.log_history[-1]["epoch"]
         self._say("Nothing is unlearned: the model has the weights of the reference run, which is plain fine-tuning")
+        if self.args.save_strategy != "no":
+            internals.save_weights_alone(self)
         metrics = dict(self.state.log_history[-1])
         return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
 
