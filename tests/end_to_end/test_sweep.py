@@ -369,3 +369,14 @@ def test_cells_as_jobs_of_a_scheduler_come_to_the_same(grid, tmp_path, capsys):
 def test_a_scheduler_that_cannot_be_used(grid, capsys, flags, expected):
     assert main(["sweep", "--config", grid(), *flags]) == 2
     assert re.search(expected, capsys.readouterr().err)
+
+
+def test_a_cell_keeps_the_point_that_a_line_search_has_chosen(grid, tmp_path):
+    methods = {
+        "plain": {"arm": "plain"},
+        "search": {"baseline": "weight_line_search", "unlearn_every": 0, "learning_limit": 8, "validation_limit": 4},
+    }
+    assert main(["sweep", "--config", grid(methods=methods, seeds=[0])]) == 0
+    found = {cell.method: cell.line_search for cell in load_cells(tmp_path / "sweep")}
+    assert found["plain"] is None
+    assert min(found["search"].losses, key=found["search"].losses.__getitem__) == f"{found['search'].chosen:g}"

@@ -11,11 +11,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS, collate
+from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
+from graceful_forgetting.gradients.rows import padded
 from graceful_forgetting.gradients.token_loss import mean_losses
-
-# Rows are right-padded and masked, so what stands in the padding does not matter.
-_PADDING = 0
 
 Row = Mapping[str, Any]
 
@@ -62,7 +60,7 @@ def sample_losses(model: nn.Module, rows: Dataset, indices: Sequence[int], devic
     Where a row has other options, −log of its answer's share of their probability; else the mean over its tokens.
     """
     expanded, places = with_other_options([rows[index] for index in indices])
-    batch = collate(expanded, _PADDING, device)
+    batch = padded(expanded, device)
     losses = mean_losses(model, batch)
     if not places:
         return losses

@@ -3,6 +3,7 @@
 import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy
 import torch
@@ -13,9 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS, collate, tokenize_dataset
 
 logger = logging.getLogger(__name__)
-
-# Rows are right-padded and masked, so what stands in the padding does not matter.
-_PADDING = 0
 
 
 def tokenised_rows(dataset: Dataset, processing_class: PreTrainedTokenizerBase | None, *, argument: str) -> Dataset:
@@ -113,4 +111,9 @@ def batches(lengths: RowLengths, batch_size: int) -> list[Sequence[int]]:
 
 def load_batch(rows: Dataset, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
     """Right-padded `input_ids`, `attention_mask`, `labels` of the rows, each (batch, longest row)."""
-    return collate([rows[index] for index in indices], _PADDING, device)
+    return padded([rows[index] for index in indices], device)
+
+
+def padded(rows: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Tensor]:
+    """As `load_batch`, of rows at hand. They are masked, so what stands in the padding does not matter."""
+    return collate(rows, 0, device)

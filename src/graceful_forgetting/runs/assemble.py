@@ -11,7 +11,6 @@ from graceful_forgetting.config.selection import BY_THRESHOLD
 from graceful_forgetting.results.provenance import collect_provenance
 from graceful_forgetting.results.result import (
     GuardResult,
-    LineSearchResult,
     LogEntry,
     RunResult,
     SelectionResult,
@@ -24,7 +23,7 @@ from graceful_forgetting.results.schema import dataclass_from_plain
 from graceful_forgetting.results.summary import summarise
 from graceful_forgetting.runs.finished_runs import with_choice
 from graceful_forgetting.runs.pipeline import Pipeline
-from graceful_forgetting.runs.training import LINE_SEARCH, LOG_FILE, UNLEARNING_FILE
+from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE, line_search_of
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.training.preparation import SCORE_COLUMN, TASK_COLUMN
 from graceful_forgetting.training.stages import Stage
@@ -84,7 +83,7 @@ def _training_run(pipeline: Pipeline, arm: Any, seed: int | None) -> TrainingRun
         },
         unlearn_updates=unlearning["updates"],
         guard=GuardResult(**unlearning["guard"]),
-        line_search=None if (found := unlearning.get(LINE_SEARCH)) is None else LineSearchResult(**found),
+        line_search=line_search_of(unlearning),
         **read_json(evaluation / "general.json"),
     )
 

@@ -11,7 +11,7 @@ from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.results.text import estimate, measured
 from graceful_forgetting.runs.advice import Evidence, gather_evidence
 from graceful_forgetting.runs.finished_runs import RESULT_FILE
-from graceful_forgetting.runs.training import LINE_SEARCH, UNLEARNING_FILE
+from graceful_forgetting.runs.training import UNLEARNING_FILE, line_search_of
 from graceful_forgetting.runtime.artifacts import read_json
 from graceful_forgetting.runtime.store import STAGE_FILE, Entry, read_rows
 from graceful_forgetting.training.preparation import ROWS_FOLDER, SELECTION_FILE, TASK_COLUMN, selection_remark
@@ -85,9 +85,9 @@ def _line_searches(folder: Path) -> Iterator[float]:
     """λ* of every run of the own method that a baseline has made a line search of."""
     for arm in sorted((folder / OWN).glob("seed-*")):
         if _record(folder / OWN, arm.name) is not None:
-            found = read_json(arm / UNLEARNING_FILE).get(LINE_SEARCH)
+            found = line_search_of(read_json(arm / UNLEARNING_FILE))
             if found is not None:
-                yield found["chosen"]
+                yield found.chosen
 
 
 def _record(place: Path, name: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """One training run as a stage: resumable on its way, complete or absent at its end."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers.training_args import TrainingArguments
 from graceful_forgetting.baselines import Need
 from graceful_forgetting.config import LWFConfig, changed
 from graceful_forgetting.posterior.reference import PlainTrainer, name_stage
+from graceful_forgetting.results.result import LineSearchResult
 from graceful_forgetting.runtime.artifacts import write_json
 from graceful_forgetting.runtime.checkpoints import newest_checkpoint
 from graceful_forgetting.runtime.distributed import on_main_process, sum_over_processes
@@ -30,6 +31,12 @@ LOG_FILE = "training_log.json"
 UNLEARNING_FILE = "unlearning.json"
 # In that file, where a baseline has made one.
 LINE_SEARCH = "line_search"
+
+
+def line_search_of(unlearning: Mapping[str, Any]) -> LineSearchResult | None:
+    """The line search that a baseline has made. `unlearning`: content of `UNLEARNING_FILE`."""
+    found = unlearning.get(LINE_SEARCH)
+    return None if found is None else LineSearchResult(**found)
 
 
 class SavedAtTheEnd(TrainerCallback):

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds after which a bar is drawn of work that most often takes less.
 DELAY = 1
+_BEGINS = " ..."
 
 _hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 _joint: ContextVar["tqdm[Any] | None"] = ContextVar("joint", default=None)
@@ -145,23 +146,35 @@ class StageProgress(ProgressCallback):
 UNSEEN = {DefaultFlowCallback, PrinterCallback, ProgressCallback, StageProgress}
 
 
-@contextmanager
-def counted_progress(description: str, unit: str, total: int) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """One bar for `total` pieces of work, which draw none of their own; lines are printed above it.
+class CountedBar:
+    """A bar over pieces of work that take minutes: it says which is under way."""
 
-    Yields what ends a piece: it is given how to say so, and counts it.
-    """
+    def __init__(self, bar: "tqdm[Any]"):
+        self._bar = bar
+
+    def count(self, announce: Callable[[], None]) -> None:
+        """A piece has ended: `announce` says so above the bar, and it is counted."""
+        # Takes the bar away while something else writes to the terminal.
+        with self._bar.external_write_mode():
+            announce()
+        self._bar.update()
+
+    def show(self, text: str) -> None:
+        """What is under way: a line that ends in dots, as that of a stage that begins. Others are not shown.
+
+        Called again with the same it brings the time up to date.
+        """
+        if text.endswith(_BEGINS):
+            self._bar.set_postfix_str(text.removesuffix(_BEGINS))
+
+
+@contextmanager
+def counted_progress(description: str, unit: str, total: int) -> Iterator[CountedBar]:
+    """One bar for `total` pieces of work, which draw none of their own."""
     with progress_bar(description, unit, total) as bar:
         token = _hidden.set(True)
-
-        def count(say: Callable[[], None]) -> None:
-            # Takes the bar away while something else writes to the terminal.
-            with bar.external_write_mode():
-                say()
-            bar.update()
-
         try:
-            yield count
+            yield CountedBar(bar)
         finally:
             _hidden.reset(token)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from graceful_forgetting.results.result import (
     GuardResult,
+    LineSearchResult,
     Metric,
     Provenance,
     StageResult,
@@ -94,6 +95,7 @@ class CellResult:
         scores: only where the ground truth of the samples is known.
         metrics: by task, learning and forgetting.
         stages: time and memory of all that the cell needed, whichever cell made it.
+        line_search: what baseline `weight_line_search` found; None of other methods.
     """
 
     sweep: str
@@ -120,6 +122,7 @@ class CellResult:
     selection: CellSelection | None
     scores: ScoreSummary | None
     stages: list[StageResult]
+    line_search: LineSearchResult | None = added(None)
     cell_schema_version: int = field(default=CELL_SCHEMA_VERSION)
 
     @cached_property

@@ -11,7 +11,7 @@ from graceful_forgetting.results.text import duration
 from graceful_forgetting.runtime.artifacts import DiskError, write_json
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.own_files import TUNING, claim_file, list_files
-from graceful_forgetting.runtime.progress import DELAY, counted_progress, progress_bar
+from graceful_forgetting.runtime.progress import DELAY, CountedBar, counted_progress, progress_bar
 from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.grid import TUNING_FILE, Cell, CellSettings, Grid
 from graceful_forgetting.sweeps.identity import CellKeys, finished
@@ -144,7 +144,7 @@ class Sweep:
         failed: list[Outcome] = []
         start, done = time.perf_counter(), 0
 
-        with self._progress(what, len(missing)) as count:
+        with self._progress(what, len(missing)) as bar:
 
             def report(outcome: Outcome) -> None:
                 nonlocal done
@@ -154,19 +154,25 @@ class Sweep:
                         # No other cell would fare better.
                         raise DiskError(outcome.error.removeprefix(f"{DiskError.__name__}: "))
                     failed.append(outcome)
-                left = (time.perf_counter() - start) / done * (len(missing) - done)
-                line = f"[{done}/{len(missing)}] {_line(outcome)}; about {duration(left)} left"
-                count(lambda: self.announce(line))
+                line = f"[{done}/{len(missing)}] {_line(outcome)}"
+                if done < len(missing):
+                    left = (time.perf_counter() - start) / done * (len(missing) - done)
+                    line += f"; about {duration(left)} left"
+                if bar is None:
+                    self.announce(line)
+                else:
+                    bar.count(lambda: self.announce(line))
 
             if self.cluster is None:
-                run_cells(missing, self.settings, self.jobs, report, self.verbose)
+                run_cells(missing, self.settings, self.jobs, report, print if bar is None else bar.show)
             else:
                 run_cells_on_cluster(missing, self.settings, self.jobs, report, self.cluster, self.cluster_parameters)
         return failed
 
-    def _progress(self, what: str, total: int) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
-        """One bar for all cells; with `verbose` none, since the stages of each have theirs."""
-        return nullcontext(lambda say: say()) if self.verbose else counted_progress(what, "cells", total)
+    def _progress(self, what: str, total: int) -> AbstractContextManager[CountedBar | None]:
+        """One bar for all cells; none with `verbose` where they run in this process, with lines and bars of stages."""
+        here = self.cluster is None and min(self.jobs, total) == 1
+        return nullcontext() if self.verbose and here else counted_progress(what, "cells", total)
 
     def _tune(self) -> Choices:
         """Every round of trials, each with what the earlier ones have chosen; a record of all that was tried."""

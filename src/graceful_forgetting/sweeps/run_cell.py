@@ -18,7 +18,7 @@ from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import Recipe, recipe_from_fields
 from graceful_forgetting.runs.stage_settings import WITHOUT_EFFECT
-from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE
+from graceful_forgetting.runs.training import LOG_FILE, UNLEARNING_FILE, line_search_of
 from graceful_forgetting.runtime.artifacts import read_json, write_json
 from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.runtime.internals import own_precision
@@ -260,6 +260,7 @@ def run_cell(
         selection=selection,
         scores=scores,
         stages=pipeline.directory.results,
+        line_search=line_search_of(read_json(stage.path / UNLEARNING_FILE)) if cell.arm == "lwf" else None,
     )
     result.save(Path(settings.output_dir) / cell.folder / "result.json")
     return result

@@ -31,7 +31,7 @@ def score_summary(scored: Dataset, kinds: list[str | None], scorer: str) -> Scor
     """
     rows = scored.with_format(None)
     columns = {"score": list(rows[SCORE_COLUMN])}
-    names = ("confidence_linear", "confidence_quadratic", "loss", "reference_loss", "step_size", "step_size_crossover")
+    names = ("confidence_linear", "confidence_quadratic", "loss", "step_size", "step_size_crossover")
     columns |= {name: list(rows[name]) for name in names if any(value is not None for value in rows[name])}
     known = [
         index
@@ -47,8 +47,6 @@ def score_summary(scored: Dataset, kinds: list[str | None], scorer: str) -> Scor
         scores |= {"linear": values["confidence_linear"], "overlap": values["confidence_quadratic"]}
     if "loss" in values:
         scores["loss"] = values["loss"]
-    if "reference_loss" in values:
-        scores["interference"] = [b - a for a, b in zip(values["loss"], values["reference_loss"], strict=True)]
     crossover = median(values["step_size_crossover"]) if "step_size_crossover" in values else None
     return ScoreSummary(
         kinds={letter: kind for kind, letter in LETTERS.items()},

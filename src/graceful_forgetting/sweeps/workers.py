@@ -23,6 +23,7 @@ from graceful_forgetting.sweeps.run_cell import InputsCache, run_cell
 Task = tuple[Cell, str]
 # A cell whose process dies (killed, out of memory) is tried so often.
 ATTEMPTS = 2
+_SECOND = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,27 @@ class Outcome:
 
 
 def run_cells(
-    tasks: Sequence[Task], settings: CellSettings, jobs: int, report: Callable[[Outcome], None], verbose: bool = False
+    tasks: Sequence[Task],
+    settings: CellSettings,
+    jobs: int,
+    report: Callable[[Outcome], None],
+    show: Callable[[str], None],
 ) -> None:
     """Run every (cell, key), `jobs` at once; `report` hears of each as it ends.
+
+    `show` hears of what is under way: the lines of stages, or of processes the cells, every second.
 
     An error ends its cell and no other. A process that dies is replaced, and its cell tried once more. What workers
     print is in `<output_dir>/logs`.
     """
     if jobs == 1 or len(tasks) <= 1:
         cache = InputsCache()
-        announce: Callable[[str], None] = print if verbose else lambda _: None
         with _without_old_garbage():
             for cell, key in tasks:
-                report(attempt(cell, key, settings, cache, announce))
+                report(attempt(cell, key, settings, cache, show))
         return
     with _Workers(min(jobs, len(tasks)), settings) as workers:
-        workers.run(tasks, report)
+        workers.run(tasks, report, show)
 
 
 def attempt(
@@ -116,8 +122,8 @@ class _Workers:
         its.close()
         return _Worker(process, mine)
 
-    def run(self, tasks: Sequence[Task], report: Callable[[Outcome], None]) -> None:
-        """Hand out the tasks and wait for all of them."""
+    def run(self, tasks: Sequence[Task], report: Callable[[Outcome], None], show: Callable[[str], None]) -> None:
+        """Hand out the tasks and wait for all of them; `show` hears every second which are under way."""
         waiting = deque(tasks)
         attempts: Counter[Path] = Counter()
         while waiting or any(worker.task for worker in self._workers):
@@ -129,7 +135,9 @@ class _Workers:
                     with suppress(BrokenPipeError, ConnectionResetError):
                         worker.connection.send(worker.task)
             busy = [worker for worker in self._workers if worker.task is not None]
-            wait([worker.connection for worker in busy])
+            while not wait([worker.connection for worker in busy], timeout=_SECOND):
+                names = ["/".join(worker.task[0].folder.parts[-2:]) for worker in busy if worker.task]
+                show(f"{', '.join(names)} ...")
             for worker in busy:
                 if not worker.connection.poll():
                     continue
