@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,19 +182,27 @@ def archived() -> list[dict[str, Any]]:
 
 
 def run_kill(names: list[str], sample: int | None = None) -> Iterator[dict[str, Any]]:
-    """Try the points of these commands that are not archived; with `sample`, so many of each process, known or not."""
-    known = [] if sample else [{name: row[name] for name in Point.__annotations__} for row in archived()]
+    """Try the points of these commands that the archive lacks; with `sample`, so many of each process, known or not."""
+    known = Counter() if sample else Counter((row["command"], row["role"], row["target"]) for row in archived())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for command in commands(folder):
-            if command.name not in names:
-                continue
             for role, target, count in command.roles:
+                lacking = (sample or count) - known[command.name, role, target]
+                if command.name not in names or lacking <= 0:
+                    continue
                 changes, expected = measured(command, role, folder)
-                for point in points(command, role, target, sample or count, changes):
-                    row = None if asdict(point) in known else strike(command, point, folder, expected)
-                    if row is not None:
-                        yield row
+                for point in points(command, role, target, sample or count, changes)[-lacking:]:
+                    yield reached(command, point, folder, expected)
+
+
+def reached(command: Command, point: Point, folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """What `strike` says of the point, or of the first at a half, a quarter, ... of its changes that is reached."""
+    while (row := strike(command, point, folder, expected)) is None:
+        if point.at == 1:
+            raise RuntimeError(f"{point} is not reached: {point.role} of {command.name} makes no change")
+        point = replace(point, at=point.at // 2)
+    return row
 
 
 def figures() -> dict[str, Any] | None:

@@ -179,3 +179,14 @@ def test_the_estimate_grows_with_the_batch_and_shrinks_with_streaming(
     parameters = [parameter.numel() for parameter in model.parameters()]
     assert small.weights == 4 * sum(parameters)
     assert streamed.weights == 16 * max(parameters)
+
+
+def test_a_forward_pass_is_announced_with_its_layers_and_its_logits_once(model: LlamaForCausalLM) -> None:
+    """Per position hidden states take several times the width and the logits the vocabulary, of 4 bytes each."""
+    ids = torch.randint(model.config.vocab_size, (1, 16))
+    row = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    wide = 15 * model.config.vocab_size * 4
+    found = estimate.forward_bytes(model, row, 1)
+    widths = (found / 1.2 - 2 * wide) / (16 * 4)
+    assert 2 * model.config.hidden_size < widths < 20 * (model.config.hidden_size + model.config.intermediate_size)
+    assert estimate.forward_bytes(model, row, 4) == pytest.approx(4 * found, rel=1e-3)

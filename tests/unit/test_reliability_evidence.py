@@ -2,10 +2,11 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 
-from evidence.reliability import draws, page
+from evidence.reliability import draws, kill, page
 from evidence.reliability.fuzz import Found, Kind, attempt
 from evidence.reliability.kill import SIGNALS, Command, points
 from evidence.reliability.leftovers import differences, snapshot
@@ -34,6 +35,31 @@ def test_points_are_the_same_at_every_call_and_take_turns():
     assert {point.signal for point in drawn} == set(SIGNALS)
     assert all(1 <= point.at <= 300 for point in drawn)
     assert len(points(command, "main", "self", 30, 5)) == 5
+
+
+def test_a_point_that_a_worker_does_not_reach_is_tried_earlier(tmp_path, monkeypatch):
+    tried = []
+
+    def strike(command, point, folder, expected):
+        tried.append(point.at)
+        return {**asdict(point), "wrong": []} if point.at <= 5 else None
+
+    monkeypatch.setattr(kill, "strike", strike)
+    point = kill.Point("sweep", "worker-1", 23, "SIGTERM", "all")
+    row = kill.reached(Command("sweep", [], ()), point, tmp_path, {})
+    assert tried == [23, 11, 5]
+    assert row == {**asdict(point), "at": 5, "wrong": []}
+
+
+def test_only_the_points_that_the_archive_lacks_are_tried(monkeypatch):
+    roles = (("worker-1", "self", 3), ("worker-1", "all", 3))
+    monkeypatch.setattr(kill, "commands", lambda folder: [Command("sweep", [], roles)])
+    known = [{"command": "sweep", "role": "worker-1", "target": target} for target in ("self", "self", "self", "all")]
+    monkeypatch.setattr(kill, "archived", lambda: known)
+    monkeypatch.setattr(kill, "measured", lambda command, role, folder: (50, {}))
+    monkeypatch.setattr(kill, "strike", lambda command, point, folder, expected: asdict(point))
+    assert [row["target"] for row in kill.run_kill(["sweep"])] == ["all", "all"]
+    assert [row["target"] for row in kill.run_kill(["sweep"], sample=1)] == ["self", "all"]
 
 
 def test_what_a_kill_may_not_change(tmp_path):

@@ -109,7 +109,7 @@ def score_confidence(
         values = measure_rows(measurement, len(rows), plan, entries, announce)
         columns |= {**values, **measurement.derived(values)}
     usable = torch.zeros(len(rows), dtype=torch.bool)
-    usable[list(lengths)] = True
+    usable[torch.frombuffer(lengths.longest_first(), dtype=torch.int64)] = True
     measured = Measured(usable, config.seed, columns)
     return _with_columns(self_knowledge, measured, scorer.score(measured))
 

@@ -1,7 +1,7 @@
 """Measuring many rows: a share for each process, saved shard by shard."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from graceful_forgetting.confidence.scorer import Measurement
-from graceful_forgetting.gradients.rows import batches
+from graceful_forgetting.gradients.rows import RowLengths, batches
 from graceful_forgetting.runtime.batches import BatchLimit
 from graceful_forgetting.runtime.distributed import process_count
 from graceful_forgetting.runtime.progress import progress_bar
@@ -33,18 +33,18 @@ class Plan:
     same batch, and so with the same rounding, however many share the work.
     """
 
-    batches: list[list[int]]
+    batches: list[Sequence[int]]
     shards: list[range]
     tokens: list[int]
 
     @classmethod
-    def of(cls, lengths: Mapping[int, int], batch_size: int) -> "Plan":
+    def of(cls, lengths: RowLengths, batch_size: int) -> "Plan":
         """Args: length by row index; rows per batch. A shard has `SHARD_SIZE` rows, rounded down to whole batches."""
-        parts = batches(dict(lengths), batch_size)
+        parts = batches(lengths, batch_size)
         step = max(1, SHARD_SIZE // batch_size)
         shards = [range(start, min(start + step, len(parts))) for start in range(0, len(parts), step)]
         # Padding is computed with, so it counts.
-        tokens = [len(indices) * max(lengths[index] for index in indices) for indices in parts]
+        tokens = [len(indices) * lengths[indices[0]] for indices in parts]
         return cls(parts, shards, tokens)
 
     def rows(self, shard: int) -> list[int]:

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+import numpy
+from datasets import Dataset, Features, List, Value
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,7 +27,7 @@ from graceful_forgetting.elicitation.options import OPTIONS_COLUMN, choosing_amo
 from graceful_forgetting.elicitation.prompts import tokenize_prompts
 from graceful_forgetting.elicitation.shards import SHARD_SIZE, complete_in_shards
 from graceful_forgetting.generation import Completion, Request, check_context, make_requests, stop_token_ids
-from graceful_forgetting.runtime.compact import TokenLists
+from graceful_forgetting.runtime.compact import RowWriter, TokenLists
 from graceful_forgetting.runtime.fingerprint import fingerprint_model
 from graceful_forgetting.runtime.store import key_of
 
@@ -83,7 +84,7 @@ def elicit_self_knowledge(
             texts, its answer is the likeliest of them, and nothing is generated. Other columns are kept.
         config: settings; None takes the defaults.
         resume_dir: folder for finished shards of 1024 completions; a second call with the same arguments goes on
-            from there. The caller removes it.
+            from there. The caller removes it. Without it all answers are held in memory; with it 60 bytes of each are.
         announce: receives how much was found finished, and how fast the rest was.
 
     Returns:
@@ -126,16 +127,14 @@ def elicit_with_counts(
     config = config or ElicitationConfig()
     tokenizer = require_tokenizer(processing_class, "prompts")
     pad_token_id = require_pad_token(tokenizer)
-    prompt_ids = tokenize_prompts(prompts, tokenizer)
+    prompt_ids = tokenize_prompts(prompts, tokenizer, resume_dir)
     ends = answer_ends(tokenizer, [prompts.with_format(None)[0]])
     eos_token_ids = stop_token_ids(model.generation_config, tokenizer, ends)
     check_context(prompt_ids, model, config.max_new_tokens)
 
-    requests: Sequence[Request] = make_requests(prompt_ids, config)
-    options = option_ids(prompts, prompt_ids, tokenizer, eos_token_ids, config)
-    asks = any(options)
-    if asks:
-        requests = [replace(request, options=own) for request, own in zip(requests, options, strict=True)]
+    options = option_ids(prompts, prompt_ids, tokenizer, eos_token_ids, config, resume_dir)
+    asks = options is not None
+    requests = make_requests(prompt_ids, config, options)
 
     def backend() -> AbstractContextManager[Backend]:
         opened = open_backend(
@@ -147,20 +146,24 @@ def elicit_with_counts(
         backend,
         requests,
         resume_dir,
-        "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config, options if asks else None),
+        "" if resume_dir is None else _key(model, prompt_ids, eos_token_ids, config, options),
         announce,
     )
-    messages = not isinstance(prompts.with_format(None)[0]["prompt"], str)
-    kept = _Kept(AnswerReader(tokenizer, eos_token_ids), messages, asks)
+    own = prompts.with_format(None)
+    own = own.remove_columns([name for name in (OPTIONS_COLUMN,) if name in own.column_names])
+    kept = _Kept(own, AnswerReader(tokenizer, eos_token_ids), asks, resume_dir)
     # A part at a time: as Python objects rows take ten times as much memory.
     for first in range(0, len(completions), SHARD_SIZE):
-        kept.add(requests[first : first + SHARD_SIZE], _completions(completions, first))
+        part = requests[first : first + SHARD_SIZE]
+        places = [(first + place) // config.num_samples_per_prompt for place in range(len(part))]
+        kept.add(places, part, _completions(completions, first))
+    rows = kept.rows()
     tokens = kept.tokens
     counts = ElicitationCounts(
         prompts=len(prompt_ids),
         completions=len(completions),
-        kept=len(kept.indices),
-        duplicates=len(completions) - kept.empty - len(kept.indices),
+        kept=len(rows),
+        duplicates=len(completions) - kept.empty - len(rows),
         empty=kept.empty,
         inexact=kept.inexact,
         tokens=tokens,
@@ -168,7 +171,7 @@ def elicit_with_counts(
         tokens_per_second=tokens / seconds,
     )
     source = "The model" if config.server_url is None else "The server"
-    chose = f"chose among options {sum(map(bool, options))} times and " if asks else ""
+    chose = "" if options is None else f"chose among options {sum(map(bool, options))} times and "
     announce(
         f"{source} {chose}generated {tokens} tokens in {seconds:.1f} s, "
         f"{counts.tokens_per_second:.0f} tokens per second"
@@ -176,14 +179,12 @@ def elicit_with_counts(
     _log_dropped(counts)
     if counts.empty + counts.duplicates > _MANY * counts.completions:
         logger.warning(_why_dropped(counts, isinstance(prompts[0]["prompt"], str) and bool(tokenizer.chat_template)))
-    if not kept.indices:
+    if len(rows) == 0:
         contents = [
             c.content_ids for first in range(0, len(completions), SHARD_SIZE) for c in _completions(completions, first)
         ]
         raise ValueError(_all_empty(contents, tokenizer))
-    rows = prompts.remove_columns([name for name in (OPTIONS_COLUMN,) if name in prompts.column_names])
-    rows = rows.with_format(None).select([i // config.num_samples_per_prompt for i in kept.indices])
-    return concatenate_datasets([rows, concatenate_datasets(kept.parts)], axis=1), counts
+    return rows, counts
 
 
 def _completions(completions: Dataset, first: int) -> list[Completion]:
@@ -195,37 +196,66 @@ def _completions(completions: Dataset, first: int) -> list[Completion]:
 class _Kept:
     """The rows that elicitation returns, and counts of the others, from parts of the completions in their order.
 
+    Args:
+        prompts: with the columns that rows keep.
+        reader: of the answers' texts.
+        with_options: whether rows get `other_options`.
+        folder: where the rows lie; None: in memory.
+
     Attributes:
-        parts: the rows. indices: their places among the completions.
         empty, inexact, tokens: see `ElicitationCounts`.
     """
 
-    def __init__(self, reader: AnswerReader, messages: bool, with_options: bool):
-        self._reader, self._messages, self._with_options = reader, messages, with_options
-        self.parts: list[Dataset] = []
-        self.indices: list[int] = []
+    def __init__(self, prompts: Dataset, reader: AnswerReader, with_options: bool, folder: str | Path | None):
+        self._prompts, self._reader, self._with_options = prompts, reader, with_options
+        self._messages = not isinstance(prompts[0]["prompt"], str)
+        self._features = _features(self._messages, with_options)
+        self._writer = RowWriter(Features({**prompts.features, **self._features}), folder)
+        # Of each row written, 16 bytes: a set of them takes ten times as much memory.
+        self._digests = bytearray()
         self.empty = self.inexact = self.tokens = 0
-        self._seen: set[bytes] = set()
-        self._done = 0
 
-    def add(self, requests: Sequence[Request], completions: Sequence[Completion]) -> None:
-        """The next part."""
+    def add(self, places: Sequence[int], requests: Sequence[Request], completions: Sequence[Completion]) -> None:
+        """The next part: places of its prompts, what was asked, and what came back."""
         texts = self._reader.texts_or_tokens([c.content_ids for c in completions])
-        rows = []
-        for request, completion, text in zip(requests, completions, texts, strict=True):
-            key = blake2b(repr((request.prompt_ids, text)).encode(), digest_size=16).digest()
+        rows, kept = [], []
+        for place, request, completion, text in zip(places, requests, completions, texts, strict=True):
             if not text.strip():
                 self.empty += 1
-            elif key not in self._seen:
-                self._seen.add(key)
-                self.indices.append(self._done)
-                content = [{"role": "assistant", "content": text}] if self._messages else text
-                rows.append(_row(request, completion, content, self._with_options))
-            self._done += 1
+                continue
+            self._digests += blake2b(repr((request.prompt_ids, text)).encode(), digest_size=16).digest()
+            content = [{"role": "assistant", "content": text}] if self._messages else text
+            rows.append(_row(request, completion, content, self._with_options))
+            kept.append(place)
         self.inexact += sum(not c.exact for c in completions)
         self.tokens += sum(len(c.token_ids) for c in completions)
         if rows:
-            self.parts.append(Dataset.from_list(rows))
+            table = self._prompts.with_format("arrow")[kept]
+            added = Dataset.from_list(rows, self._features).data
+            for name in self._features:
+                table = table.append_column(name, added[name])
+            self._writer.write(table)
+
+    def rows(self) -> Dataset:
+        """Those that were kept, without those that repeat an earlier one."""
+        rows = self._writer.rows()
+        _, first = numpy.unique(numpy.frombuffer(self._digests, "S16"), return_index=True)
+        return rows if len(first) == len(rows) else rows.select(numpy.sort(first))
+
+
+def _features(messages: bool, with_options: bool) -> Features:
+    """Of the columns that elicitation adds."""
+    message = {"role": Value("string"), "content": Value("string")}
+    options = {OTHER_OPTIONS: List(List(Value("int64")))} if with_options else {}
+    return Features(
+        completion=List(message) if messages else Value("string"),
+        completion_tokens=Value("int64"),
+        mean_log_probability=Value("float64"),
+        finish_reason=Value("string"),
+        input_ids=List(Value("int32")),
+        labels=List(Value("int64")),
+        **options,
+    )
 
 
 def _all_empty(contents: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -246,7 +276,7 @@ def _key(
     prompt_ids: TokenLists,
     eos_token_ids: Sequence[int],
     config: ElicitationConfig,
-    options: Sequence[Sequence[Sequence[int]]] | None,
+    options: Sequence[tuple[tuple[int, ...], ...]] | None,
 ) -> str:
     """Hash of all that decides the completions; batch size and a server's address change them by rounding only."""
     sampling = {"temperature": config.temperature, "seed": config.seed} if config.temperature > 0 else {}

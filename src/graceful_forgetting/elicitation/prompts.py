@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -14,8 +15,12 @@ logger = logging.getLogger(__name__)
 ADDED_COLUMNS = ("completion_tokens", "mean_log_probability", "finish_reason", "input_ids", "labels")
 
 
-def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenLists:
+def tokenize_prompts(
+    prompts: Dataset, tokenizer: PreTrainedTokenizerBase, folder: str | Path | None = None
+) -> TokenLists:
     """Token ids of each row's `prompt`: a string, or a list of messages with the generation prompt added.
+
+    They lie in `folder`, or in memory where there is none.
 
     Raises:
         TypeError: `prompts` is not a `datasets.Dataset`.
@@ -47,7 +52,7 @@ def tokenize_prompts(prompts: Dataset, tokenizer: PreTrainedTokenizerBase) -> To
             )
         if isinstance(value, str) and value != value.rstrip():
             blank[index] = value
-    found = TokenLists()
+    found = TokenLists(folder=folder)
     try:
         for part in encoded_parts(prompts, "tokenising prompts", lambda rows: encode_prompts(rows, tokenizer)):
             found.extend(part)

@@ -1,11 +1,12 @@
 """Completing many requests: a share for each process, saved shard by shard."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy
 from datasets import Dataset, concatenate_datasets
 
 from graceful_forgetting.elicitation.backends import Backend
@@ -56,7 +57,7 @@ def complete_in_shards(
     for part in made:
         known |= part
     completions = concatenate_datasets([known[number][0] for number in range(len(shards))])
-    return completions.select(sorted(range(len(order)), key=order.__getitem__)), seconds
+    return completions.select(numpy.argsort(order)), seconds
 
 
 def _load(entry: Entry) -> tuple[Dataset, float] | None:
@@ -75,7 +76,7 @@ def _save(entry: Entry, completions: Dataset, seconds: float) -> None:
 
 
 def _complete(
-    backend: Backend, requests: Sequence[Request], shards: dict[int, list[int]], entries: Sequence[Entry] | None
+    backend: Backend, requests: Sequence[Request], shards: Mapping[int, Sequence[int]], entries: Sequence[Entry] | None
 ) -> dict[int, tuple[Dataset, float]]:
     """The completions of `shards`, which are places in `requests`, and the seconds of each, by number."""
     done = {}
@@ -89,9 +90,13 @@ def _complete(
                 tokens += len(completion.token_ids)
                 progress.update()
                 progress.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
-            # As Python objects completions take ten times as much memory.
-            rows = Dataset.from_list([asdict(completions[i]) for i in range(len(places))])
-            done[number] = rows, time.perf_counter() - begun
+            # As Python objects completions take ten times as much memory; read from their files they take none.
+            rows, seconds = (
+                Dataset.from_list([asdict(completions[i]) for i in range(len(places))]),
+                time.perf_counter() - begun,
+            )
             if entries is not None:
-                _save(entries[number], *done[number])
+                _save(entries[number], rows, seconds)
+                rows = read_rows(entries[number].path / _ROWS)
+            done[number] = rows, seconds
     return done

@@ -2,8 +2,10 @@
 
 import math
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 
+import numpy
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -60,9 +62,10 @@ def generate_completions(
     return [completions[i] for i in range(len(requests))]
 
 
-def longest_first(requests: Sequence[Request]) -> list[int]:
+def longest_first(requests: Sequence[Request]) -> "array[int]":
     """Indices of `requests`, those with the longest prompts first and equal ones in their order."""
-    return sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
+    lengths = numpy.fromiter((len(request.prompt_ids) for request in requests), numpy.int64, len(requests))
+    return array("q", (-lengths).argsort(kind="stable").tobytes())
 
 
 def complete(

@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -64,10 +64,17 @@ class Requests(Sequence[Request]):
     Args:
         prompt_ids: tokens of the prompts.
         seeds: one a request.
+        options: of each prompt; None: none has any.
     """
 
-    def __init__(self, prompt_ids: Sequence[list[int]], each: int, seeds: "array[int]"):
-        self._prompt_ids, self._each, self._seeds = prompt_ids, each, seeds
+    def __init__(
+        self,
+        prompt_ids: Sequence[list[int]],
+        each: int,
+        seeds: "array[int]",
+        options: Sequence[tuple[tuple[int, ...], ...]] | None = None,
+    ):
+        self._prompt_ids, self._each, self._seeds, self._options = prompt_ids, each, seeds, options
 
     def __len__(self) -> int:
         return len(self._seeds)
@@ -79,25 +86,42 @@ class Requests(Sequence[Request]):
     def __getitem__(self, index: int | slice) -> Request | list[Request]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        return Request(self._prompt_ids[index // self._each], self._seeds[index])
+        place = index // self._each
+        return Request(self._prompt_ids[place], self._seeds[index], self._options[place] if self._options else ())
 
 
-def make_requests(prompt_ids: Sequence[list[int]], config: ElicitationConfig) -> Requests:
-    """`config.num_samples_per_prompt` requests for each prompt, prompt by prompt.
+def make_requests(
+    prompt_ids: Sequence[list[int]],
+    config: ElicitationConfig,
+    options: Sequence[tuple[tuple[int, ...], ...]] | None = None,
+) -> Requests:
+    """`config.num_samples_per_prompt` requests for each prompt, prompt by prompt, with its options if it has some.
 
     A request's seed is made from `config.seed`, the prompt's tokens and the number of the draw, so that it depends
     neither on the other prompts nor on their order. A prompt that occurs again goes on counting its draws.
     """
-    draws: Counter[bytes] = Counter()
-    seeds = array("Q")
-    for ids in prompt_ids:
+    each, seeds = config.num_samples_per_prompt, array("Q")
+    for ids, times in zip(prompt_ids, _times_before(prompt_ids), strict=True):
         prompt = json.dumps(ids)
-        known = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
-        for _ in range(config.num_samples_per_prompt):
-            digest = hashlib.blake2b(f"{config.seed}:{draws[known]}:{prompt}".encode(), digest_size=8).digest()
+        for draw in range(times * each, (times + 1) * each):
+            digest = hashlib.blake2b(f"{config.seed}:{draw}:{prompt}".encode(), digest_size=8).digest()
             seeds.append(int.from_bytes(digest, "little") >> (64 - _SEED_BITS))
-            draws[known] += 1
-    return Requests(prompt_ids, config.num_samples_per_prompt, seeds)
+    return Requests(prompt_ids, each, seeds, options)
+
+
+def _times_before(prompt_ids: Sequence[list[int]]) -> "array[int]":
+    """How often each prompt has occurred before."""
+    digests = bytearray()
+    for ids in prompt_ids:
+        digests += hashlib.blake2b(json.dumps(ids).encode(), digest_size=16).digest()
+    # Arrays, since a dictionary takes ten times as much memory.
+    prompts = numpy.frombuffer(digests, "S16")
+    order = prompts.argsort(kind="stable")
+    places, times = numpy.arange(len(prompts)), numpy.zeros(len(prompts), numpy.int64)
+    again = numpy.zeros(len(prompts), bool)
+    again[1:] = prompts[order][1:] == prompts[order][:-1]
+    times[order] = places - numpy.maximum.accumulate(numpy.where(again, 0, places))
+    return array("q", times.tobytes())
 
 
 def until_stop(ids: Sequence[int], eos_token_ids: Sequence[int]) -> list[int]:

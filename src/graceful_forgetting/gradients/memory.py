@@ -4,18 +4,22 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import finalize
 
 import psutil
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
-from graceful_forgetting.gradients.token_loss import counted_targets, mean_losses
+from graceful_forgetting.gradients.token_loss import counted_targets, logits_at_once, mean_losses
 from graceful_forgetting.gradients.undisturbed import differentiating
 from graceful_forgetting.runtime.distributed import process_count
 
 _FLOAT32 = 4
-# What a backward pass takes on its way, and what lies between its tensors: memory in use is a fifth more than what
+# What operations take on their way, and what lies between tensors: memory in use is a fifth more than what is alive or
 # autograd keeps, to a tenth of the whole (evidence/speed/memory_estimates.py).
 _ON_THE_WAY = 5
 
@@ -78,10 +82,47 @@ class MemoryEstimate:
 
 
 def forward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size: int) -> int:
-    """What forward passes without gradient need for a batch of rows like `row`: logits and their log-softmax."""
+    """What forward passes without gradient need for a batch of rows like `row`, measured by a forward pass of it.
+
+    The most that layers hold at once, the logits, and what is worked on of them at once. All of it counts: what layers
+    have freed lies in pieces, into which the logits do not fit.
+    """
     positions, _ = counted_targets(row)
     vocabulary = model.config.get_text_config().vocab_size
-    return batch_size * len(positions) * vocabulary * (model.dtype.itemsize + 2 * _FLOAT32)
+    logits = batch_size * len(positions) * vocabulary
+    worked_on = min(logits, logits_at_once(model.device)) * _FLOAT32
+    with differentiating(model, ()), torch.no_grad(), _Layers(vocabulary) as layers:
+        mean_losses(model, row)
+    in_use = batch_size * layers.most + logits * model.dtype.itemsize + worked_on
+    return in_use + in_use // _ON_THE_WAY
+
+
+class _Layers(TorchDispatchMode):
+    """`most`: bytes that are alive at once, of all that is made before the first tensor as wide as `logits`."""
+
+    def __init__(self, logits: int) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._logits, self._before = logits, True
+        self._known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        # What an operation reads was there before, as parameters are, or is known.
+        for tensor in (each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)):
+            self._known.setdefault(tensor.untyped_storage(), 0)
+        for tensor in (each for each in tree_leaves(found) if isinstance(each, Tensor)):
+            self._before = self._before and (not tensor.dim() or tensor.shape[-1] != self._logits)
+            storage = tensor.untyped_storage()
+            if self._before and storage not in self._known:
+                self._known[storage] = size = storage.nbytes()
+                self._now += size
+                self.most = max(self.most, self._now)
+                finalize(storage, self._free, size)
+        return found
+
+    def _free(self, size: int) -> None:
+        self._now -= size
 
 
 def backward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size: int, names: Collection[str]) -> int:
@@ -104,7 +145,10 @@ def backward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size
         torch.autograd.graph.saved_tensors_hooks(note, _unchanged),
     ):
         mean_losses(model, row)
-    of_a_row = sum(kept.values()) + forward_bytes(model, row, 1)
+    positions, _ = counted_targets(row)
+    logits = len(positions) * model.config.get_text_config().vocab_size
+    # Those of a forward pass are in use with their gradient and what it is made from.
+    of_a_row = sum(kept.values()) + logits * (model.dtype.itemsize + 2 * _FLOAT32)
     return batch_size * (of_a_row + of_a_row // _ON_THE_WAY)
 
 

@@ -154,8 +154,13 @@ class _TokenNll(torch.autograd.Function):
         return result, None, None
 
 
+def logits_at_once(device: torch.device) -> int:
+    """How many logits losses are made from at once."""
+    return _CPU_LOGITS if device.type == "cpu" else _DEVICE_LOGITS
+
+
 def _parts(logits: Tensor) -> list[slice]:
-    step = max(1, (_CPU_LOGITS if logits.device.type == "cpu" else _DEVICE_LOGITS) // logits.shape[1])
+    step = max(1, logits_at_once(logits.device) // logits.shape[1])
     return [slice(start, start + step) for start in range(0, len(logits), step)]
 
 

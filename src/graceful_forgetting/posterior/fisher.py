@@ -125,7 +125,7 @@ def fisher_estimate(
         raise ValueError(
             f"draws={draws} with estimator={config.estimator!r}: only 'sampled' draws labels; leave draws at 1"
         )
-    lengths = usable_rows(rows, model, argument="learning")
+    lengths: Mapping[int, int] = usable_rows(rows, model, argument="learning")
     if config.num_samples is not None and config.num_samples < len(lengths):
         generator = numpy.random.default_rng(config.seed)
         chosen = generator.choice(sorted(lengths), size=config.num_samples, replace=False)

@@ -54,14 +54,18 @@ def key_of(**parts: Any) -> str:
 
 
 def read_rows(folder: str | Path) -> "Dataset":
-    """Rows saved by `Dataset.save_to_disk`, held in memory.
+    """Rows saved by `Dataset.save_to_disk`, mapped from their files, so that they take no memory of the process.
 
-    Rows that are mapped from disk write the results of `map`, `filter` and `sort` beside themselves, into the entry.
+    To the library they are in memory: `map`, `filter` and `sort` write no caches beside them, into the entry.
     """
     # Comparing results need not wait for this import where no rows are left.
-    from datasets import load_from_disk
+    from datasets import Dataset, load_from_disk
+    from datasets.table import InMemoryTable
 
-    return load_from_disk(str(folder), keep_in_memory=True)
+    rows = load_from_disk(str(folder))
+    table = InMemoryTable(rows.data.table)
+    # Without the known one it would be made from all of the content.
+    return Dataset(table, info=rows.info, split=rows.split, fingerprint=rows._fingerprint)
 
 
 @dataclass(frozen=True)
