@@ -213,7 +213,7 @@ def test_tokenizer_without_pad_token_falls_back_to_eos(build, tokenizer):
 
 
 def test_prompt_longer_than_the_context(build):
-    trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1 " * 70]}))
+    trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1 " * 70]}), per_device_unlearn_batch_size=1)
     with pytest.raises(ValueError, match=r"row 0 .*70.*64"):
         trainer.train()
     assert trainer.state.global_step == 0

@@ -16,6 +16,7 @@ from graceful_forgetting.confidence.shards import Plan, measure_rows
 from graceful_forgetting.config import ConfidenceConfig
 from graceful_forgetting.gradients.rows import tokenised_rows, usable_rows
 from graceful_forgetting.posterior import LearningPosterior
+from graceful_forgetting.runtime.batches import BatchLimit
 from graceful_forgetting.runtime.shards import shard_entries
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,9 @@ def score_confidence(
     measurements = _without_covered([measurement.of(inputs) for measurement in scorer.reads])
     plan = Plan.of(lengths, config.batch_size)
     for measurement in measurements:
-        memory = measurement.memory(inputs.batch(plan.batches[0][:1]), len(plan.batches[0]))
+        # It is measured with the longest row.
+        with BatchLimit("Scoring", 1).attempt(1):
+            memory = measurement.memory(inputs.batch(plan.batches[0][:1]), len(plan.batches[0]))
         announce(f"Scoring {len(lengths)} samples in {len(plan.batches)} batches: {memory}")
         memory.require_fit("scoring", config.batch_size)
     columns: dict[str, Tensor] = {}
