@@ -212,8 +212,9 @@ def test_tokenizer_without_pad_token_falls_back_to_eos(build, tokenizer):
     assert trainer.state.global_step == 4
 
 
-def test_prompt_longer_than_the_context(build):
-    trainer = build(forget_dataset=Dataset.from_dict({"prompt": ["w1 " * 70]}), per_device_unlearn_batch_size=1)
+def test_prompt_longer_than_the_context(build, tmp_path):
+    args = config(tmp_path, per_device_unlearn_batch_size=1)
+    trainer = build(args, forget_dataset=Dataset.from_dict({"prompt": ["w1 " * 70]}))
     with pytest.raises(ValueError, match=r"row 0 .*70.*64"):
         trainer.train()
     assert trainer.state.global_step == 0
