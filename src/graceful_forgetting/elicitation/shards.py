@@ -91,10 +91,8 @@ def _complete(
                 progress.update()
                 progress.set_postfix_str(f"{tokens / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
             # As Python objects completions take ten times as much memory; read from their files they take none.
-            rows, seconds = (
-                Dataset.from_list([asdict(completions[i]) for i in range(len(places))]),
-                time.perf_counter() - begun,
-            )
+            rows = Dataset.from_list([asdict(completions[i]) for i in range(len(places))])
+            seconds = time.perf_counter() - begun
             if entries is not None:
                 _save(entries[number], rows, seconds)
                 rows = read_rows(entries[number].path / _ROWS)

@@ -33,7 +33,8 @@ _NUMBER = re.compile(
 )
 _LONGEST_FRACTION = 18
 # ½ and the like, which Unicode takes apart into 1⁄2; and 1 1/2, which is one number.
-_VULGAR = re.compile(r"(\d?)([¼-¾⅐-⅞])")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_VULGAR_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _MIXED = re.compile(r"(?<![\w.,/])(\d{1,9}) +(\d{1,3})/(\d{1,3})(?![\w/])")
 _MARKER = "####"
 # Of a number that stands alone: its sign, and groups of thousands that spaces set off.
@@ -49,7 +50,7 @@ def _numbers(text: str) -> list[str]:
     However long, a number is compared digit for digit. 1/2 is 0.5, and 1/3 stays a fraction.
     """
     numbers = []
-    text = _VULGAR.sub(lambda found: f"{found[1]} "[not found[1] :] + normalize("NFKC", found[2]), text)
+    text = _VULGAR.sub(lambda found: normalize("NFKC", found[0]), _VULGAR_AFTER_DIGIT.sub(" ", text))
     text = _MIXED.sub(_improper, text.translate(_PLAIN))
     for match in _NUMBER.finditer(text):
         sign, whole, fraction, exponent, below = match.groups()
