@@ -1,6 +1,6 @@
 """Long scoring runs: killed and resumed, estimated before they start, refused when they cannot fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,3 +190,15 @@ def test_a_forward_pass_is_announced_with_its_layers_and_its_logits_once(model: 
     widths = (found / 1.2 - 2 * wide) / (16 * 4)
     assert 2 * model.config.hidden_size < widths < 20 * (model.config.hidden_size + model.config.intermediate_size)
     assert estimate.forward_bytes(model, row, 4) == pytest.approx(4 * found, rel=1e-3)
+
+
+def test_a_layer_as_wide_as_the_vocabulary_is_not_taken_for_the_logits(
+    make_model: Callable[..., LlamaForCausalLM],
+) -> None:
+    ids = torch.arange(16).unsqueeze(0)
+    row = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    alike, wider = (
+        estimate.forward_bytes(make_model(vocab_size=vocabulary, intermediate_size=64), row, 1)
+        for vocabulary in (64, 65)
+    )
+    assert alike == pytest.approx(wider, rel=0.02)

@@ -91,16 +91,22 @@ def forward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size:
     vocabulary = model.config.get_text_config().vocab_size
     logits = batch_size * len(positions) * vocabulary
     worked_on = min(logits, logits_at_once(model.device)) * _FLOAT32
-    with differentiating(model, ()), torch.no_grad(), _Layers(vocabulary) as layers:
-        mean_losses(model, row)
+    head = model.get_output_embeddings()
+    with differentiating(model, ()), torch.no_grad(), _Layers(None if head is not None else vocabulary) as layers:
+        ends = head.register_forward_pre_hook(layers.end) if head is not None else None
+        try:
+            mean_losses(model, row)
+        finally:
+            if ends is not None:
+                ends.remove()
     in_use = batch_size * layers.most + logits * model.dtype.itemsize + worked_on
     return in_use + in_use // _ON_THE_WAY
 
 
 class _Layers(TorchDispatchMode):
-    """`most`: bytes that are alive at once, of all that is made before the first tensor as wide as `logits`."""
+    """`most`: bytes that are alive at once, of all that is made before `end`, or the first tensor as wide as `logits`."""
 
-    def __init__(self, logits: int) -> None:
+    def __init__(self, logits: int | None) -> None:
         super().__init__()
         self.most = self._now = 0
         self._logits, self._before = logits, True
@@ -120,6 +126,10 @@ class _Layers(TorchDispatchMode):
                 self.most = max(self.most, self._now)
                 finalize(storage, self._free, size)
         return found
+
+    def end(self, *_: Any) -> None:
+        """What is made from now on does not count."""
+        self._before = False
 
     def _free(self, size: int) -> None:
         self._now -= size
