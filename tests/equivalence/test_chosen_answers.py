@@ -13,18 +13,8 @@ from graceful_forgetting import LWFConfig, LWFTrainer, score_confidence
 from graceful_forgetting.confidence.losses import shift_by_answer
 from graceful_forgetting.config import ConfidenceConfig, ElicitationConfig
 from graceful_forgetting.data import tokenize_dataset
-from graceful_forgetting.data.options import place_of_choice
 from graceful_forgetting.elicitation import elicit_self_knowledge
-from graceful_forgetting.gradients.options import (
-    cut_at_choice,
-    log_shares,
-    log_shares_of_tokens,
-    most_readings,
-    sample_losses,
-    with_other_options,
-)
-from graceful_forgetting.gradients.rows import padded
-from graceful_forgetting.gradients.token_loss import mean_losses
+from graceful_forgetting.gradients.options import log_shares, sample_losses, with_other_options
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.training.unlearned_rows import without_ends
 from graceful_forgetting.unlearning.order import batch_indices
@@ -40,11 +30,7 @@ def model(make_model: Any) -> Any:
 
 @pytest.fixture
 def knowledge(model: Any, tokenizer: Any) -> Dataset:
-    return elicited(model, tokenizer, OPTIONS)
-
-
-def elicited(model: Any, tokenizer: Any, options: list[list[str] | None]) -> Dataset:
-    prompts = Dataset.from_dict({"prompt": [f"w{11 + i} w12 " for i in range(len(options))], "options": options})
+    prompts = Dataset.from_dict({"prompt": [f"w{11 + i} w12 " for i in range(len(OPTIONS))], "options": OPTIONS})
     return elicit_self_knowledge(model, tokenizer, prompts, ElicitationConfig(batch_size=4, max_new_tokens=3))
 
 
@@ -59,21 +45,13 @@ def parts(row: dict[str, Any]) -> tuple[list[int], list[int]]:
 
 
 def slow_log_probs(model: Any, row: dict[str, Any], with_end: bool = True) -> torch.Tensor:
-    """log of the answer's share, (1,), where it has other options; else log p of its tokens.
-
-    Options that differ in one token are compared by its probability.
-    """
+    """log of the answer's share, (1,), where it has other options; else log p of its tokens."""
     prompt, answer = parts(row)
     tokens = log_likelihood(model, prompt, answer)
     if not row["other_options"]:
         return tokens if with_end or len(tokens) == 1 or answer[-1] != 1 else tokens[:-1]
-    every = [answer, *row["other_options"]]
-    compared = slice(None)
-    if len(set(map(len, every))) == 1:
-        (place,) = (place for place in range(len(answer)) if len({option[place] for option in every}) > 1)
-        compared = slice(place, place + 1)
-    likelihoods = [log_likelihood(model, prompt, option)[compared].sum() for option in every]
-    return (likelihoods[0] - torch.stack(likelihoods).logsumexp(0)).unsqueeze(0)
+    others = [log_likelihood(model, prompt, option).sum() for option in row["other_options"]]
+    return (tokens.sum() - torch.stack([tokens.sum(), *others]).logsumexp(0)).unsqueeze(0)
 
 
 def test_elicitation_keeps_the_options_that_were_not_the_answer(knowledge: Dataset, tokenizer: Any) -> None:
@@ -91,42 +69,6 @@ def test_losses_of_a_batch(model: Any, knowledge: Dataset) -> None:
     assert sample_losses(model, knowledge, every, model.device).tolist() == pytest.approx(expected, rel=1e-4)
     alone = [sample_losses(model, knowledge, [index], model.device).item() for index in every]
     assert alone == pytest.approx(expected, rel=1e-4)
-
-
-def test_one_reading_tells_the_shares_of_options_that_differ_in_one_token(model: Any, tokenizer: Any) -> None:
-    knowledge = elicited(model, tokenizer, ONCE)
-    rows = list(knowledge)
-    cut, tokens = cut_at_choice(rows)
-    assert [len(own) for own in tokens] == [len(options) for options in ONCE]
-    assert most_readings(knowledge) == 1
-    once = log_shares_of_tokens(model, padded(cut, model.device), tokens)
-    expanded, places = with_other_options(rows)
-    each, _ = log_shares(-mean_losses(model, padded(expanded, model.device)), places)
-    torch.testing.assert_close(once, each, rtol=1e-5, atol=1e-6)
-    assert once.tolist() == pytest.approx([slow_log_probs(model, row).item() for row in rows], rel=1e-4)
-
-
-def test_an_answer_is_the_likeliest_token_whatever_follows_it(model: Any, tokenizer: Any) -> None:
-    for row in elicited(model, tokenizer, ONCE):
-        assert slow_log_probs(model, row).exp().item() >= 1 / (1 + len(row["other_options"]))
-
-
-@pytest.mark.parametrize(
-    ("options", "place"),
-    [
-        ([[3, 1], [4, 1]], 0),
-        ([[5, 3, 1], [5, 4, 1], [5, 6, 1]], 1),
-        ([[3], [4]], 0),
-        ([[3, 1], [4, 5, 1]], None),
-        ([[3, 4], [4, 3]], None),
-        # Three that differ, but two of them in the end alone.
-        ([[3, 1], [3, 2], [4, 1]], None),
-        ([[3, 1], [3, 1]], None),
-        ([], None),
-    ],
-)
-def test_the_place_of_a_choice(options: list[list[int]], place: int | None) -> None:
-    assert place_of_choice(options) == place
 
 
 def test_shares_of_rows_without_options_are_whole() -> None:
@@ -155,24 +97,14 @@ def slow_value(name: str, log_probs: torch.Tensor, base_loss: float) -> torch.Te
     return -torch.log(-torch.expm1(log_probs) + 1e-6).mean()
 
 
-ONCE = [["w3", "w4"], ["w20", "w21", "w5"], ["w6 w3", "w6 w4"], ["w7", "w8"], ["w9", "w30"], ["w3 w4", "w3 w5"]]
-
-
 @pytest.mark.parametrize("passes", [1, 2])
-@pytest.mark.parametrize("options", [OPTIONS, ONCE], ids=["mixed", "once"])
 @pytest.mark.parametrize("name", ["bounded_tokens", "unlikelihood", "npo"])
 def test_updates_unlearn_and_retain_shares(
-    tmp_path: Path,
-    model: Any,
-    tokenizer: Any,
-    learning: Dataset,
-    name: str,
-    options: list[list[str] | None],
-    passes: int,
+    tmp_path: Path, model: Any, tokenizer: Any, learning: Dataset, knowledge: Dataset, name: str, passes: int
 ) -> None:
     """Two steps of SGD: θ − lr (∇ learning + v ∇ (unlearning + retained)), in one pass and in two."""
     rate, weight, size, seed = 0.05, 0.3, 4, 42
-    slow, knowledge = copy.deepcopy(model), elicited(model, tokenizer, options)
+    slow = copy.deepcopy(model)
     pool = knowledge.add_column("forgetting_confidence", [6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
     args = LWFConfig(
         output_dir=str(tmp_path),

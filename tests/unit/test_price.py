@@ -15,12 +15,12 @@ from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.training import in_memory, price
 from graceful_forgetting.training.measured_speed import measured_speed
-from graceful_forgetting.training.price import Speed, choices_of, price_text, stage_label, worth_measuring
+from graceful_forgetting.training.price import Speed, options_each, price_text, stage_label, worth_measuring
 from graceful_forgetting.training.stages import RunDirectory, StagesAhead
-from graceful_forgetting.training.work import Amounts, Choices, Lengths, Work, stage_work
+from graceful_forgetting.training.work import Amounts, Lengths, Work, stage_work
 
 AMOUNTS = Amounts(
-    choices=Choices(1.0, 1.0),
+    options=1.0,
     learning=Lengths(16, (10,) * 16),
     held_out=Lengths(4, (10,) * 4),
     prompts=Lengths(30, (5,) * 30),
@@ -68,8 +68,8 @@ def test_a_scorer_of_gradients_differentiates_and_its_posterior_too(tmp_path):
     assert stage_work("scores", drawn, AMOUNTS, 8.0).passes == 0
 
 
-def test_a_prompt_is_read_with_every_option_but_where_one_token_tells_them_apart(tmp_path, tokenizer):
-    amounts = replace(AMOUNTS, choices=Choices(options=3.0, readings=3.0))
+def test_every_option_of_a_prompt_is_read(tmp_path):
+    amounts = replace(AMOUNTS, options=3.0)
     work = {
         name: stage_work(name, config(tmp_path, per_device_unlearn_batch_size=3, unlearn_every=5), amounts, 8.0)
         for name in ("self_knowledge", "scores", "lwf")
@@ -78,14 +78,9 @@ def test_a_prompt_is_read_with_every_option_but_where_one_token_tells_them_apart
     assert (work["self_knowledge"].read, work["self_knowledge"].generated) == (30 * 3 * 7, 0)
     assert work["scores"].read == 2 * 30 * 3 * 7
     assert work["lwf"].learned == 20 * 4 * 10 + 3 * 6 * 3 * 7
-    once = replace(AMOUNTS, choices=Choices(options=3.0, readings=1.0))
-    args = config(tmp_path, per_device_unlearn_batch_size=3, unlearn_every=5)
-    assert stage_work("self_knowledge", args, once, 8.0) == work["self_knowledge"]
-    assert stage_work("scores", args, once, 8.0).read == work["scores"].read / 3
-    options = [["w3", "w4", "w5"], None, ["w3", "w4 w5"], ["w3", "w4"]]
-    pool = Dataset.from_dict({"prompt": list("abcd"), "options": options})
-    assert choices_of(pool, tokenizer) == Choices(options=2.0, readings=1.25)
-    assert choices_of(pool.remove_columns("options"), tokenizer) == choices_of(None, tokenizer) == Choices(1.0, 1.0)
+    pool = Dataset.from_dict({"prompt": ["a", "b", "c"], "options": [["x", "y", "z"], None, ["x", "y"]]})
+    assert options_each(pool) == 2.0
+    assert options_each(pool.remove_columns("options")) == options_each(None) == 1.0
 
 
 def test_evaluations_and_checkpoints_on_the_way_count(tmp_path):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
 from graceful_forgetting.gradients.memory import MemoryEstimate, forward_bytes
-from graceful_forgetting.gradients.options import most_readings
+from graceful_forgetting.gradients.options import most_options
 from graceful_forgetting.gradients.parameters import ParameterValues
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 from graceful_forgetting.gradients.token_loss import mean_losses
@@ -28,7 +28,7 @@ class Losses(Measurement):
     columns = ("loss",)
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
-        read = batch_size * most_readings(self.inputs.rows)
+        read = batch_size * most_options(self.inputs.rows)
         return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, read))
 
     @contextmanager
@@ -62,7 +62,7 @@ class ReferenceLosses(Measurement):
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
         covered = [p.nbytes for name, p in self.inputs.model.named_parameters() if name in self._posterior.mean]
-        read = batch_size * most_readings(self.inputs.rows)
+        read = batch_size * most_options(self.inputs.rows)
         return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, read), copies=sum(covered))
 
     def parameters(self) -> list[str]:

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import IGNORE_INDEX
 from graceful_forgetting.data.encoding import encode_rows, row_parts
-from graceful_forgetting.data.options import place_of_choice
 from graceful_forgetting.data.turns import as_turns
 from graceful_forgetting.elicitation.backends import Backend
 from graceful_forgetting.evaluation.likelihood import tokenised_likelihoods
@@ -141,26 +140,15 @@ class _LikeliestOption:
                 yield free[position], completion
 
     def _likeliest(self, requests: Sequence[Request]) -> list[Completion]:
-        rows = [row for request in requests for row in _rows(request)]
+        rows = [_row(request.prompt_ids, option) for request in requests for option in request.options]
         found = iter(tokenised_likelihoods(self._model, self._tokenizer, rows, self._batch_size, "options"))
         completions = []
         for request in requests:
-            likelihoods = {option: next(found) for option in request.options}
-            chosen = max(request.options, key=lambda option: likelihoods[option].log_likelihood)
-            mean = -likelihoods[chosen].nats / len(chosen)
-            completions.append(Completion(list(chosen), stopped=True, mean_log_probability=mean))
+            nats, option = min((next(found).nats, option) for option in request.options)
+            completions.append(Completion(list(option), stopped=True, mean_log_probability=-nats / len(option)))
         return completions
 
 
-def _rows(request: Request) -> list[dict[str, Any]]:
-    """The prompt with each option; what follows the choice does not count in `CompletionLikelihood.log_likelihood`."""
-    place, prompt = place_of_choice(request.options), request.prompt_ids
-    return [
-        {
-            "input_ids": [*prompt, *option],
-            "labels": [IGNORE_INDEX] * len(prompt) + list(option),
-            "end_tokens": 0 if place is None else len(option) - 1 - place,
-            "bytes": 0,
-        }
-        for option in request.options
-    ]
+def _row(prompt: list[int], option: Sequence[int]) -> dict[str, Any]:
+    labels = [IGNORE_INDEX] * len(prompt) + list(option)
+    return {"input_ids": [*prompt, *option], "labels": labels, "end_tokens": 0, "bytes": 0}

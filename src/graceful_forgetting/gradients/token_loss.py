@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from graceful_forgetting.data import IGNORE_INDEX
@@ -30,7 +29,7 @@ def counted_targets(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def accepts_logits_to_keep(model: nn.Module) -> bool:
     """Whether the model's forward can return logits at chosen positions (transformers' `logits_to_keep`)."""
-    return "logits_to_keep" in inspect.signature(without_adapter(extract_model_from_parallel(model)).forward).parameters
+    return "logits_to_keep" in inspect.signature(without_adapter(model).forward).parameters
 
 
 def counted_logits(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:

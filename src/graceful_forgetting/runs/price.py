@@ -12,7 +12,7 @@ from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runtime.distributed import process_count
 from graceful_forgetting.training.measured_speed import measured_speed
-from graceful_forgetting.training.price import choices_of, pool_lengths, price_of, prompts_of, worth_measuring
+from graceful_forgetting.training.price import options_each, pool_lengths, price_of, prompts_of, worth_measuring
 from graceful_forgetting.training.stages import StagesAhead
 from graceful_forgetting.training.trials import most_candidates
 from graceful_forgetting.training.work import Amounts, Lengths, Work, looked_at, stage_work
@@ -88,7 +88,7 @@ def run_amounts(pipeline: Pipeline, model: Any) -> Amounts:
         held_out=Lengths(0, ()) if held_out is None else Lengths.of(looked_at(held_out)["input_ids"][:], len(held_out)),
         prompts=prompts,
         elicits=elicits,
-        choices=choices_of(pipeline.method.rows.forgetting, inputs.tokenizer),
+        options=options_each(pipeline.method.rows.forgetting),
         parameters=model.num_parameters(),
         trained=trained,
         model_bytes=sum(parameter.nbytes for parameter in model.parameters()),

@@ -27,7 +27,7 @@ from graceful_forgetting.runtime.distributed import process_count
 from graceful_forgetting.training.measured_speed import measured_speed
 from graceful_forgetting.training.method import Method
 from graceful_forgetting.training.preparation import LOG_FILE, TASK_COLUMN, Preparation
-from graceful_forgetting.training.price import choices_of, pool_lengths, price_of, prompts_of, worth_measuring
+from graceful_forgetting.training.price import options_each, pool_lengths, price_of, prompts_of, worth_measuring
 from graceful_forgetting.training.stages import RunDirectory, Stage, StagesAhead
 from graceful_forgetting.training.trials import most_candidates
 from graceful_forgetting.training.work import Amounts, Lengths, Work, looked_at, stage_work
@@ -180,7 +180,7 @@ def _price(method: Method, held_out: Any, compares: bool) -> str | None:
         held_out=Lengths.of(ids, sum(map(len, known))),
         prompts=prompts,
         elicits=elicits,
-        choices=choices_of(rows.forgetting, rows.tokenizer),
+        options=options_each(rows.forgetting),
         parameters=model.num_parameters(),
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         model_bytes=sum(parameter.nbytes for parameter in model.parameters()),

@@ -17,13 +17,12 @@ from graceful_forgetting.config.lwf import ForgetAnswers
 from graceful_forgetting.config.unlearning import WITHOUT_STEPS
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.data.encoding import encode_prompts
-from graceful_forgetting.data.options import place_of_choice
 from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
 from graceful_forgetting.results.arms import OWN
 from graceful_forgetting.results.text import duration, size
 from graceful_forgetting.training.method import MethodRows
 from graceful_forgetting.training.preparation import SCORE_COLUMN, needs_elicitation
-from graceful_forgetting.training.work import FLOAT32_BYTES, Amounts, Choices, Lengths, Work, looked_at, unlearned_rows
+from graceful_forgetting.training.work import FLOAT32_BYTES, Amounts, Lengths, Work, looked_at, unlearned_rows
 
 # Below so many seconds a run is not worth a word.
 SHORT = 20.0
@@ -91,15 +90,11 @@ def pool_lengths(rows: MethodRows, answers: ForgetAnswers | None) -> tuple[bool,
     return False, Lengths.of(some["input_ids"][:], len(pool))
 
 
-def choices_of(pool: Dataset | None, tokenizer: PreTrainedTokenizerBase) -> Choices:
-    """Of forgetting rows, as far as some of them tell."""
+def options_each(pool: Dataset | None) -> float:
+    """Answers that each prompt names to choose from, in the mean; 1 where none does."""
     if pool is None or OPTIONS_COLUMN not in pool.column_names:
-        return Choices(1.0, 1.0)
-    named = [options or () for options in looked_at(pool.with_format(None))[OPTIONS_COLUMN]]
-    tokens = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in options] for options in named]
-    numbers = [max(1, len(options)) for options in named]
-    once = [bool(options) and place_of_choice(options) is not None for options in tokens]
-    return Choices(fmean(numbers), fmean(1 if single else number for single, number in zip(once, numbers, strict=True)))
+        return 1.0
+    return fmean(max(1, len(options or ())) for options in looked_at(pool.with_format(None))[OPTIONS_COLUMN])
 
 
 def prompts_of(pool: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -101,19 +101,6 @@ def _values(work: Work) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Answers that prompts name to choose from, in the mean over prompts; 1 where they name none.
-
-    Attributes:
-        options: of a prompt; elicitation reads the prompt with each.
-        readings: how often a chosen answer is read in scoring and training: once where its options differ in one token.
-    """
-
-    options: float
-    readings: float
-
-
-@dataclass(frozen=True)
 class Amounts:
     """What a run works on.
 
@@ -122,7 +109,7 @@ class Amounts:
         held_out: rows to watch training by.
         prompts: forgetting prompts; with their answers where the model does not answer them itself.
         elicits: whether it does.
-        choices: answers that prompts name to choose from.
+        options: answers that each prompt names to choose from, in the mean; 1 where none does.
         parameters: of the model; `trained`: those of them, or of its adapter, that are trained.
         model_bytes: of its weights.
     """
@@ -131,7 +118,7 @@ class Amounts:
     held_out: Lengths
     prompts: Lengths
     elicits: bool
-    choices: Choices
+    options: float
     parameters: int
     trained: int
     model_bytes: int
@@ -174,7 +161,7 @@ def _samples(args: LWFConfig, amounts: Amounts, answer: float) -> tuple[int, flo
     """Number of pieces of self-knowledge, and tokens of each."""
     if not amounts.elicits:
         return amounts.prompts.number, amounts.prompts.mean
-    if amounts.choices.options > 1:
+    if amounts.options > 1:
         answer = _OPTION_TOKENS
     return amounts.prompts.number * args.elicitation_num_samples_per_prompt, amounts.prompts.mean + answer
 
@@ -183,8 +170,8 @@ def _self_knowledge(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
     if not amounts.elicits or args.elicitation_server_url is not None:
         return Work()
     number, tokens = _samples(args, amounts, answer)
-    if amounts.choices.options > 1:
-        return Work(read=number * amounts.choices.options * tokens, stored=amounts.model_bytes)
+    if amounts.options > 1:
+        return Work(read=number * amounts.options * tokens, stored=amounts.model_bytes)
     # The first token of an answer comes with the pass over its prompt.
     return Work(read=number * amounts.prompts.mean, generated=number * (answer - 1), stored=amounts.model_bytes)
 
@@ -232,8 +219,8 @@ def _unlearning(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
 
 
 def unlearned_rows(args: LWFConfig, amounts: Amounts) -> float:
-    """Rows of a pass of an unlearning update, those that are retained and repeated readings counted."""
-    return args.per_device_unlearn_batch_size * (2 if args.unlearn_retain_weight > 0 else 1) * amounts.choices.readings
+    """Rows of a pass of an unlearning update, those that are retained and the other options counted."""
+    return args.per_device_unlearn_batch_size * (2 if args.unlearn_retain_weight > 0 else 1) * amounts.options
 
 
 def _posterior(args: LWFConfig, amounts: Amounts) -> Work:
@@ -253,9 +240,9 @@ def _scores(scorer: str, args: LWFConfig, amounts: Amounts, answer: float) -> Wo
     work = Work(stored=amounts.model_bytes)
     for measurement in scorer_named(scorer).reads:
         if measurement is Losses:
-            work += Work(read=number * tokens * amounts.choices.readings)
+            work += Work(read=number * tokens * amounts.options)
         elif measurement is ReferenceLosses:
-            work += Work(read=2 * number * tokens * amounts.choices.readings, stored=FLOAT32_BYTES * amounts.trained)
+            work += Work(read=2 * number * tokens * amounts.options, stored=FLOAT32_BYTES * amounts.trained)
         else:
             work += Work(differentiated=number * tokens)
             if Need.LEARNING in measurement.needs:

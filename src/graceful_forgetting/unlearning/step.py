@@ -9,7 +9,7 @@ from trl import SFTTrainer
 
 from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM, WITHOUT_STEPS
 from graceful_forgetting.data import IGNORE_INDEX, collate
-from graceful_forgetting.gradients.options import cut_at_choice, log_shares, log_shares_of_tokens, with_other_options
+from graceful_forgetting.gradients.options import log_shares, with_other_options
 from graceful_forgetting.gradients.token_loss import token_log_probs
 from graceful_forgetting.posterior.divergence import NonFiniteLossError
 from graceful_forgetting.runtime import internals
@@ -85,16 +85,11 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
     """
     model: nn.Module = trainer.model_wrapped
     own = [*micro.forget, *micro.learning, *micro.retained]
-    cut, tokens = cut_at_choice(own)
-    once = all(tokens)
-    rows, places = (cut, []) if once else with_other_options(own)
+    rows, places = with_other_options(own)
     inputs = prepared_inputs(trainer, collate(rows, trainer.processing_class.pad_token_id))
     number, logits = len(micro.forget), None
     with forward_context(trainer):
-        if once:
-            log_probs = log_shares_of_tokens(model, inputs, tokens).unsqueeze(1)
-            mask = torch.ones_like(log_probs, dtype=torch.bool)
-        elif Need.LOGITS in needs:
+        if Need.LOGITS in needs:
             targets = inputs.pop("labels")[:, 1:]
             logits = model(**inputs, use_cache=False).logits[:, :-1]
             log_probs, mask = token_log_probs(logits, targets), targets != IGNORE_INDEX
