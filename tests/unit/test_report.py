@@ -306,7 +306,7 @@ def test_headline_of_one_seed_claims_nothing():
     verdict, sentence, notes = statement([0.6], [0.9], [0.8])
     assert verdict == "one_seed"
     assert sentence.startswith(
-        "One seed shows nothing: LWF 90.0, plain fine-tuning 60.0 (test questions answered right, in %), "
+        "Measured with one seed: LWF 90.0, plain fine-tuning 60.0 (test questions answered right, in %), "
         "difference +30.0"
     )
     assert "better" not in sentence + notes

@@ -96,7 +96,7 @@ def headline(task: str, summary: TaskSummary, method: str) -> Headline:
     further = [*_gap_notes(summary.gap, method, summary.metric), *_notes_on_others(summary)]
     numbers = _numbers(summary, difference, method)
     if verdict == "one_seed":
-        sentence = f"One seed shows nothing: {numbers}. Nobody knows how much of that is chance."
+        sentence = f"Measured with one seed: {numbers}. How much of that is chance, one seed cannot tell."
         return Headline(task, verdict, sentence, ["Run more seeds to get an interval (--num_seeds 10).", *further])
     numbers += f", over {difference.n} paired seeds."
     if verdict == "no_difference":

@@ -250,7 +250,7 @@ def advice_text(evidence: Evidence, advice: Advice, outcome: str | None = None) 
     lines += [
         f"Forgetting is {advice.verdict}:"
         if advice.verdict != "not known"
-        else "Whether forgetting helps is not known:"
+        else "From the scores alone, whether forgetting helps is not known:"
     ]
     lines += [f"- {reason}" for reason in advice.reasons]
     lines += ["", f"Evidence ({evidence.samples} scored samples):"]
