@@ -135,7 +135,9 @@ def test_the_beginning_of_learning_says_what_it_has_seen_of_a_few_prompts_too():
     assert "by +0.75 nats per token in its first 10%, which remove 42% of the learning task's loss" in advice.reasons[1]
     assert "4 scored samples are few" in advice.reasons[-1]
     text = advice_text(found, advice, "x − plain on y: +1.0")
-    assert text.startswith("What came of this run: x − plain on y: +1.0\n\nFrom the scores alone, whether forgetting helps is not known:")
+    assert text.startswith(
+        "What came of this run: x − plain on y: +1.0\n\nFrom the scores alone, whether forgetting helps is not known:"
+    )
     assert "gone after the reference run: 0.42" in text
 
 

@@ -21,6 +21,7 @@ from graceful_forgetting.training.work import Amounts, Lengths, Work, stage_work
 
 AMOUNTS = Amounts(
     options=1.0,
+    reads_once=True,
     learning=Lengths(16, (10,) * 16),
     held_out=Lengths(4, (10,) * 4),
     prompts=Lengths(30, (5,) * 30),
@@ -75,8 +76,11 @@ def test_every_option_of_a_prompt_is_read(tmp_path):
         for name in ("self_knowledge", "scores", "lwf")
     }
     # An option counts two tokens, and none is generated.
-    assert (work["self_knowledge"].read, work["self_knowledge"].generated) == (30 * 3 * 7, 0)
-    assert work["scores"].read == 2 * 30 * 3 * 7
+    assert (work["self_knowledge"].read, work["self_knowledge"].generated) == (30 * (5 + 3 * 2), 0)
+    assert work["scores"].read == 2 * 30 * (5 + 3 * 2)
+    each = replace(amounts, reads_once=False)
+    assert stage_work("self_knowledge", config(tmp_path), each, 8.0).read == 30 * 3 * 7
+    assert stage_work("scores", config(tmp_path), each, 8.0).read == 2 * 30 * 3 * 7
     assert work["lwf"].learned == 20 * 4 * 10 + 3 * 6 * 3 * 7
     pool = Dataset.from_dict({"prompt": ["a", "b", "c"], "options": [["x", "y", "z"], None, ["x", "y"]]})
     assert options_each(pool) == 2.0

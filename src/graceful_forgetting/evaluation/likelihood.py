@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,12 +14,11 @@ from graceful_forgetting.data import (
     IGNORE_INDEX,
     AnswerReader,
     answer_ends,
-    collate,
     completion_text,
     require_pad_token,
 )
 from graceful_forgetting.data.encoding import EncodedRow, encode_rows
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, token_losses
+from graceful_forgetting.gradients.shared_prompts import completion_nats, prompt_of
 from graceful_forgetting.runtime.batches import BatchLimit
 from graceful_forgetting.runtime.progress import progress_part
 
@@ -118,12 +116,12 @@ def tokenised_likelihoods(
 ) -> list[CompletionLikelihood]:
     """`completion_likelihoods` of rows that are tokenised already.
 
-    Rows of similar length share a batch, padded on the right whatever the tokenizer says, and logits are computed at
-    the completions' positions alone.
+    Rows of similar length share a batch, neighbours with the same prompt where they can. The prompt is read once then.
+    Logits are computed at the completions' positions alone.
     """
     pad_token_id = require_pad_token(processing_class)
     limit = BatchLimit("Evaluation", batch_size)
-    order = sorted(range(len(tokenised)), key=lambda index: -len(tokenised[index]["input_ids"]))
+    order = _order(tokenised)
     found: dict[int, CompletionLikelihood] = {}
     training = model.training
     model.eval()
@@ -132,7 +130,7 @@ def tokenised_likelihoods(
             for start in range(0, len(tokenised), batch_size):
                 chosen = order[start : start + batch_size]
                 rows = [tokenised[index] for index in chosen]
-                parts = limit.in_parts(rows, lambda part: _token_nats(model, part, pad_token_id))
+                parts = limit.in_parts(rows, lambda part: completion_nats(model, part, pad_token_id))
                 for index, row_nats in zip(chosen, chain.from_iterable(parts), strict=True):
                     where = f"{description}: row {index}"
                     found[index] = _likelihood(tokenised[index], row_nats, where)
@@ -140,6 +138,18 @@ def tokenised_likelihoods(
     finally:
         model.train(training)
     return [found[index] for index in range(len(tokenised))]
+
+
+def _order(tokenised: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Indices of rows, the longest first; neighbours with the same prompt stay side by side."""
+    groups: list[list[int]] = []
+    for index, row in enumerate(tokenised):
+        if index and prompt_of(row) == prompt_of(tokenised[index - 1]):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    groups.sort(key=lambda own: -max(len(tokenised[index]["input_ids"]) for index in own))
+    return list(chain.from_iterable(groups))
 
 
 def _likelihood(row: Any, nats: list[float], where: str) -> CompletionLikelihood:
@@ -154,16 +164,6 @@ def _likelihood(row: Any, nats: list[float], where: str) -> CompletionLikelihood
         tokens=len(nats),
         bytes=row["bytes"],
     )
-
-
-@torch.no_grad()
-def _token_nats(model: Any, rows: Sequence[Any], pad_token_id: int) -> list[list[float]]:
-    """Negative log-likelihood of every counted token of every row, in order."""
-    batch = collate(rows, pad_token_id, model.device)
-    positions, targets = counted_targets(batch)
-    logits = counted_logits(model, batch, positions)
-    counts = (targets != IGNORE_INDEX).sum(dim=1).tolist()
-    return [part.tolist() for part in token_losses(logits, targets).split(counts)]
 
 
 def text_bits_per_byte(
@@ -198,7 +198,7 @@ def text_bits_per_byte(
     try:
         nats = math.fsum(
             nat
-            for part in limit.in_parts(rows, lambda part: _token_nats(model, part, pad_token_id))
+            for part in limit.in_parts(rows, lambda part: completion_nats(model, part, pad_token_id))
             for row_nats in part
             for nat in row_nats
         )

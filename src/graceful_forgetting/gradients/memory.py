@@ -104,7 +104,7 @@ def forward_bytes(model: PreTrainedModel, row: Mapping[str, Tensor], batch_size:
 
 
 class _Layers(TorchDispatchMode):
-    """`most`: bytes that are alive at once, of all that is made before `end`, or the first tensor as wide as `logits`."""
+    """`most`: bytes alive at once, of all that is made before `end` is called, or a tensor is as wide as `logits`."""
 
     def __init__(self, logits: int | None) -> None:
         super().__init__()

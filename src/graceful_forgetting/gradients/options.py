@@ -4,6 +4,7 @@ The share does not hang on what a model thinks of the format of an answer, which
 to answer with one word makes every label likelier, the wrong ones too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
 from graceful_forgetting.gradients.rows import padded
+from graceful_forgetting.gradients.shared_prompts import completion_nats
 from graceful_forgetting.gradients.token_loss import mean_losses
 
 Row = Mapping[str, Any]
@@ -55,18 +57,18 @@ def log_shares(log_likelihoods: Tensor, places: Sequence[int]) -> tuple[Tensor, 
 
 
 def sample_losses(model: nn.Module, rows: Dataset, indices: Sequence[int], device: torch.device) -> Tensor:
-    """L(x) of rows of a data set, (len(indices),) float32, from one forward pass.
+    """L(x) of rows of a data set, (len(indices),) float32, without gradients.
 
     Where a row has other options, −log of its answer's share of their probability; else the mean over its tokens.
     """
     expanded, places = with_other_options([rows[index] for index in indices])
-    batch = padded(expanded, device)
-    losses = mean_losses(model, batch)
     if not places:
-        return losses
-    lengths = (batch["labels"][:, 1:] != IGNORE_INDEX).sum(dim=1)
-    shares, chosen = log_shares(-losses * lengths, places)
-    return torch.where(chosen, -shares, losses[: len(indices)])
+        return mean_losses(model, padded(expanded, device))
+    nats = completion_nats(model, expanded, 0)
+    totals = torch.tensor([math.fsum(own) for own in nats], device=device)
+    shares, chosen = log_shares(-totals, places)
+    means = totals[: len(indices)] / torch.tensor([len(own) for own in nats[: len(indices)]], device=device)
+    return torch.where(chosen, -shares, means)
 
 
 def most_options(rows: Dataset) -> int:

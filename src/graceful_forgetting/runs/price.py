@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
+from graceful_forgetting.gradients.shared_prompts import prompt_of, reads_prompts_once
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.pipeline import Pipeline
@@ -89,6 +90,7 @@ def run_amounts(pipeline: Pipeline, model: Any) -> Amounts:
         prompts=prompts,
         elicits=elicits,
         options=options_each(pipeline.method.rows.forgetting),
+        reads_once=reads_prompts_once(model),
         parameters=model.num_parameters(),
         trained=trained,
         model_bytes=sum(parameter.nbytes for parameter in model.parameters()),
@@ -128,7 +130,9 @@ def evaluation_work(
     work = Work(stored=amounts.model_bytes)
     for name in inputs.test_sets:
         rows = inputs.evaluation_rows[name]
-        work += Work(read=sum(len(pair["input_ids"]) for options in rows.options for pair in options))
+        for options in rows.options:
+            pairs, shared = sum(len(pair["input_ids"]) for pair in options), len(prompt_of(options[0]))
+            work += Work(read=pairs - (len(options) - 1) * shared if amounts.reads_once else pairs)
         if run.generates:
             number = len(rows.rows)
             work += Work(read=sum(map(len, rows.prompt_ids)), generated=number * (answer - 1))

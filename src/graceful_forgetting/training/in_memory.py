@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.data import fingerprint_tokenizer
 from graceful_forgetting.data.learning_rows import single_examples
+from graceful_forgetting.gradients.shared_prompts import reads_prompts_once
 from graceful_forgetting.posterior.reference import (
     reference_args,
     restored_weights,
@@ -181,6 +182,7 @@ def _price(method: Method, held_out: Any, compares: bool) -> str | None:
         prompts=prompts,
         elicits=elicits,
         options=options_each(rows.forgetting),
+        reads_once=reads_prompts_once(model),
         parameters=model.num_parameters(),
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         model_bytes=sum(parameter.nbytes for parameter in model.parameters()),

@@ -110,6 +110,7 @@ class Amounts:
         prompts: forgetting prompts; with their answers where the model does not answer them itself.
         elicits: whether it does.
         options: answers that each prompt names to choose from, in the mean; 1 where none does.
+        reads_once: whether a prompt is read once for all of them where nothing is trained.
         parameters: of the model; `trained`: those of them, or of its adapter, that are trained.
         model_bytes: of its weights.
     """
@@ -119,6 +120,7 @@ class Amounts:
     prompts: Lengths
     elicits: bool
     options: float
+    reads_once: bool
     parameters: int
     trained: int
     model_bytes: int
@@ -166,12 +168,20 @@ def _samples(args: LWFConfig, amounts: Amounts, answer: float) -> tuple[int, flo
     return amounts.prompts.number * args.elicitation_num_samples_per_prompt, amounts.prompts.mean + answer
 
 
+def _read(args: LWFConfig, amounts: Amounts, answer: float) -> float:
+    """Tokens that all samples are read with once, each with the options that it was chosen among."""
+    number, tokens = _samples(args, amounts, answer)
+    if not amounts.reads_once:
+        return number * amounts.options * tokens
+    return number * (tokens + (amounts.options - 1) * _OPTION_TOKENS)
+
+
 def _self_knowledge(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
     if not amounts.elicits or args.elicitation_server_url is not None:
         return Work()
-    number, tokens = _samples(args, amounts, answer)
+    number, _ = _samples(args, amounts, answer)
     if amounts.options > 1:
-        return Work(read=number * amounts.options * tokens, stored=amounts.model_bytes)
+        return Work(read=_read(args, amounts, answer), stored=amounts.model_bytes)
     # The first token of an answer comes with the pass over its prompt.
     return Work(read=number * amounts.prompts.mean, generated=number * (answer - 1), stored=amounts.model_bytes)
 
@@ -240,9 +250,9 @@ def _scores(scorer: str, args: LWFConfig, amounts: Amounts, answer: float) -> Wo
     work = Work(stored=amounts.model_bytes)
     for measurement in scorer_named(scorer).reads:
         if measurement is Losses:
-            work += Work(read=number * tokens * amounts.options)
+            work += Work(read=_read(args, amounts, answer))
         elif measurement is ReferenceLosses:
-            work += Work(read=2 * number * tokens * amounts.options, stored=FLOAT32_BYTES * amounts.trained)
+            work += Work(read=2 * _read(args, amounts, answer), stored=FLOAT32_BYTES * amounts.trained)
         else:
             work += Work(differentiated=number * tokens)
             if Need.LEARNING in measurement.needs:
