@@ -50,8 +50,8 @@ def _content(file: Path) -> Any:
         return _log(json.loads(file.read_text()))
     if file.suffix == ".json":
         return _lasting(json.loads(file.read_text()))
-    # A page holds the times of its result.
-    if file.suffix in (".html", ".md", ".lock"):
+    # A page holds the times of its result, and what a lock holds is not read.
+    if file.suffix in (".html", ".md") or file.name.endswith(".lock"):
         return None
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
