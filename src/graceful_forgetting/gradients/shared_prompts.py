@@ -94,8 +94,8 @@ def _read_once(
     ]
     batch = collate(ends, pad_token_id, model.device)
     positions, targets = counted_targets(batch)
+    # On the CPU, whose indices serve keys and values on any device.
     prompts = torch.tensor([place for place, numbers in enumerate(groups.values()) for _ in numbers])
-    prompts = prompts.to(model.device)
     cache.batch_select_indices(prompts)
     attended = torch.cat([attended[prompts], batch["attention_mask"]], dim=1)
     keep = {"logits_to_keep": positions} if accepts_logits_to_keep(model) else {}
