@@ -110,11 +110,12 @@ def strike(case: Damage, arguments: list[str], out: Path, states: Path, expected
     file, output = out / case.file, out.with_suffix(".txt")
     others = [path for path in _files(out) if path != file and path.stat().st_size > 0]
     alike = [path for path in others if path.suffix == file.suffix] or others
-    place = sorted([*alike, file]).index(file)
-    row: dict[str, Any] = {**vars(case), "changed": damaged(file, case.kind, alike[place % len(alike)])}
+    other = alike[sorted([*alike, file]).index(file) % len(alike)]
+    row: dict[str, Any] = {**vars(case), "changed": damaged(file, case.kind, other)}
     if not row["changed"]:
         return row
-    if case.state == "sweep" and case.file.startswith("shared/"):
+    struck = [file, other] if case.kind == "swapped" else [file]
+    if case.state == "sweep" and any(path.is_relative_to(out / "shared") for path in struck):
         # A finished cell stands on its result and reads no shared stage: they are put together again.
         for result in out.glob("cells/**/result.json"):
             result.unlink()

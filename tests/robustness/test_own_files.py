@@ -41,6 +41,21 @@ def test_own_files_are_replaced_even_where_they_are_damaged(tmp_path):
         check_file(file)
 
 
+def test_a_list_that_has_changed_places_with_what_it_lists_is_replaced(tmp_path):
+    file, listed = tmp_path / "result.json", tmp_path / ".graceful-forgetting.json"
+    file.write_text('{"cell_schema_version": 1}')
+    list_files(tmp_path, {"result.json": CELL})
+    content = file.read_bytes()
+    file.write_bytes(listed.read_bytes())
+    listed.write_bytes(content)
+    with pytest.raises(ValueError, match="is not as it was written"):
+        check_file(file, must_be_listed=True)
+    claim_file(file, CELL)
+    file.write_bytes(content)
+    list_files(tmp_path, {"result.json": CELL})
+    check_file(file, must_be_listed=True)
+
+
 @pytest.mark.parametrize("listed", ["", "[]", '{"result.json": 3}', "{"])
 def test_a_damaged_list_lists_nothing(tmp_path, listed):
     file = tmp_path / "result.json"

@@ -5,6 +5,7 @@ SHA-256, so that a damaged one is known to be ours, and one that was changed is 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def claim_file(path: str | Path, sign: bytes) -> None:
         with path.open("rb") as file:
             if sign in file.read(_HEAD):
                 return
+        # A list of ours that has changed places with what it lists.
+        if _read_list(path):
+            return
     raise FileExistsError(
         f"{path} is not a file of this kind that this program has written, so it is not replaced: move it away, or "
         "name another place"
@@ -69,7 +73,12 @@ def check_file(path: Path, must_be_listed: bool = False) -> None:
 
 def _listed(folder: Path) -> dict[str, tuple[str, str]]:
     """The list of a folder; empty where there is none, or a damaged one."""
+    return _read_list(folder / LIST_FILE)
+
+
+def _read_list(file: Path) -> dict[str, tuple[str, str]]:
     try:
-        return {name: (str(sign), str(digest)) for name, (sign, digest) in read_json(folder / LIST_FILE).items()}
+        found = {name: (str(sign), str(digest)) for name, (sign, digest) in read_json(file).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
+    return found if all(re.fullmatch("[0-9a-f]{64}", digest) for _, digest in found.values()) else {}
