@@ -184,6 +184,34 @@ def test_a_users_file_in_an_open_folder_is_kept(entry: Entry) -> None:
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize("partner", ["a shard in it", "a finished stage"])
+def test_records_of_an_open_and_a_finished_folder_that_change_places_are_written_again(
+    entry: Entry, tmp_path: Path, partner: str
+) -> None:
+    folder = entry.begin()
+    other = Entry(folder / "scores-1" if partner == "a shard in it" else tmp_path / "finished", "other")
+    other.write(fill)
+    (tmp_path / "mine.txt").write_text("mine")
+    (folder / "mine.txt").write_text("mine")
+    own, theirs = folder / "record.json", other.path / "record.json"
+    content = own.read_bytes()
+    own.write_bytes(theirs.read_bytes())
+    theirs.write_bytes(content)
+    entry.begin()
+    assert other.once(fill) == other.path
+    assert other.check() is not None
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
+def test_a_users_file_is_kept_where_the_record_is_that_of_an_open_folder(entry: Entry, tmp_path: Path) -> None:
+    entry.once(fill)
+    opened = Entry(tmp_path / "open", key_of(value=2)).begin()
+    (entry.path / "record.json").write_bytes((opened / "record.json").read_bytes())
+    (entry.path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"mine\.txt was not made by this program"):
+        entry.once(fill)
+
+
 def test_a_users_file_is_kept_where_the_record_is_damaged(entry: Entry) -> None:
     entry.once(fill)
     (entry.path / "record.json").write_text("{")

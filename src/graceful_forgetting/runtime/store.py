@@ -157,8 +157,7 @@ class Entry:
         """Raise `FileExistsError` where replacing the folder would remove what is not ours."""
         if self._is_free():
             return
-        known = self._require_ours()
-        files = self._marked() if known is None else known["files"]
+        files = self._named(self._require_ours())
         if files is None:
             return
         # The library's caches, see `read_rows`, can be made again.
@@ -234,9 +233,17 @@ class Entry:
             )
         return known
 
-    def _marked(self) -> list[str] | None:
-        """The files that the mark names; None where it names none, as in a folder of progress."""
-        return (self.path / _MARK).read_text(encoding="utf-8", errors="replace").splitlines() or None
+    def _named(self, known: Mapping[str, Any] | None) -> list[str] | None:
+        """The files that the record names, or else the mark; None where neither does, as in a folder of progress.
+
+        A record whose files are all missing is that of another folder: two have changed places.
+        """
+        named = list((known or {}).get("files") or ())
+        if any((self.path / name).is_file() for name in named if name != _MARK):
+            return named
+        mark = self.path / _MARK
+        marked = mark.read_text(encoding="utf-8", errors="replace").splitlines() if mark.is_file() else named
+        return marked or None
 
 
 def _files(folder: Path) -> dict[str, Path]:
