@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from graceful_forgetting import ElicitationConfig, elicit_self_knowledge
+from graceful_forgetting.lab.bench.methods import SHAPES
 from graceful_forgetting.results.provenance import collect_hardware, package_versions
 from graceful_forgetting.results.text import fixed
 from graceful_forgetting.results.text_tables import aligned
@@ -28,25 +29,7 @@ from graceful_forgetting.runtime.artifacts import write_json
 
 SHORTEST, LONGEST, NEW = 8, 200, 64
 EOS_SHARE = 0.03
-SHAPES = {
-    "7M": {
-        "vocab_size": 4096,
-        "hidden_size": 256,
-        "intermediate_size": 704,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-    },
-    "135M": {
-        "vocab_size": 49152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "tie_word_embeddings": True,
-    },
-}
+SIZES = {"7M": {**SHAPES["7M"], "num_attention_heads": 8}, "135M": {**SHAPES["135M"], "tie_word_embeddings": True}}
 BATCH_SIZES = (16, 32, 64)
 
 
@@ -54,7 +37,7 @@ def build_model(shape: str, seed: int = 0) -> LlamaForCausalLM:
     """Random weights, large enough for greedy decoding not to fall into a loop at once."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        **SHAPES[shape],
+        **SIZES[shape],
         max_position_embeddings=512,
         initializer_range=0.15,
         pad_token_id=0,
@@ -110,7 +93,7 @@ def by_elicitation(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="7M")
+    parser.add_argument("--shape", choices=SIZES, default="7M")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
