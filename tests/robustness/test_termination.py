@@ -108,3 +108,20 @@ def test_workers_end_with_the_sweep(tmp_path, number, code):
     process.send_signal(number)
     assert process.wait(150) == code
     assert wait_for(lambda: not alive(tag), 60), alive(tag)
+
+
+def test_a_sweep_whose_output_nobody_reads_ends(tmp_path):
+    """As in `graceful sweep ... | head -1`: the pipe is closed when the first cell is to be reported."""
+    _, grid = write_inputs(tmp_path, tmp_path / "out")
+    tag = f"pipe-{os.getpid()}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graceful_forgetting.cli", "sweep", "--config", str(grid), "--jobs", "2"],
+        env={**ENVIRONMENT, "KILL_TAG": tag},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"4 cells")
+    process.stdout.close()
+    assert process.wait(300) == 141
+    assert wait_for(lambda: not alive(tag), 60), alive(tag)

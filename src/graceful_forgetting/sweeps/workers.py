@@ -142,10 +142,13 @@ class _Workers:
                 if not worker.connection.poll():
                     continue
                 try:
-                    report(worker.connection.recv())
-                    worker.task = None
+                    outcome = worker.connection.recv()
                 except (EOFError, OSError):
                     self._replace(worker, waiting, attempts, report)
+                    continue
+                worker.task = None
+                # What it raises, a full disk or a closed pipe, says nothing of the worker.
+                report(outcome)
 
     def _replace(
         self, worker: _Worker, waiting: "deque[Task]", attempts: Counter[Path], report: Callable[[Outcome], None]
