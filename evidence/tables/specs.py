@@ -178,6 +178,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "text_retaining_bits": lambda: methods_by_forgetting(runs("text/retaining"), bits_saved, 3),
     # A real pre-trained model.
     "uses_labels_share": lambda: used("labels-share"),
+    "uses_labels_rows": lambda: used("labels-rows"),
     "uses_labels": lambda: used("labels"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
