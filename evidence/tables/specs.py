@@ -26,6 +26,7 @@ from evidence.tables.sweeps import (
     outcomes_by_share,
     pair_table,
     readme_gains,
+    rows_for_as_much,
     sensitivity,
     task_matrix,
     world_gains,
@@ -178,7 +179,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "text_retaining_bits": lambda: methods_by_forgetting(runs("text/retaining"), bits_saved, 3),
     # A real pre-trained model.
     "uses_labels_share": lambda: used("labels-share"),
-    "uses_labels_rows": lambda: used("labels-rows"),
+    "uses_labels_rows": lambda: rows_for_as_much(runs("uses/labels-share"), "unlikelihood", runs("uses/labels-rows")),
     "uses_labels": lambda: used("labels"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},

@@ -18,6 +18,7 @@ from evidence.tables.values import (
     Value,
     Worlds,
     accuracy,
+    difference,
     gain,
     gap,
     gap_share,
@@ -179,6 +180,27 @@ def one_use(runs: Runs) -> str:
             "accuracy, %": lambda name: points(fmean(own[name])),
             "worst run": lambda name: points(min(own[name])),
             f"gain over {best}, points": lambda name: "" if name == best else gain(runs, name, best),
+        },
+        "Pairs of runs with the same seed.",
+    )
+
+
+def rows_for_as_much(forgets: Runs, method: str, more: Runs) -> str:
+    """A method that forgets against plain fine-tuning on more labelled rows, by seed."""
+    own, plain = forgets[0].methods[method], more[0].methods["plain"]
+    seeds = sorted(own.keys() & plain.keys())
+    by_way = {method: [own[seed] for seed in seeds], "plain": [plain[seed] for seed in seeds]}
+    accuracies = {name: [cell.score for cell in cells] for name, cells in by_way.items()}
+    behind = difference(accuracies[method], accuracies["plain"])
+    return table(
+        by_way,
+        {
+            "method": code,
+            "labelled rows": lambda name: str(by_way[name][0].learning_rows),
+            "seeds": lambda name: str(len(by_way[name])),
+            "accuracy, %": lambda name: points(fmean(accuracies[name])),
+            "worst run": lambda name: points(min(accuracies[name])),
+            "gain over plain, points": lambda name: behind if name == method else "",
         },
         "Pairs of runs with the same seed.",
     )

@@ -89,6 +89,16 @@ def wait_for(condition, seconds: float) -> bool:
     return True
 
 
+def sweep_of_two(grid: Path, tag: str, output: int) -> subprocess.Popen[bytes]:
+    """A sweep of two workers that `alive` knows by its tag."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "graceful_forgetting.cli", "sweep", "--config", str(grid), "--jobs", "2"],
+        env={**ENVIRONMENT, "KILL_TAG": tag},
+        stdout=output,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_workers_end_with_the_sweep(tmp_path, number, code):
     _, grid = write_inputs(tmp_path, tmp_path / "out")
@@ -96,12 +106,7 @@ def test_workers_end_with_the_sweep(tmp_path, number, code):
     content["base"]["max_steps"] = 2000
     grid.write_text(yaml.safe_dump(content))
     tag = f"{number}-{os.getpid()}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "graceful_forgetting.cli", "sweep", "--config", str(grid), "--jobs", "2"],
-        env={**ENVIRONMENT, "KILL_TAG": tag},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = sweep_of_two(grid, tag, subprocess.DEVNULL)
     checkpoints = Path(tmp_path, "out", "shared", "work")
     assert wait_for(lambda: len(list(checkpoints.rglob("checkpoint-*"))) > 1, 300)
     assert len(alive(tag)) >= 3
@@ -114,12 +119,7 @@ def test_a_sweep_whose_output_nobody_reads_ends(tmp_path):
     """As in `graceful sweep ... | head -1`: the pipe is closed when the first cell is to be reported."""
     _, grid = write_inputs(tmp_path, tmp_path / "out")
     tag = f"pipe-{os.getpid()}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "graceful_forgetting.cli", "sweep", "--config", str(grid), "--jobs", "2"],
-        env={**ENVIRONMENT, "KILL_TAG": tag},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    process = sweep_of_two(grid, tag, subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"4 cells")
     process.stdout.close()

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from graceful_forgetting import LWFConfig, LWFTrainer
 from graceful_forgetting.data import tokenize_dataset
+from graceful_forgetting.runs.price import evaluation_work
 from graceful_forgetting.training import in_memory, price
 from graceful_forgetting.training.measured_speed import measured_speed
 from graceful_forgetting.training.price import Speed, options_each, price_text, stage_label, worth_measuring
@@ -85,6 +86,17 @@ def test_every_option_of_a_prompt_is_read(tmp_path):
     pool = Dataset.from_dict({"prompt": ["a", "b", "c"], "options": [["x", "y", "z"], None, ["x", "y"]]})
     assert options_each(pool) == 2.0
     assert options_each(pool.remove_columns("options")) == options_each(None) == 1.0
+
+
+def test_the_options_of_a_test_question_are_read_after_one_prompt():
+    pair = {"input_ids": [1] * 10 + [2, 3], "labels": [-100] * 10 + [2, 3]}
+    rows = SimpleNamespace(options=[[pair, pair, pair], [pair]])
+    run, inputs = SimpleNamespace(generates=False), SimpleNamespace(test_sets=["x"], evaluation_rows={"x": rows})
+    read = {
+        once: evaluation_work(run, inputs, SimpleNamespace(text=None), 8.0, replace(AMOUNTS, reads_once=once)).read
+        for once in (True, False)
+    }
+    assert read == {True: (10 + 3 * 2) + 12, False: 3 * 12 + 12}
 
 
 def test_evaluations_and_checkpoints_on_the_way_count(tmp_path):
