@@ -190,7 +190,9 @@ def _check_text(name: str, value: str, annotation: Any) -> None:
     if "\0" in value:
         raise ValueError(f"{name}={short(value)} is not valid: it holds the character NUL")
     kinds = [get_origin(kind) or kind for kind in _alternatives(annotation)]
-    if name in _IN_FILES and value and not value.lstrip().startswith("{"):
+    # Empty text turns DeepSpeed and FSDP off; the third is read as a path.
+    named = value or name == "accelerator_config"
+    if name in _IN_FILES and named and not value.lstrip().startswith("{"):
         if name != "fsdp_config" and not Path(value).is_file():
             raise ValueError(f"{name}={short(value)} is not valid: there is no such file, and it is no JSON")
     elif dict in kinds and value:
