@@ -68,8 +68,8 @@ class BatchLimit:
             if rows <= 1:
                 raise ValueError(
                     f"{self.stage} runs out of memory with one row at a time{why}: end other programs that use it, "
-                    "shorten the longest rows or answers (max_new_tokens), load the model in bfloat16, or take a "
-                    "smaller model"
+                    "shorten the longest rows or answers (elicitation_max_new_tokens, eval_max_new_tokens), load the "
+                    "model in bfloat16, or take a smaller model"
                 ) from error
             self.size, self._ran_out = (rows + 1) // 2, True
             logger.warning(
