@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from graceful_forgetting.confidence import score_confidence
 from graceful_forgetting.config import ConfidenceConfig, PosteriorConfig
 from graceful_forgetting.gradients.engine import PerSampleEngine
+from graceful_forgetting.gradients.memory import MemoryEstimate
 from graceful_forgetting.gradients.oracle import oracle_confidence_terms
 from graceful_forgetting.gradients.reducers import ConfidenceTerms
 from graceful_forgetting.posterior import LearningPosterior
@@ -206,6 +207,30 @@ def test_precision_that_was_spoilt_after_loading_is_refused(model: LlamaForCausa
     posterior.precision["lm_head.weight"][0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"precision of lm_head\.weight is not finite"):
         score_confidence(model, Dataset.from_list(GOOD), posterior, ConfidenceConfig(scorer="lwf"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_mean_alone_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"mean of weight is not finite"):
+        LearningPosterior({"weight": torch.tensor([0.0, value])}, {})
+
+
+def test_precision_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"precision of weight has negative entries"):
+        LearningPosterior({"weight": torch.zeros(2)}, {"weight": torch.tensor([1.0, -1e-9])})
+
+
+@pytest.mark.parametrize(("dtype", "copies"), [(torch.float32, 0), (torch.bfloat16, 2)])
+def test_announced_memory_of_two_losses_counts_a_copy_of_the_weights_only_where_one_is_made(
+    model: LlamaForCausalLM, dtype: torch.dtype, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes a parameter: those of θ*_L, which the float32 tensors of a posterior on the CPU serve for."""
+    found: list[MemoryEstimate] = []
+    monkeypatch.setattr(MemoryEstimate, "require_fit", lambda self, *_: found.append(self))
+    model = model.to(dtype)
+    config = ConfidenceConfig(scorer="interference")
+    score_confidence(model, Dataset.from_list(GOOD), posterior_of(model), config)
+    assert [estimate.copies for estimate in found] == [copies * model.num_parameters()]
 
 
 def test_model_with_non_finite_weights_is_refused_by_parameter(model: LlamaForCausalLM) -> None:

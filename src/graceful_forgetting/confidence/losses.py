@@ -43,8 +43,8 @@ class Losses(Measurement):
 class ReferenceLosses(Measurement):
     """`loss` and `reference_loss`: L(x) at θ_base and at θ*_L; `answer_shift`, see `shift_by_answer`.
 
-    θ*_L is held on the device, in the type of the parameters, beside θ_base. Raises `ValueError` for a posterior that
-    covers a part of the parameters.
+    θ*_L is held on the device, in the type of the parameters, beside θ_base; on the CPU in float32 the posterior's own
+    tensors serve. Raises `ValueError` for a posterior that covers a part of the parameters.
     """
 
     columns = ("loss", "reference_loss")
@@ -61,9 +61,9 @@ class ReferenceLosses(Measurement):
             )
 
     def memory(self, row: Mapping[str, Tensor], batch_size: int) -> MemoryEstimate:
-        covered = [p.nbytes for name, p in self.inputs.model.named_parameters() if name in self._posterior.mean]
-        read = batch_size * most_options(self.inputs.rows)
-        return MemoryEstimate.on(self.inputs.model, forward_bytes(self.inputs.model, row, read), copies=sum(covered))
+        model, read = self.inputs.model, batch_size * most_options(self.inputs.rows)
+        copies = _copied_bytes(model, self._posterior.mean)
+        return MemoryEstimate.on(model, forward_bytes(model, row, read), copies=copies)
 
     def parameters(self) -> list[str]:
         return list(self._posterior.mean)
@@ -143,6 +143,17 @@ def in_place_of(model: nn.Module, mean: Mapping[str, Tensor]) -> dict[str, Tenso
         wanted, part = mean[name].to(parameter.device), values.adapter_part(name)
         found[name] = (wanted if part is None else wanted - part).to(parameter.dtype)
     return found
+
+
+def _copied_bytes(model: nn.Module, mean: Mapping[str, Tensor]) -> int:
+    """What `in_place_of` makes: nothing for a parameter that is on the device of its mean, in its type."""
+    values = ParameterValues(model, mean)
+    return sum(
+        parameter.nbytes
+        for name, parameter in values.parameters.items()
+        if (parameter.device, parameter.dtype) != (mean[name].device, mean[name].dtype)
+        or values.adapter_part(name) is not None
+    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from graceful_forgetting.confidence.scorer import Inputs, Measured, Measurement,
 from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.confidence.shards import Plan, measure_rows
 from graceful_forgetting.config import ConfidenceConfig
+from graceful_forgetting.gradients.parameters import all_finite
 from graceful_forgetting.gradients.rows import tokenised_rows, usable_rows
 from graceful_forgetting.posterior import LearningPosterior
 from graceful_forgetting.runtime.batches import BatchLimit
@@ -136,8 +137,7 @@ def _check_posterior(
 
 def _check_weights(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
-        # NaN is the least and the largest wherever it occurs; of the parameter's size nothing is made.
-        if parameter.numel() and not bool(torch.stack(parameter.detach().aminmax()).isfinite().all()):
+        if not all_finite(parameter):
             raise ValueError(f"model: {name} is not finite; load an undamaged checkpoint")
 
 

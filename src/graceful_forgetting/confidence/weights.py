@@ -45,7 +45,8 @@ class ConfidenceWeights:
             return self._held[name]
         precision = self._posterior.precision[name].to(self.parameters[name].device)
         difference = self._values[name] - self._posterior.mean[name].to(precision.device)
-        return self._moved(name, precision * difference), self._moved(name, precision)
+        # Written over, so that of the parameter's size one tensor is made.
+        return self._moved(name, difference.mul_(precision)), self._moved(name, precision)
 
     def rows(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `pair`, of the rows (n,) of a matrix only: (n, columns) each."""
@@ -77,12 +78,12 @@ class ConfidenceWeights:
     def nbytes(parameters: Sequence[nn.Parameter], kept: ScoringWeights) -> int:
         """What F and V of these parameters take: of all of them if held, else of the largest, while it is formed."""
         sizes = [parameter.numel() for parameter in parameters]
+        # On the CPU the posterior's own F and θ*_L serve.
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
         if kept == "streamed":
-            return 4 * 4 * max(sizes)
+            return 4 * max(sizes) * (1 if on_cpu else 3)
         if kept == "bfloat16":
             return 2 * 2 * sum(sizes)
-        # On the CPU the posterior's own F serves.
-        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
         return 4 * sum(sizes) * (1 if on_cpu else 2)
 
 

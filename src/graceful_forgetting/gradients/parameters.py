@@ -94,6 +94,12 @@ def lowest_precision(model: nn.Module) -> torch.dtype:
     return max(floating, key=lambda kind: torch.finfo(kind).eps)
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite. Of the tensor's size nothing is made."""
+    # NaN is the least and the largest wherever it occurs.
+    return not tensor.numel() or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
+
+
 class ParameterValues(Mapping[str, Tensor]):
     """What each of the parameters `names` is worth in the model, on its device: float32, made when asked for.
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from graceful_forgetting.config import PosteriorConfig
 from graceful_forgetting.gradients.parameters import (
     ParameterValues,
+    all_finite,
     covered_parameters,
     matching_names,
     unrestricted_names,
@@ -69,17 +70,18 @@ class LearningPosterior:
         if self.has_fisher and set(self.mean) != set(self.precision):
             odd = sorted(set(self.mean) ^ set(self.precision))
             raise ValueError(f"mean and precision must name the same parameters; only one has {', '.join(odd)}")
+        for name, mean in self.mean.items():
+            if not all_finite(mean):
+                raise ValueError(f"mean of {name} is not finite; the reference run diverged")
         for name, precision in self.precision.items():
             if precision.shape != self.mean[name].shape:
                 raise ValueError(
                     f"precision of {name} has shape {tuple(precision.shape)}, its mean {tuple(self.mean[name].shape)}"
                 )
-            if not bool(precision.isfinite().all()):
+            if not all_finite(precision):
                 raise ValueError(f"precision of {name} is not finite; estimate the posterior again")
-            if bool((precision < 0).any()):
+            if precision.numel() and bool(precision.min() < 0):
                 raise ValueError(f"precision of {name} has negative entries; a mean of squares cannot")
-            if not bool(self.mean[name].isfinite().all()):
-                raise ValueError(f"mean of {name} is not finite; the reference run diverged")
 
     @property
     def has_fisher(self) -> bool:
