@@ -156,6 +156,8 @@ def test_mistakes_name_file_key_value_and_fix(write, changes: dict, message: str
         ({"correct": None}, r"key 'correct' is missing"),
         ({"correct": "label.index(key)"}, r"key 'correct' .*reads 'label', which is no column"),
         ({"choices": "options.text +"}, r"key 'choices' .*not a valid template"),
+        ({"choices": " "}, r"key 'choices' .*not a valid expression"),
+        ({"choices": "options.text) + (options.text"}, r"key 'choices' .*not a valid expression"),
         ({"choices": []}, r"key 'choices' is \[\]: it must be a list of texts"),
         ({"completion": "{{ chioce }}"}, r"key 'completion' .*reads 'chioce'"),
     ],

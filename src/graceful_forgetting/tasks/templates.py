@@ -194,7 +194,13 @@ def variables(source: str) -> set[str]:
 
 def expression_variables(source: str) -> set[str]:
     """The names that an expression reads; raises `ValueError` where it is none."""
-    return variables("{{ (" + source + ") }}")
+    names = variables("{{ (" + source + ") }}")
+    try:
+        # Nothing at all is a value in brackets, and "a) + (b" closes them.
+        _ENVIRONMENT.compile_expression(source)
+    except (TemplateError, RecursionError, MemoryError) as error:
+        raise ValueError(f"not a valid expression: {error}") from error
+    return names
 
 
 def _reason(error: BaseException) -> str:
