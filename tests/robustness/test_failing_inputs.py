@@ -129,6 +129,7 @@ WRONG = [
     ("lr_scheduler_kwargs", "[1]", "a mapping of names to values"),
     ("accelerator_config", "nowhere.json", "no such file"),
     ("accelerator_config", "", "no such file"),
+    ("accelerator_config", "x" * 300, "no such file"),
     ("accelerator_config", {"split_batch": True}, "unexpected keyword argument 'split_batch'"),
     ("deepspeed", {"zero_optimization": {"stage": 2}}, "deepspeed"),
     ("ddp_backend", "glo", "did you mean 'gloo'?"),

@@ -14,7 +14,6 @@ from dataclasses import fields
 from datetime import date
 from enum import Enum
 from functools import cache, wraps
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -193,7 +192,7 @@ def _check_text(name: str, value: str, annotation: Any) -> None:
     # Empty text turns DeepSpeed and FSDP off; the third is read as a path.
     named = value or name == "accelerator_config"
     if name in _IN_FILES and named and not value.lstrip().startswith("{"):
-        if name != "fsdp_config" and not Path(value).is_file():
+        if name != "fsdp_config" and not os.path.isfile(value):
             raise ValueError(f"{name}={short(value)} is not valid: there is no such file, and it is no JSON")
     elif dict in kinds and value:
         mapping_of(name, value)
