@@ -2,7 +2,7 @@
 
     python -m evidence.reliability.fuzz --count 20000        each kind of file; figures of these kinds are archived
     python -m evidence.reliability.fuzz --count 200 --no-archive       for CI
-    python -m evidence.reliability.fuzz --atheris recipe    guided by coverage, where atheris is installed, until Ctrl-C
+    python -m evidence.reliability.fuzz --atheris recipe --seconds 300    guided by coverage, where atheris is installed
 
 Kinds: recipe, grid, JSON Lines, a task in YAML, a result file. Hypothesis draws valid files with parts replaced by
 anything, and files of any text.
@@ -46,6 +46,8 @@ PACKAGE = str(Path(graceful_forgetting.__file__).parent)
 ARCHIVES = Path(__file__).parents[1] / "archives"
 # Seconds of processor time, and bytes, that an input may take.
 SECONDS, BYTES = 1.0, 200 * 2**20
+# Seconds between archives of what atheris has tried.
+ARCHIVED_EVERY = 5.0
 # Modules that atheris follows.
 READERS = (
     *("config.values", "runs.recipe", "runtime.yaml_file", "sweeps.grid_file", "results.result", "results.schema"),
@@ -133,6 +135,17 @@ class Found:
     largest: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        return {
+            "inputs": self.inputs,
+            "accepted": self.accepted,
+            "refused": self.refused,
+            "slowest_seconds": round(self.slowest, 2),
+            "largest_megabytes": round(self.largest / 2**20),
+            "failures": dict(self.failures),
+        }
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -422,35 +435,32 @@ def run_fuzz(count: int, names: list[str] | None = None) -> dict[str, Any]:
         if names is not None and kind.name not in names:
             continue
         found = fuzz(kind, count)
-        figures["kinds"][kind.name] = {
-            "inputs": found.inputs,
-            "accepted": found.accepted,
-            "refused": found.refused,
-            "slowest_seconds": round(found.slowest, 2),
-            "largest_megabytes": round(found.largest / 2**20),
-            "failures": dict(found.failures),
-        }
+        figures["kinds"][kind.name] = found.figures()
         print(f"{kind.name}: {figures['kinds'][kind.name]}", flush=True)
         for problem, example in found.examples.items():
             print(f"  {problem}\n    {example}", flush=True)
     return figures
 
 
-def run_atheris(name: str) -> None:
-    """Fuzz one kind guided by coverage, until interrupted."""
+def run_atheris(name: str, seconds: int) -> None:
+    """Fuzz one kind guided by coverage; its figures are archived as it goes, since libFuzzer ends the process."""
     try:
         import atheris
     except ImportError:
         print("NOT RUN: atheris is not installed (pip install atheris)", file=sys.stderr)
         return
     (kind,) = [each for each in kinds() if each.name == name]
-    found = Found()
+    found, archived = Found(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
 
         @settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))
         @given(kind.content)
         def run(data: bytes) -> None:
+            nonlocal archived
             attempt(kind, data, Path(folder), found)
+            if found.failures or time.monotonic() - archived > ARCHIVED_EVERY:
+                archived = time.monotonic()
+                _archive("fuzz-atheris", {"kinds": {name: found.figures()}})
             assert not found.failures, found.examples
 
         # What reads: all that is imported would take minutes.
@@ -458,8 +468,15 @@ def run_atheris(name: str) -> None:
             for function in vars(module).values():
                 if inspect.isfunction(function) and function.__module__ == module.__name__:
                     atheris.instrument_func(function)
-        atheris.Setup([sys.argv[0]], run.hypothesis.fuzz_one_input)  # type: ignore[attr-defined]
+        arguments = [sys.argv[0], f"-max_total_time={seconds}", f"-artifact_prefix={folder}/"]
+        atheris.Setup(arguments, run.hypothesis.fuzz_one_input)  # type: ignore[attr-defined]
         atheris.Fuzz()
+
+
+def _archive(name: str, figures: dict[str, Any]) -> None:
+    """Save the figures of some kinds beside those of the others."""
+    known = load(name) or figures
+    save(name, {**figures, "kinds": {**known["kinds"], **figures["kinds"]}})
 
 
 def main() -> int:
@@ -467,16 +484,16 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--kinds", nargs="+")
     parser.add_argument("--no-archive", action="store_true")
-    parser.add_argument("--atheris", metavar="KIND")
+    parser.add_argument("--atheris", metavar="KIND", choices=[kind.name for kind in kinds()])
+    parser.add_argument("--seconds", type=int, default=300, help="how long atheris goes on")
     options = parser.parse_args()
     disable_progress_bar()
     if options.atheris:
-        run_atheris(options.atheris)
+        run_atheris(options.atheris, options.seconds)
         return 0
     figures = run_fuzz(options.count, options.kinds)
     if not options.no_archive:
-        known = load("fuzz") or figures
-        save("fuzz", {**figures, "kinds": {**known["kinds"], **figures["kinds"]}})
+        _archive("fuzz", figures)
     return int(any(kind["failures"] for kind in figures["kinds"].values()))
 
 

@@ -4,6 +4,7 @@ python -m evidence.reliability.page            exit 1 where something was lost, 
 python -m evidence.reliability.page --check    writes nothing; exit 1 where the page is out of date
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ limit.
 Plain fine-tuning that diverges is an error (exit code 1) in place of a table of zeros. It has diverged when its
 smoothed loss is above three times that of guessing, or when it ends no better than guessing and worse than it began. No
 checkpoint is saved of it, so that none is continued.
+"""
+
+MEMORY = Path(__file__).parents[1] / "speed" / "memory-estimates.json"
+# How far announced memory may be from what is taken, as a share of it.
+_NEAR = 0.2
+_MEMORY = """## Memory that is announced
+
+A stage that runs out of memory goes on with half of the batch, and gives the same result. Before it starts, it
+announces what it needs. Announced over measured, for Llamas of 7 to 135 M parameters on the CPU
+(`memory_estimates.py`):
 """
 
 
@@ -77,13 +88,24 @@ def _on_small_disks(found: dict[str, Any] | None) -> str:
     return _row(promise, "`disk.py`", tried, _lost(len(found["failed"]), "runs"))
 
 
-def _fuzzed(found: dict[str, Any] | None) -> str:
+def _fuzzed(found: dict[str, Any] | None, guided: dict[str, Any] | None) -> str:
     promise = "A file that nobody meant is refused by name, within a second and 200 MB"
     if found is None:
         return _row(promise, "`fuzz.py`", "not run", "–")
-    tried = ", ".join(f"{row['inputs']:,} of {name}" for name, row in found["kinds"].items())
-    failures = sum(sum(row["failures"].values()) for row in found["kinds"].values())
-    return _row(promise, "`fuzz.py`", f"inputs: {tried}", _lost(failures, "inputs"))
+    tried = f"inputs: {_inputs(found)}"
+    failures = _failures(found)
+    if guided is not None:
+        tried += f"; guided by coverage, with atheris: {_inputs(guided)}"
+        failures += _failures(guided)
+    return _row(promise, "`fuzz.py`", tried, _lost(failures, "inputs"))
+
+
+def _inputs(found: dict[str, Any]) -> str:
+    return ", ".join(f"{row['inputs']:,} of {name}" for name, row in found["kinds"].items())
+
+
+def _failures(found: dict[str, Any]) -> int:
+    return sum(sum(row["failures"].values()) for row in found["kinds"].values())
 
 
 def _drawn(found: dict[str, Any] | None) -> str:
@@ -104,9 +126,28 @@ def _lost(count: int, what: str) -> str:
 def page() -> str:
     """The page."""
     disks = _on_small_disks(load("disk"))
-    rows = [_killed(kill.figures()), _damaged(load("damage")), disks, _fuzzed(load("fuzz")), _drawn(draws.figures())]
+    rows = [
+        _killed(kill.figures()),
+        _damaged(load("damage")),
+        disks,
+        _fuzzed(load("fuzz"), load("fuzz-atheris")),
+        _drawn(draws.figures()),
+    ]
     table = "\n".join(["| promise | test | tried | lost |", "|---|---|---|---|", *rows])
-    return f"{_INTRODUCTION}\n{table}\n{_RULES}\n{_kill_table(kill.figures())}"
+    return f"{_INTRODUCTION}\n{table}\n{_RULES}\n{_memory_table()}\n{_kill_table(kill.figures())}"
+
+
+def _memory_table() -> str:
+    found = json.loads(MEMORY.read_text(encoding="utf-8"))["results"]
+    stages = dict.fromkeys(row["stage"] for row in found)
+    ratios = {stage: [row["ratio"] for row in found if row["stage"] == stage] for stage in stages}
+    rows = [
+        f"| {stage} | {len(own)} | {sum(abs(ratio - 1) <= _NEAR for ratio in own)} | {min(own):.2f} | {max(own):.2f} |"
+        for stage, own in ratios.items()
+    ]
+    return "\n".join(
+        [_MEMORY, "| work | batches | within 20 % | lowest | highest |", "|---|---|---|---|---|", *rows, ""]
+    )
 
 
 def _kill_table(found: dict[str, Any] | None) -> str:
