@@ -20,18 +20,17 @@ from evidence.tables.sweeps import (
     evidence_table,
     gains_by_setting,
     methods_by_forgetting,
-    one_use,
     one_world,
     outcomes,
     outcomes_by_share,
     pair_table,
     readme_gains,
-    rows_for_as_much,
     sensitivity,
     task_matrix,
     world_gains,
     world_shares,
 )
+from evidence.tables.uses import found_in_pool, one_use, rows_for_as_much, use_and_harm
 from evidence.tables.values import (
     Runs,
     Worlds,
@@ -181,6 +180,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "uses_labels_share": lambda: used("labels-share"),
     "uses_labels_rows": lambda: rows_for_as_much(runs("uses/labels-share"), "unlikelihood", runs("uses/labels-rows")),
     "uses_labels": lambda: used("labels"),
+    "uses_identity": lambda: use_and_harm(runs("uses/identity"), "unrelated", 0.05),
+    "uses_identity_trials": lambda: use_and_harm(runs("uses/identity-trials"), "unrelated"),
+    "uses_identity_found": lambda: found_in_pool(runs("uses/identity"), "forgetting", "interference"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
 }

@@ -18,7 +18,6 @@ from evidence.tables.values import (
     Value,
     Worlds,
     accuracy,
-    difference,
     gain,
     gap,
     gap_share,
@@ -158,85 +157,6 @@ def one_world(runs: Runs, chosen: Mapping[str, str] | None = None) -> str:
             **({"share of the gap": share_of_gap} if chosen is None else {"chosen": lambda name: chosen.get(name, "")}),
         },
         f"{len(own[methods[-1]])} runs a method, on {len(runs)} builds.",
-    )
-
-
-def one_use(runs: Runs) -> str:
-    """Every method in one use: its learning rate, accuracy, worst run, and what it gains over plain fine-tuning.
-
-    Plain fine-tuning at several rates is several methods, `plain` and `plain-<rate>`. The gain is over the one that is
-    best on these very runs, so that a rate which was chosen badly for it flatters no method.
-    """
-    methods = list(runs[0].methods)
-    own = {name: scores(runs, name)[0] for name in methods}
-    rates = {name: next(iter(cells.values())).config["learning_rate"] for name, cells in runs[0].methods.items()}
-    best = max((name for name in methods if name.startswith("plain")), key=lambda name: fmean(own[name]))
-    return table(
-        methods,
-        {
-            "method": code,
-            "learning rate": lambda name: f"{rates[name]:g}",
-            "seeds": lambda name: str(len(own[name])),
-            "accuracy, %": lambda name: points(fmean(own[name])),
-            "worst run": lambda name: points(min(own[name])),
-            f"gain over {best}, points": lambda name: "" if name == best else gain(runs, name, best),
-        },
-        "Pairs of runs with the same seed.",
-    )
-
-
-def use_and_harm(runs: Runs, other: str, most: float) -> str:
-    """Every method in one use that may harm another task: accuracy in both, and the gain over plain fine-tuning.
-
-    The gain is over the rate of plain fine-tuning that is best on these very runs, of those that harm little enough.
-
-    Args:
-        other: the task that may be harmed; every answer that is not right is harm.
-        most: share of harmed answers, in the mean over runs, up to which a rate of plain fine-tuning counts.
-    """
-    methods = runs[0].methods
-    own = {name: scores(runs, name)[0] for name in methods}
-    rates = {name: next(iter(cells.values())).config["learning_rate"] for name, cells in methods.items()}
-    harmed = {
-        name: fmean(1 - (cell.metrics[other].accuracy or 0.0) for cell in cells.values())
-        for name, cells in methods.items()
-    }
-    plain = [name for name in methods if name.startswith("plain") and harmed[name] <= most]
-    best = max(plain, key=lambda name: fmean(own[name]))
-    return table(
-        methods,
-        {
-            "method": code,
-            "learning rate": lambda name: f"{rates[name]:g}",
-            "seeds": lambda name: str(len(own[name])),
-            "new, %": lambda name: points(fmean(own[name])),
-            "worst run": lambda name: points(min(own[name])),
-            "polluted, %": lambda name: points(harmed[name]),
-            f"new, gain over {best}, points": lambda name: "" if name == best else gain(runs, name, best),
-        },
-        f"Pairs of runs with the same seed. `{best}` is the best rate of plain fine-tuning that pollutes at most "
-        f"{points(most)} % of the answers.",
-    )
-
-
-def rows_for_as_much(forgets: Runs, method: str, more: Runs) -> str:
-    """A method that forgets against plain fine-tuning on more labelled rows, by seed."""
-    own, plain = forgets[0].methods[method], more[0].methods["plain"]
-    seeds = sorted(own.keys() & plain.keys())
-    by_way = {method: [own[seed] for seed in seeds], "plain": [plain[seed] for seed in seeds]}
-    accuracies = {name: [cell.score for cell in cells] for name, cells in by_way.items()}
-    behind = difference(accuracies[method], accuracies["plain"])
-    return table(
-        by_way,
-        {
-            "method": code,
-            "labelled rows": lambda name: str(by_way[name][0].learning_rows),
-            "seeds": lambda name: str(len(by_way[name])),
-            "accuracy, %": lambda name: points(fmean(accuracies[name])),
-            "worst run": lambda name: points(min(accuracies[name])),
-            "gain over plain, points": lambda name: behind if name == method else "",
-        },
-        "Pairs of runs with the same seed.",
     )
 
 

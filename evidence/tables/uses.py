@@ -1,0 +1,150 @@
+"""Tables over the uses of a real model: a method against plain fine-tuning at its best."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+from evidence.tables.table import code, table
+from evidence.tables.values import Runs, difference, gain, scores
+from graceful_forgetting.results.measures import auroc, expanded
+from graceful_forgetting.results.text import fixed, points
+
+BY_DRAW = "plain-by-draw"
+"""Plain fine-tuning at the rate that is best for each draw of rows."""
+
+
+def one_use(runs: Runs) -> str:
+    """Every method in one use: its learning rate, accuracy, worst run, and what it gains over plain fine-tuning.
+
+    Plain fine-tuning at several rates is several methods, `plain` and `plain-<rate>`. The gain is over the one that is
+    best on these very runs, so that a rate which was chosen badly for it flatters no method.
+    """
+    methods = list(runs[0].methods)
+    own = {name: scores(runs, name)[0] for name in methods}
+    rates = {name: next(iter(cells.values())).config["learning_rate"] for name, cells in runs[0].methods.items()}
+    best = max((name for name in methods if name.startswith("plain")), key=lambda name: fmean(own[name]))
+    return table(
+        methods,
+        {
+            "method": code,
+            "learning rate": lambda name: f"{rates[name]:g}",
+            "seeds": lambda name: str(len(own[name])),
+            "accuracy, %": lambda name: points(fmean(own[name])),
+            "worst run": lambda name: points(min(own[name])),
+            f"gain over {best}, points": lambda name: "" if name == best else gain(runs, name, best),
+        },
+        "Pairs of runs with the same seed.",
+    )
+
+
+def rows_for_as_much(forgets: Runs, method: str, more: Runs) -> str:
+    """A method that forgets against plain fine-tuning on more labelled rows, by seed."""
+    own, plain = forgets[0].methods[method], more[0].methods["plain"]
+    seeds = sorted(own.keys() & plain.keys())
+    by_way = {method: [own[seed] for seed in seeds], "plain": [plain[seed] for seed in seeds]}
+    accuracies = {name: [cell.score for cell in cells] for name, cells in by_way.items()}
+    behind = difference(accuracies[method], accuracies["plain"])
+    return table(
+        by_way,
+        {
+            "method": code,
+            "labelled rows": lambda name: str(by_way[name][0].learning_rows),
+            "seeds": lambda name: str(len(by_way[name])),
+            "accuracy, %": lambda name: points(fmean(accuracies[name])),
+            "worst run": lambda name: points(min(accuracies[name])),
+            "gain over plain, points": lambda name: behind if name == method else "",
+        },
+        "Pairs of runs with the same seed.",
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a use: shares of new answers and of answers of the other task that are harmed."""
+
+    new: float
+    harmed: float
+
+    def within(self, most: float) -> float:
+        """The new answers, or none where more than `most` is harmed."""
+        return self.new if self.harmed <= most + 1e-6 else 0.0
+
+
+def use_and_harm(runs: Runs, other: str, most: float | None = None) -> str:
+    """Every method in one use that may harm another task: new answers, polluted ones, and the gain over plain.
+
+    A run counts with its new answers where it pollutes little enough, else with none. By that measure every method is
+    held against the best rate of plain fine-tuning on these very runs, and against the best of each single draw of
+    rows, which nobody could know beforehand.
+
+    Args:
+        other: the task that may be harmed; every answer that is not right is polluted.
+        most: share of polluted answers up to which a run counts; without it no gain is told.
+    """
+    methods = runs[0].methods
+    rates = {name: f"{next(iter(cells.values())).config['learning_rate']:g}" for name, cells in methods.items()}
+    found = {
+        name: {seed: _Run(cell.score, 1 - (cell.metrics[other].accuracy or 0.0)) for seed, cell in cells.items()}
+        for name, cells in methods.items()
+    }
+    columns: dict[str, Callable[[str], str]] = {
+        "method": code,
+        "learning rate": rates.__getitem__,
+        "seeds": lambda name: str(len(found[name])),
+        "new, %": lambda name: points(fmean(run.new for run in found[name].values())),
+        "polluted, %": lambda name: points(fmean(run.harmed for run in found[name].values())),
+    }
+    if most is None:
+        return table(methods, columns | {"worst run": lambda name: points(max(r.harmed for r in found[name].values()))})
+    plain = [name for name in methods if name.startswith("plain")]
+    seeds = sorted(set().union(*(found[name] for name in plain)))
+    by_draw = {
+        seed: max((found[name][seed] for name in plain if seed in found[name]), key=lambda run: run.within(most))
+        for seed in seeds
+    }
+    counted = {name: {seed: run.within(most) for seed, run in own.items()} for name, own in found.items()}
+    best = max(plain, key=lambda name: fmean(counted[name].values()))
+    found[BY_DRAW], rates[BY_DRAW] = by_draw, "the best of each draw"
+    counted[BY_DRAW] = {seed: run.within(most) for seed, run in by_draw.items()}
+
+    def over(name: str, rival: str) -> str:
+        both = sorted(set(counted[name]) & set(counted[rival]))
+        return difference([counted[name][seed] for seed in both], [counted[rival][seed] for seed in both])
+
+    limit = f"{points(most)} %"
+    columns |= {
+        f"runs within {limit}": lambda name: str(sum(run.within(most) > 0 for run in found[name].values())),
+        "new where within, %": lambda name: points(fmean(counted[name].values())),
+        f"gain over {best}, points": lambda name: "" if name == best else over(name, best),
+        f"gain over {BY_DRAW}": lambda name: "" if name == BY_DRAW else over(name, BY_DRAW),
+    }
+    return table(
+        found,
+        columns,
+        f"Pairs of runs with the same seed. A run that pollutes more than {limit} counts as 0 in the last three "
+        "columns.",
+    )
+
+
+def found_in_pool(runs: Runs, method: str, score: str) -> str:
+    """How well a score finds what is labelled as conflicting in the pool of a use, and what of it a method chooses."""
+    cells = list(runs[0].methods[method].values())
+    rankings = [expanded(cell.scores.rankings[score]) for cell in cells if cell.scores is not None]
+    found = [auroc(ranking, "c") or 0.0 for ranking in rankings]
+    chosen = [cell.selection.chosen_by_kind for cell in cells if cell.selection is not None]
+
+    def of(letter: str, kind: str) -> str:
+        return f"{fmean(one.get(kind, 0) for one in chosen):.0f} of {rankings[0].count(letter)}"
+
+    return table(
+        [score],
+        {
+            "score": code,
+            "seeds": lambda _: str(len(found)),
+            "AUROC": lambda _: fixed(fmean(found), 3),
+            "worst run": lambda _: fixed(min(found), 3),
+            "chosen that conflict": lambda _: of("c", "conflicting"),
+            "chosen of the others": lambda _: of("n", "neutral"),
+        },
+        "Chosen: mean over seeds.",
+    )

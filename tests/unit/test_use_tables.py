@@ -1,0 +1,45 @@
+"""Tables over the uses of a real model, against the archived cells themselves."""
+
+from statistics import fmean
+
+from evidence.tables.specs import runs
+from evidence.tables.uses import BY_DRAW, found_in_pool, use_and_harm
+
+TRIALS = "uses/identity-trials"
+
+
+def _rows(text: str) -> dict[str, dict[str, str]]:
+    head, _, *lines = (line for line in text.splitlines() if line.startswith("|"))
+    columns = [cell.strip() for cell in head.strip("|").split("|")]
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: dict(zip(columns, row, strict=True)) for row in cells}
+
+
+def test_a_run_that_pollutes_too_much_counts_as_nothing() -> None:
+    """Of `w2` one run pollutes 1 of 60 answers and the other 9; plain fine-tuning pollutes 8 and 17."""
+    found = _rows(use_and_harm(runs(TRIALS), "unrelated", 0.05))
+    (group,) = runs(TRIALS)
+    assert [cell.metrics["unrelated"].correct for cell in group.methods["w2"].values()] in ([59, 51], [51, 59])
+    kept = [cell.score for cell in group.methods["w2"].values() if cell.metrics["unrelated"].correct == 59]
+    assert found["w2"]["runs within 5.0 %"] == "1"
+    assert found["w2"]["new where within, %"] == f"{100 * kept[0] / 2:.1f}"
+    assert found["plain"]["runs within 5.0 %"] == found[BY_DRAW]["runs within 5.0 %"] == "0"
+    assert found["plain"]["new, %"] == f"{100 * fmean(cell.score for cell in group.methods['plain'].values()):.1f}"
+    assert found["w4"]["gain over plain, points"].startswith("+87.5 [")
+
+
+def test_three_of_sixty_are_five_percent() -> None:
+    """1 − 57/60 is above .05 in floating point."""
+    found = _rows(use_and_harm(runs(TRIALS), "unrelated", 0.05))
+    assert found["w4-2e-4"]["polluted, %"] == "5.0"
+    assert found["w4-2e-4"]["runs within 5.0 %"] == "1"
+
+
+def test_what_a_score_finds_is_told_by_kind() -> None:
+    (row,) = _rows(found_in_pool(runs(TRIALS), "w2-long-cut", "interference")).values()
+    (cell,) = runs(TRIALS)[0].methods["w2-long-cut"].values()
+    assert cell.selection is not None
+    chosen = cell.selection.chosen_by_kind
+    assert row["chosen that conflict"] == f"{chosen['conflicting']} of 60"
+    assert row["chosen of the others"] == f"{chosen['neutral']} of 100"
+    assert float(row["AUROC"]) > 0.95
