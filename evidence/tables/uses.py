@@ -11,6 +11,8 @@ from graceful_forgetting.results.text import fixed, points
 
 BY_DRAW = "plain-by-draw"
 """Plain fine-tuning at the rate that is best for each draw of rows."""
+REHEARSAL = "rehearsal"
+"""The method that retains own answers and unlearns next to nothing."""
 
 
 def one_use(runs: Runs) -> str:
@@ -112,6 +114,9 @@ def use_and_harm(runs: Runs, other: str, most: float | None = None) -> str:
         return difference([counted[name][seed] for seed in both], [counted[rival][seed] for seed in both])
 
     limit = f"{points(most)} %"
+    rivals = [name for name in methods if not name.startswith("plain") and name != REHEARSAL]
+    against = rivals if REHEARSAL in methods else []
+    beyond = "".join(f" `{name}` gains {over(name, REHEARSAL)} over `{REHEARSAL}`." for name in against)
     columns |= {
         f"runs within {limit}": lambda name: str(sum(run.within(most) > 0 for run in found[name].values())),
         "new where within, %": lambda name: points(fmean(counted[name].values())),
@@ -122,7 +127,7 @@ def use_and_harm(runs: Runs, other: str, most: float | None = None) -> str:
         found,
         columns,
         f"Pairs of runs with the same seed. A run that pollutes more than {limit} counts as 0 in the last three "
-        "columns.",
+        f"columns.{beyond}",
     )
 
 
