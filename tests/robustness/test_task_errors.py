@@ -44,6 +44,20 @@ def test_unknown_task_unlike_any_lists_the_known() -> None:
         resolve_task("zzzz")
 
 
+@pytest.mark.parametrize("name", ["gsm8k", "sst5", "cloze:qasc", "", "qask"])
+def test_cloze_form_of_a_task_without_lettered_options_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"unknown task 'cloze:{name}': .*cloze:qasc, .*cloze:mmlu:<subject>"):
+        resolve_task(f"cloze:{name}")
+
+
+def test_empty_option_has_no_cloze_form(tmp_path: Path) -> None:
+    row = {"question": "q?", "choices": ["a", " "], "answer": 0}
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"test\.jsonl:1: options=.* has an empty text"):
+        load_task("cloze:mmlu:anatomy", "test", source=path)
+
+
 @pytest.mark.parametrize("name", ["missing.jsonl", "folder/of/rows"])
 def test_missing_path_says_which(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

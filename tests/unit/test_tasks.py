@@ -18,7 +18,7 @@ from graceful_forgetting.tasks import (
     score_answers,
     task_source,
 )
-from graceful_forgetting.tasks.catalogue import SAMPLES
+from graceful_forgetting.tasks.catalogue import LETTERED, SAMPLES
 from graceful_forgetting.tasks.metrics import answer_tokens, token_f1
 
 GSM8K, DENTAL = TASKS["gsm8k"], TASKS["dental"]
@@ -382,6 +382,38 @@ def test_mmlu_and_psychol_rows() -> None:
         assert (formatted["completion"], formatted["answer"]) == (" D. d", "D")
 
 
+def test_cloze_rows_leave_out_the_options_and_keep_their_order() -> None:
+    row = {"id": "x", "question": "Climate is\tdescribed as?", "choices": KEYED, "answerKey": "2"}
+    task = resolve_task("cloze:qasc")
+    assert task.format_row(row) == {
+        "prompt": "Question: Climate is described as?\nAnswer:",
+        "completion": " local weather",
+        "answer": "local weather",
+        "choices": [" sand", " local weather", " forests"],
+    }
+    assert task.parse_answer(" local weather\nQuestion: next?") == "local weather"
+
+
+@pytest.mark.parametrize("name", [task.name for task in LETTERED if (SAMPLES / task.folder).is_dir()])
+def test_cloze_form_has_the_rows_of_its_task_in_the_same_order(name: str) -> None:
+    lettered = load_task(name, "test", source="sample", limit=20, seed=3)
+    cloze = load_task(f"cloze:{name}", "test", source="sample", limit=20, seed=3)
+    assert cloze["row"][:] == lettered["row"][:]
+    for plain, row in zip(lettered, cloze, strict=True):
+        at = plain["choices"].index(plain["completion"])
+        assert row["choices"].index(row["completion"]) == at
+        assert plain["completion"] == f" {plain['answer']}.{row['completion']}"
+        assert not any(choice.strip() in row["prompt"] for choice in plain["choices"])
+    assert score_answers(resolve_task(f"cloze:{name}"), cloze["completion"][:], cloze["answer"][:]).value == 1
+
+
+def test_cloze_form_of_subjects_and_of_own_paths(tmp_path: Path) -> None:
+    task = resolve_task("cloze:mmlu:anatomy")
+    assert (task.name, task.hub_configs, task.folder) == ("cloze:mmlu:anatomy", ("anatomy",), "mmlu/anatomy")
+    path = write_rows(tmp_path / "rows.jsonl", [DENTAL_ROW])
+    assert list(load_task(f"cloze:dental@{path}", source="hub")["answer"]) == [DENTAL_ROW["opb"]]
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -489,6 +521,7 @@ def test_one_task_from_a_path_of_its_own(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [DENTAL_ROW])
     task = resolve_task(f"dental@{path}")
     assert (task.name, task.path, task.hub_id) == ("dental", path, None)
+    assert resolve_task(f"mmlu:anatomy@{path}").path == path
     assert list(load_task(task, source="hub")["answer"]) == ["B"]
 
 

@@ -12,6 +12,7 @@ from graceful_forgetting.tasks.boolq import BOOLQ_CLOSED_BOOK
 from graceful_forgetting.tasks.file_task import file_task
 from graceful_forgetting.tasks.gsm8k import GSM8K
 from graceful_forgetting.tasks.local import local_task
+from graceful_forgetting.tasks.multiple_choice import cloze_task
 from graceful_forgetting.tasks.openbookqa import OPENBOOKQA
 from graceful_forgetting.tasks.qasc import QASC
 from graceful_forgetting.tasks.sst5 import SST5
@@ -51,10 +52,19 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+LETTERED = (QASC, medmcqa.DENTAL, mmlu.PSYCHOL, ARC_EASY, OPENBOOKQA, medmcqa.MEDMCQA)
+"""Known tasks whose prompts show lettered options, as those of all families do: these have a cloze form."""
+_CLOZE = "cloze"
+_CLOZE_DESCRIPTION = (
+    "a multiple-choice task without its options in the prompt, such as cloze:qasc or cloze:mmlu:anatomy"
+)
+
+
 def resolve_task(name_or_path: str | Path) -> Task:
     """A task by name or path:
 
     - `gsm8k`, `mmlu:anatomy`: a known task;
+    - `cloze:qasc`, `cloze:mmlu:anatomy`: one with lettered options in cloze form (`cloze_task`);
     - `dental@data/dental`: a known task, its rows from that JSONL file or folder, in the hub's fields;
     - `my_task.yaml`: a task described in YAML (`file_task`);
     - any other path: the user's own data (`local_task`).
@@ -64,11 +74,11 @@ def resolve_task(name_or_path: str | Path) -> Task:
     that is not there.
     """
     name = str(name_or_path)
-    known = _known_task(name)
-    if known is not None:
-        return known
     preset, at, folder = name.partition("@")
-    if at and (known := _known_task(preset)) is not None:
+    known = _known_task(preset)
+    if known is not None and not at:
+        return known
+    if known is not None:
         path = Path(folder).expanduser()
         if not folder or not path.exists():
             raise FileNotFoundError(f"task {name!r}: there is no file or folder {folder!r}; write <task>@<path>")
@@ -80,7 +90,7 @@ def resolve_task(name_or_path: str | Path) -> Task:
         return local_task(path)
     raise ValueError(
         f"unknown task {name!r}: {did_you_mean(name.lower(), TASKS, most=3)}Known tasks: {', '.join(sorted(TASKS))}, "
-        f"{', '.join(f'{family}:<subject>' for family in FAMILIES)}; "
+        f"{', '.join(f'{family}:<subject>' for family in FAMILIES)}, {_CLOZE}:<task>; "
         "or give the path of a JSONL file, of a folder with train.jsonl and test.jsonl, or of a YAML task"
     )
 
@@ -89,6 +99,8 @@ def _known_task(name: str) -> Task | None:
     if name in TASKS:
         return TASKS[name]
     family, colon, subject = name.partition(":")
+    if colon and family == _CLOZE:
+        return cloze_task(_lettered_task(subject))
     if not colon or family not in FAMILIES:
         return None
     if subject not in FAMILIES[family].subjects:
@@ -97,6 +109,18 @@ def _known_task(name: str) -> Task | None:
             f"Subjects of {family}: {', '.join(FAMILIES[family].subjects)}"
         )
     return FAMILIES[family].make(subject)
+
+
+def _lettered_task(name: str) -> Task:
+    task = None if name.startswith(f"{_CLOZE}:") else _known_task(name)
+    if task is None or (task not in LETTERED and name.partition(":")[0] not in FAMILIES):
+        names = [known.name for known in LETTERED]
+        families = ", ".join(f"{_CLOZE}:{family}:<subject>" for family in FAMILIES)
+        raise ValueError(
+            f"unknown task '{_CLOZE}:{name}': {did_you_mean(name.lower(), names, most=3)}Those in cloze form are "
+            f"{', '.join(f'{_CLOZE}:{known}' for known in names)}, {families}"
+        )
+    return task
 
 
 def task_table() -> str:
@@ -115,6 +139,10 @@ def task_table() -> str:
             f"| `{name}:<subject>` | one of {len(family.subjects)} subjects, such as `{example.name}` "
             f"| {example.metric} | {example.licence} | `{example.hub_id}` | no |"
         )
+    example = cloze_task(QASC)
+    lines.append(
+        f"| `{_CLOZE}:<task>` | {_CLOZE_DESCRIPTION} | {example.metric} | of the task | of the task | as the task |"
+    )
     return "\n".join(lines)
 
 
@@ -129,6 +157,7 @@ def task_list(width: int = 100) -> str:
         example = family.make(family.subjects[0])
         what = f"one of {len(family.subjects)} subjects, such as {example.name}"
         entries.append((f"{name}:<subject>", example.metric, what, f"{example.hub_id}; {example.licence}"))
+    entries.append((f"{_CLOZE}:<task>", cloze_task(QASC).metric, _CLOZE_DESCRIPTION, "rows and licence of the task"))
     names, metrics = (max(len(entry[column]) for entry in entries) for column in (0, 1))
     indent = " " * (names + metrics + 4)
     lines = []

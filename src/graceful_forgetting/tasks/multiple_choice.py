@@ -8,14 +8,22 @@
 The completion holds the option's text as well as its letter, so that its loss measures knowledge of the content and
 not of one token. White space inside question and options (some sources have stray tabs and line ends) becomes one
 space.
+
+The same question in cloze form shows no options, so that an answer is its text alone:
+
+    prompt      "Question: Which gas do plants take in?\\nAnswer:"
+    completion  " carbon dioxide"
+    answer      "carbon dioxide"
+    choices     [" oxygen", " carbon dioxide"]
 """
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from graceful_forgetting.tasks.task import Row, shown
+from graceful_forgetting.tasks.task import Row, Task, first_line, shown
 
 LETTERS = "ABCDEFGHIJ"
 # Full-width letters, digits and punctuation.
@@ -113,6 +121,37 @@ def keyed_row(row: Row, question_column: str) -> dict[str, Any]:
     if key not in labels:
         raise ValueError(f"answerKey={shown(key)} is none of the labels {', '.join(labels)}")
     return choice_row(row[question_column], choices["text"], labels.index(key), "answerKey")
+
+
+def cloze_task(task: Task) -> Task:
+    """A task of lettered questions in cloze form, named `cloze:<task>`; its rows are those of `task`.
+
+    A generated answer is right if its first line is the right option. Options are long, and few models give one word
+    for word: compare likelihoods, per byte where the options differ in length.
+    """
+    return replace(
+        task,
+        name=f"cloze:{task.name}",
+        description=f"{task.description}, which the prompt does not show",
+        format_row=lambda row: _without_options(task.format_row(row)),
+        parse_answer=first_line,
+        metric="exact_match",
+    )
+
+
+def _without_options(row: dict[str, Any]) -> dict[str, Any]:
+    texts = {line: line.split(". ", 1)[1] for line in row["choices"]}
+    if not all(texts.values()):
+        raise ValueError(
+            f"options={shown(list(texts.values()))} has an empty text, which cannot be an answer in cloze form"
+        )
+    question, right = row["prompt"].split("\n", 1)[0], texts[row["completion"]]
+    return {
+        "prompt": f"{question}\nAnswer:",
+        "completion": f" {right}",
+        "answer": right,
+        "choices": [f" {text}" for text in texts.values()],
+    }
 
 
 def _one_line(text: str) -> str:
