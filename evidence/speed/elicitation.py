@@ -5,8 +5,9 @@
 A Llama of 6.5 M parameters, or shaped as SmolLM2-135M, with random weights completes prompts of 8 to 200 tokens
 greedily, with at most 64 tokens and a set of EOS tokens that ends about half of the answers early. In each repetition
 every way completes the same prompts, one after the other, so that a busy machine slows all of them down alike; the
-ratios are paired, and their median is printed. All ways are checked to give the same tokens. Elicitation does more
-than its peers: it tokenises, notes the log-probability of every token and builds the data set.
+ratios are paired, and their median is printed. All ways give the same tokens, but where rounding, which differs between
+processors and batches, turns a near tie: such answers are counted, and more than a twentieth is an error. Elicitation
+does more than its peers: it tokenises, notes the log-probability of every token and builds the data set.
 """
 
 import argparse
@@ -31,6 +32,7 @@ SHORTEST, LONGEST, NEW = 8, 200, 64
 EOS_SHARE = 0.03
 SIZES = {"7M": {**SHAPES["7M"], "num_attention_heads": 8}, "135M": {**SHAPES["135M"], "tie_word_embeddings": True}}
 BATCH_SIZES = (16, 32, 64)
+MOST_OTHERS = 0.05
 
 
 def build_model(shape: str, seed: int = 0) -> LlamaForCausalLM:
@@ -115,16 +117,19 @@ def main() -> None:
     by_generate(model, prompts[:2], 2)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     wanted: list[list[int]] | None = None
+    others: dict[str, int] = {}
     for _ in range(arguments.repetitions):
         for name, way in ways.items():
             start = time.perf_counter()
             answers = way()
             seconds[name].append(time.perf_counter() - start)
             wanted = wanted or answers
-            for answer, other in zip(answers, wanted, strict=True):
-                # Elicitation does not take an end for an answer.
-                if answer != other and other[0] not in model.generation_config.eos_token_id:
-                    raise AssertionError(f"{name} gives other tokens than one prompt at a time")
+            # Elicitation does not take an end for an answer.
+            ends = model.generation_config.eos_token_id
+            pairs = zip(answers, wanted, strict=True)
+            others[name] = sum(answer != other and other[0] not in ends for answer, other in pairs)
+            if others[name] > MOST_OTHERS * len(prompts):
+                raise AssertionError(f"{name} gives {others[name]} other answers than one prompt at a time")
     assert wanted is not None
 
     first = seconds["generate, one by one"]
@@ -133,15 +138,17 @@ def main() -> None:
         name: {
             "seconds": times,
             "tokens_per_second": tokens / statistics.median(times),
+            "other_answers": others[name],
             "times_one_by_one": statistics.median(one / own for one, own in zip(first, times, strict=True)),
         }
         for name, times in seconds.items()
     }
     print(f"{len(prompts)} prompts, {tokens / len(prompts):.1f} tokens an answer, {arguments.threads} thread(s)")
     rows = [
-        (name, fixed(row["tokens_per_second"], 0), fixed(row["times_one_by_one"], 2)) for name, row in table.items()
+        (name, fixed(row["tokens_per_second"], 0), fixed(row["times_one_by_one"], 2), str(row["other_answers"]))
+        for name, row in table.items()
     ]
-    print(aligned([("way", "tokens/s", "times one by one"), *rows], ruled=True))
+    print(aligned([("way", "tokens/s", "times one by one", "other answers"), *rows], ruled=True))
     if arguments.output:
         result = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
