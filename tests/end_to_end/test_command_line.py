@@ -239,6 +239,20 @@ DEFAULTS = ["--confidence_scorer", "interference", "--reference_fraction", "0.3"
 DEFAULTS += ["--forget_strategy", "relative", "--forget_threshold", "0.0001"]
 
 
+def test_advice_reads_the_losses_that_token_interference_has_measured(recipe, tmp_path, capsys):
+    """The scores hold both losses of each sample: no second pass for what learning does to them."""
+    recipe.write_text(recipe.read_text().replace("forget_fraction: 0.5\n", ""))
+    flags = ["--confidence_scorer", "token_interference", "--reference_fraction", "0.3"]
+    flags += ["--forget_strategy", "relative", "--forget_threshold", "0.0001"]
+    assert main(["advise", "--config", str(recipe), *flags]) == 0
+    output = capsys.readouterr().out
+    assert "mean change of the loss of chosen samples by learning, nats per token" in output
+    assert not (tmp_path / "run" / "effect_of_learning").exists()
+    scored = load_from_disk(str(tmp_path / "run" / "scores" / "rows"))
+    assert all(0 <= score <= 1 for score in scored["forgetting_confidence"])
+    assert max(scored["forgetting_confidence"]) > 0
+
+
 def test_advice_of_a_run_directory_is_that_of_its_recipe_and_says_what_came_of_it(recipe, tmp_path, capsys):
     """Under the defaults too, and of a finished run what it measured."""
     recipe.write_text(recipe.read_text().replace("forget_fraction: 0.5\n", ""))

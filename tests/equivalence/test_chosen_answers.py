@@ -89,6 +89,18 @@ def test_interference_is_that_of_the_share(model: Any, make_model: Any, tokenize
     assert scored["forgetting_confidence"][:] == pytest.approx(expected, rel=1e-3)
 
 
+def test_token_interference_of_an_option_is_that_of_its_share(
+    model: Any, make_model: Any, tokenizer: Any, knowledge: Dataset
+) -> None:
+    tuned = make_model(seed=1, initializer_range=0.3).eval()
+    posterior = LearningPosterior(mean=dict(tuned.named_parameters()), precision={})
+    config = ConfidenceConfig("token_interference", batch_size=4)
+    scored = score_confidence(model, knowledge, posterior, config, tokenizer)
+    for row, score in zip(knowledge, scored["forgetting_confidence"], strict=True):
+        before, after = (slow_log_probs(which, row).double().exp().sqrt() for which in (model, tuned))
+        assert score == pytest.approx((before - after).clamp(min=0).square().mean().sqrt().item(), rel=1e-3, abs=1e-5)
+
+
 def slow_value(name: str, log_probs: torch.Tensor, base_loss: float) -> torch.Tensor:
     if name == "bounded_tokens":
         return -(-log_probs).clamp(max=CAP).mean()

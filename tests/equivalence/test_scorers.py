@@ -226,6 +226,46 @@ def test_interference_and_loss_are_losses_of_the_two_models(
     assert again["forgetting_confidence"][:] == scored["forgetting_confidence"][:]
 
 
+def test_token_interference_is_what_the_answers_own_tokens_lose(
+    model: PreTrainedModel, posterior: LearningPosterior, rows: Dataset
+) -> None:
+    reference, before = exact(perturbed(model, 6)), exact(model)
+
+    def roots(of: PreTrainedModel, row: dict[str, list[int]]) -> list[float]:
+        probabilities = of.eval()(input_ids=torch.tensor([row["input_ids"]])).logits[0].double().softmax(dim=-1)
+        answer = [place for place, label in enumerate(row["labels"]) if label != -100]
+        return [probabilities[place - 1, row["input_ids"][place]].item() ** 0.5 for place in answer]
+
+    scored = score_confidence(model, rows, posterior, ConfidenceConfig(scorer="token_interference", batch_size=2))
+    both = score_confidence(model, rows, posterior, ConfidenceConfig(scorer="interference", batch_size=2))
+    for index, row in enumerate(rows):
+        falls = [max(0.0, p - q) ** 2 for p, q in zip(roots(before, row), roots(reference, row), strict=True)]
+        expected = math.sqrt(sum(falls) / len(falls))
+        assert scored["forgetting_confidence"][index] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        for column in ("loss", "reference_loss"):
+            assert scored[column][index] == pytest.approx(both[column][index], rel=1e-5)
+    assert len(set(scored["forgetting_confidence"])) > 1
+
+
+def test_what_learning_makes_likelier_hides_nothing_from_token_interference(
+    model: PreTrainedModel, posterior: LearningPosterior
+) -> None:
+    """A token that falls and one that rises: the mean loss may fall, the score never does by the second."""
+    generator = torch.Generator().manual_seed(2)
+    long = torch.randint(4, 64, (40,), generator=generator).tolist()
+    one_by_one = [
+        {"input_ids": long[: place + 1], "labels": [-100] * place + [long[place]]} for place in range(1, len(long))
+    ]
+    whole = Dataset.from_list([{"input_ids": long, "labels": [-100, *long[1:]]}])
+    config = ConfidenceConfig(scorer="token_interference", batch_size=4)
+    single = score_confidence(model, Dataset.from_list(one_by_one), posterior, config)["forgetting_confidence"][:]
+    assert min(single) == 0 < max(single)
+    together = math.sqrt(sum(score**2 for score in single) / len(single))
+    assert score_confidence(model, whole, posterior, config)["forgetting_confidence"][0] == pytest.approx(
+        together, rel=1e-3
+    )
+
+
 def test_gradient_cosine_opposes_the_mean_learning_gradient(
     model: PreTrainedModel, rows: Dataset, tmp_path: Path
 ) -> None:

@@ -39,6 +39,8 @@ def chosen(args: LWFConfig) -> tuple:
         ({"confidence_scorer": "lwf", "reference_fraction": 0.5}, 0.5, ("highest", 0.25, None)),
         ({"confidence_scorer": "pairwise_conflict"}, 1.0, ("threshold", None, 0.1)),
         ({"confidence_scorer": "pairwise_conflict", "forget_fraction": 0.5}, 1.0, ("highest", 0.5, None)),
+        ({"confidence_scorer": "token_interference"}, 0.1, ("relative", None, 0.25)),
+        ({"confidence_scorer": "token_interference", "forget_strategy": "threshold"}, 0.1, ("threshold", None, 0.13)),
         ({"baseline": "ewc"}, 1.0, ("relative", None, 0.3)),
     ],
     ids=str,

@@ -19,7 +19,7 @@ def test_nothing_chosen_by_a_flat_threshold():
 
 def test_nothing_chosen_by_a_relative_threshold_says_how_far_learning_had_come():
     text = nothing_selected(audit([0.1, 0.01], learned=0.5, strategy="relative", threshold=0.3))
-    assert "No score reaches 0.15 nats per token, forget_threshold=0.3 times the share" in text
+    assert "No score reaches 0.15, forget_threshold=0.3 times the share" in text
     assert "(50%)" in text
     assert "the highest is 0.1" in text
     assert "raise learning_rate" not in text
@@ -35,7 +35,7 @@ def test_a_threshold_that_leaves_next_to_nothing_is_said():
     pool = [3.0] * 8 + [0.1] * 2
     text = much_selected(audit(pool, learned=0.9, strategy="relative", threshold=0.3))
     assert text is not None
-    assert text.startswith("8 of 10 scores reach 0.27 nats per token")
+    assert text.startswith("8 of 10 scores reach 0.27, forget_threshold=0.3 times")
     assert "the median is 3" in text
     assert "lower learning_rate" in text
     assert much_selected(audit([*pool, 0.1], strategy="threshold", threshold=0.3)) is None

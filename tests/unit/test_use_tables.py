@@ -1,9 +1,11 @@
 """Tables over the uses of a real model, against the archived cells themselves."""
 
+import json
+from pathlib import Path
 from statistics import fmean
 
 from evidence.tables.specs import runs
-from evidence.tables.uses import BY_DRAW, found_in_pool, use_and_harm
+from evidence.tables.uses import BY_DRAW, PoolRanking, found_in_pool, scores_of_uses, use_and_harm
 
 TRIALS = "uses/identity-trials"
 
@@ -43,3 +45,18 @@ def test_what_a_score_finds_is_told_by_kind() -> None:
     assert row["chosen that conflict"] == f"{chosen['conflicting']} of 60"
     assert row["chosen of the others"] == f"{chosen['neutral']} of 100"
     assert float(row["AUROC"]) > 0.95
+
+
+def test_scores_of_uses_are_told_by_use_and_scorer(tmp_path: Path) -> None:
+    rankings = [
+        PoolRanking("facts", 0, "interference", 0.5, "c2n2", "c2"),
+        PoolRanking("facts", 1, "interference", 0.5, "cn2c", "cn"),
+        PoolRanking("facts", 0, "token_interference", 0.5, "ncnc", ""),
+    ]
+    archive = tmp_path / "scores.jsonl"
+    archive.write_text("".join(json.dumps(vars(ranking)) + "\n" for ranking in rankings), encoding="utf-8")
+    lines = [line for line in scores_of_uses(archive).splitlines() if line.startswith("| `facts`")]
+    assert lines == [
+        "| `facts` | `interference` | 2 | 0.750 | 0.500 | 2 of 2 | 0 of 2 |",
+        "| `facts` | `token_interference` | 1 | 0.250 | 0.250 | 0 of 2 | 0 of 2 |",
+    ]

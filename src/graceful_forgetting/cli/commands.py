@@ -226,6 +226,7 @@ def advise(options: argparse.Namespace) -> None:
 
 def _made_up_to_selection(options: argparse.Namespace) -> str:
     """Make what advice reads of a recipe; returns the run directory."""
+    from graceful_forgetting.config.confidence import OF_LOSSES
     from graceful_forgetting.runs.pipeline import Pipeline
     from graceful_forgetting.runs.recipe import parse_recipe
 
@@ -233,7 +234,7 @@ def _made_up_to_selection(options: argparse.Namespace) -> str:
     pipeline = Pipeline(*parse_recipe(options.config, given), announce=_announcer(options), force=options.force)
     with closing(pipeline.directory):
         pipeline.method.selection()
-        if pipeline.lwf.confidence_scorer != "interference" and not pipeline.directory.read_only:
+        if pipeline.lwf.confidence_scorer not in OF_LOSSES and not pipeline.directory.read_only:
             pipeline.method.interference()
     return str(pipeline.directory.path)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from datasets import Dataset
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from graceful_forgetting.confidence.scorer import Inputs, Measurement, Need
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
 from graceful_forgetting.gradients.memory import MemoryEstimate, forward_bytes
-from graceful_forgetting.gradients.options import most_options
+from graceful_forgetting.gradients.options import most_options, sample_token_losses
 from graceful_forgetting.gradients.parameters import ParameterValues
 from graceful_forgetting.gradients.rows import batches, load_batch, usable_rows
 from graceful_forgetting.gradients.token_loss import mean_losses
@@ -47,7 +48,7 @@ class ReferenceLosses(Measurement):
     tensors serve. Raises `ValueError` for a posterior that covers a part of the parameters.
     """
 
-    columns = ("loss", "reference_loss")
+    columns: ClassVar[tuple[str, ...]] = ("loss", "reference_loss")
     needs = frozenset({Need.POSTERIOR})
 
     def __init__(self, inputs: Inputs) -> None:
@@ -82,6 +83,27 @@ class ReferenceLosses(Measurement):
     def derived(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         rise = values["reference_loss"] - values["loss"]
         return {"answer_shift": shift_by_answer(rise, self.inputs.rows)}
+
+
+class TokenFalls(ReferenceLosses):
+    """The same, and `token_fall`: mean over the tokens of max(0, √p − √p′)², p of a token at θ_base and p′ at θ*_L.
+
+    An answer that was chosen among options is one token, whose p is its share of their probability.
+    """
+
+    columns = (*ReferenceLosses.columns, "token_fall")
+
+    def measure(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
+        model, device = self.inputs.model, self.inputs.model.device
+        before, counted = sample_token_losses(model, self.inputs.rows, indices, device)
+        with exchanged(model, self._reference):
+            after, _ = sample_token_losses(model, self.inputs.rows, indices, device)
+        fall = ((-before / 2).exp() - (-after / 2).exp()).clamp(min=0) ** 2
+
+        def mean(values: Tensor) -> Tensor:
+            return values.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1)
+
+        return {"loss": mean(before), "reference_loss": mean(after), "token_fall": mean(fall)}
 
 
 def shift_by_answer(rise: Tensor, rows: Dataset) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graceful_forgetting.confidence.forgetting_terms import ForgettingTerms
 from graceful_forgetting.confidence.learning_gradient import LearningProducts
-from graceful_forgetting.confidence.losses import Losses, ReferenceLosses
+from graceful_forgetting.confidence.losses import Losses, ReferenceLosses, TokenFalls
 from graceful_forgetting.confidence.pairwise import LeastCosines
 from graceful_forgetting.confidence.scorer import Measured, Scorer
 from graceful_forgetting.runtime.own_code import fingerprint_code, imported
@@ -58,6 +58,24 @@ class InterferenceScorer(Scorer):
 
     def score(self, measured: Measured) -> Tensor:
         return measured["reference_loss"] - measured["loss"] - measured["answer_shift"]
+
+
+class TokenInterferenceScorer(Scorer):
+    """√(mean over tokens of max(0, √p − √p′)²), p of a token at θ_base and p′ at θ*_L; in [0, 1].
+
+    The part of the Hellinger distance between what both models say next that falls on the token of the answer, where
+    learning makes it less likely. A sentence says one fact in a token or two, and learning makes its form likelier at
+    the same time: in the mean loss one hides the other. A token of which the model was unsure counts little, and none
+    counts more than one. Where answers were chosen among options, `shift_by_answer` is taken off as in interference.
+    """
+
+    reads = (TokenFalls,)
+
+    def score(self, measured: Measured) -> Tensor:
+        shift = measured["answer_shift"]
+        before, after = measured["loss"], measured["reference_loss"] - shift
+        of_option = ((-before / 2).exp() - (-after / 2).exp()).clamp(min=0)
+        return torch.where(shift == 0, measured["token_fall"].sqrt(), of_option)
 
 
 class LossScorer(Scorer):
@@ -130,6 +148,7 @@ SCORERS: dict[str, Scorer] = {
     "linear": LinearScorer(),
     "overlap": OverlapScorer(),
     "interference": InterferenceScorer(),
+    "token_interference": TokenInterferenceScorer(),
     "loss": LossScorer(),
     "gradient_conflict": GradientConflictScorer(),
     "gradient_cosine": GradientCosineScorer(),

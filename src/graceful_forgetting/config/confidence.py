@@ -12,12 +12,16 @@ ScorerName = Literal[
     "linear",
     "overlap",
     "interference",
+    "token_interference",
     "loss",
     "gradient_conflict",
     "gradient_cosine",
     "pairwise_conflict",
     "random",
 ]
+OF_LOSSES: tuple[ScorerName, ...] = ("interference", "token_interference")
+"""Scorers that hold the loss at the end of the reference run against that of the base model, in units that grow with
+what learning has done."""
 StepSizeRule = Literal["fixed", "crossover", "polyak", "line_search"]
 ScoringWeights = Literal["float32", "bfloat16", "streamed"]
 
@@ -30,7 +34,8 @@ class ConfidenceConfig:
     scorer: ScorerName | str = setting(
         "interference",
         "What ranks the samples: 'lwf' (forgetting confidence), 'linear' or 'overlap' (its linear or quadratic term "
-        "alone), 'interference' (what learning did to the loss), 'loss' (of the base model), "
+        "alone), 'interference' (what learning did to the loss), 'token_interference' (the same token by token, where "
+        "the model was sure: for answers of a sentence), 'loss' (of the base model), "
         "'gradient_conflict' or 'gradient_cosine' (how much its gradient opposes that of the learning task, with or "
         "without its length; no reference run), 'pairwise_conflict' (how much its gradient opposes that of the single "
         "learning example that it opposes most; no reference run), or 'random'. A scorer of one's own is named by its "

@@ -9,7 +9,7 @@ from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_availab
 from trl import SFTConfig
 
 from graceful_forgetting.config.baseline import BaselineSettings
-from graceful_forgetting.config.confidence import ConfidenceConfig
+from graceful_forgetting.config.confidence import OF_LOSSES, ConfidenceConfig
 from graceful_forgetting.config.elicitation import ElicitationConfig
 from graceful_forgetting.config.fields import require, require_choice, setting
 from graceful_forgetting.config.flat import documented, flat_settings, stage_config, starting_from
@@ -155,11 +155,11 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
             require_choice("forget_answers", self.forget_answers, get_args(ForgetAnswers))
         require(0 < self.reference_share <= 1, "reference_fraction", self.reference_share, "in (0, 1]")
         self._check_trials()
-        if self.forget_strategy == "relative" and self.confidence_scorer != "interference":
+        if self.forget_strategy == "relative" and self.confidence_scorer not in OF_LOSSES:
             raise ValueError(
                 f"forget_strategy='relative' with confidence_scorer={self.confidence_scorer!r}: it holds a score "
-                "against the learning task's own fall in loss, so that the score must be a loss too; use "
-                "confidence_scorer='interference', or forget_strategy='threshold'"
+                "against the learning task's own fall in loss, so that the score must grow with it; use "
+                f"confidence_scorer={' or '.join(map(repr, OF_LOSSES))}, or forget_strategy='threshold'"
             )
         if self.unlearn_every > 0 and not self.learning_rate > 0:
             raise ValueError(
@@ -262,7 +262,8 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
         """`reference_fraction`, or what it is where that is unset."""
         if self.reference_fraction is not None:
             return self.reference_fraction
-        return DEFAULT_REFERENCE_SHARE if self.confidence_scorer == "interference" and self.baseline is None else 1.0
+        early = self.confidence_scorer in OF_LOSSES and self.baseline is None
+        return DEFAULT_REFERENCE_SHARE if early else 1.0
 
 
 Settings = TypeVar("Settings", bound=SFTConfig)

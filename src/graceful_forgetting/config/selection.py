@@ -11,9 +11,10 @@ SelectionStrategy = Literal["highest", "lowest", "random", "threshold", "relativ
 
 DEFAULT_FORGET_FRACTION = 0.25
 # Threshold by strategy, the usual strategy first, of scorers whose scores have a scale: a cosine has one of its own,
-# and nats per token by which learning has raised a loss have one beside those by which it has lowered its own task's.
+# and what learning does to a sample, in nats per token or as a distance, has one beside what it does to its own task.
 DEFAULT_THRESHOLDS: dict[ScorerName | str, dict[SelectionStrategy, float]] = {
     "interference": {"relative": 0.3, "threshold": 0.2},
+    "token_interference": {"relative": 0.25, "threshold": 0.13},
     "pairwise_conflict": {"threshold": 0.1},
 }
 # Strategies that take a threshold.
@@ -40,8 +41,8 @@ class SelectionConfig:
         "reference run choose the same samples as a high and a long one; with 'gap' the highest, down to the largest "
         "gap between scores (5 % to 50 % of the samples); with 'weighted' all, each with a weight by the rank of its "
         "score. Unset: 'highest', or 'threshold' where a threshold is given. A run that says nothing of strategy and "
-        "number uses 'relative' and 0.3 nats per token with scorer 'interference', and a threshold of 0.1 with scorer "
-        "'pairwise_conflict'.",
+        "number uses 'relative' and 0.3 nats per token with scorer 'interference', 'relative' and 0.25 with scorer "
+        "'token_interference', and a threshold of 0.1 with scorer 'pairwise_conflict'.",
     )
     fraction: float | None = setting(
         None,

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
 from graceful_forgetting.gradients.rows import padded
 from graceful_forgetting.gradients.shared_prompts import completion_nats
-from graceful_forgetting.gradients.token_loss import mean_losses
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_losses, token_log_probs
 
 Row = Mapping[str, Any]
 
@@ -69,6 +70,29 @@ def sample_losses(model: nn.Module, rows: Dataset, indices: Sequence[int], devic
     shares, chosen = log_shares(-totals, places)
     means = totals[: len(indices)] / torch.tensor([len(own) for own in nats[: len(indices)]], device=device)
     return torch.where(chosen, -shares, means)
+
+
+def sample_token_losses(
+    model: nn.Module, rows: Dataset, indices: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """−log p of each token that counts, without gradients, and which entries are such tokens.
+
+    Where a row has other options, its answer is one token, whose p is its share of their probability.
+
+    Returns:
+        two tensors (len(indices), n), float32 and bool, n the most positions at which a row of them has tokens.
+    """
+    expanded, places = with_other_options([rows[index] for index in indices])
+    if not places:
+        batch = padded(expanded, device)
+        positions, targets = counted_targets(batch)
+        return -token_log_probs(counted_logits(model, batch, positions), targets), targets != IGNORE_INDEX
+    nats = [torch.tensor(own, dtype=torch.float32) for own in completion_nats(model, expanded, 0)]
+    totals = torch.tensor([math.fsum(own.tolist()) for own in nats])
+    shares, chosen = log_shares(-totals, places)
+    own = [-shares[index : index + 1] if chosen[index] else tokens for index, tokens in enumerate(nats[: len(indices)])]
+    counted = [torch.ones_like(tokens, dtype=torch.bool) for tokens in own]
+    return pad_sequence(own, batch_first=True).to(device), pad_sequence(counted, batch_first=True).to(device)
 
 
 def most_options(rows: Dataset) -> int:

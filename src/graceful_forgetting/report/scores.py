@@ -11,6 +11,7 @@ _SCORES = {
     "linear": ("linear term of forgetting confidence", "nats"),
     "overlap": ("quadratic term of forgetting confidence", "nats"),
     "interference": ("interference", "nats per token"),
+    "token_interference": ("interference by token", "Hellinger distance"),
     "loss": ("loss of the base model", "nats per token"),
     "gradient_conflict": ("gradient conflict", ""),
     "gradient_cosine": ("gradient conflict", "cosine"),

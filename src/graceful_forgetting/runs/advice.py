@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from graceful_forgetting.config.confidence import OF_LOSSES
 from graceful_forgetting.results.result import line_search_meaning
 from graceful_forgetting.selection import LEAST_LEARNED
 
@@ -180,7 +181,7 @@ def advise(evidence: Evidence) -> Advice:
         early = evidence.learned is not None and evidence.learned < LEAST_LEARNED
         reason = evidence.selection or "no sample is chosen, so that nothing would be unlearned"
         return Advice("not known" if early else "not expected to help", [reason])
-    if evidence.reference_share < 1 and evidence.scorer == "interference" and evidence.chosen_interference is not None:
+    if evidence.reference_share < 1 and evidence.scorer in OF_LOSSES and evidence.chosen_interference is not None:
         return Advice("not known", _early(evidence) + thin)
     if thin:
         return Advice("not known", thin)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from graceful_forgetting.config.confidence import OF_LOSSES
 from graceful_forgetting.results.arms import OWN, method_title
 from graceful_forgetting.results.result import RunResult
 from graceful_forgetting.results.text import estimate, measured
@@ -101,7 +102,7 @@ def _record(place: Path, name: str) -> dict[str, Any] | None:
 def _interference(place: Path, found: dict[str, dict[str, Any] | None]) -> list[float | None] | None:
     """L(x; θ*_L) − L(x; θ_base) by sample: of the scores, or of the stage that `graceful advise` makes for others."""
     scorer = (found["scores"] or {})["settings"].get("scorer")
-    stage = "scores" if scorer == "interference" else "effect_of_learning"
+    stage = "scores" if scorer in OF_LOSSES else "effect_of_learning"
     record = _record(place, stage)
     sources = [(found[name] or {}).get("checksum") for name in ("self_knowledge", "posterior")]
     if record is None or record["inputs"] != sources:

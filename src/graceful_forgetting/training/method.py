@@ -25,6 +25,7 @@ from graceful_forgetting.confidence.scorer import Need, reads_fisher
 from graceful_forgetting.confidence.scorers import scorer_code, scorer_named
 from graceful_forgetting.confidence.scoring import with_unmeasured
 from graceful_forgetting.config import ConfidenceConfig, ElicitationConfig, LWFConfig, PosteriorConfig, SelectionConfig
+from graceful_forgetting.config.confidence import OF_LOSSES
 from graceful_forgetting.config.flat import flat_names
 from graceful_forgetting.data import context_length, tokenize_dataset
 from graceful_forgetting.data.turns import check_carried, check_said
@@ -253,7 +254,7 @@ class Method:
         reference = self.reference()
         config, with_fisher = self.args.posterior_config(), self._needs_fisher
         # Scores that are rises of a loss are held against the fall of the learning task's own.
-        with_losses = self.args.confidence_scorer == "interference"
+        with_losses = self.args.confidence_scorer in OF_LOSSES
 
         @flat_names({"posterior_": PosteriorConfig})
         def build(folder: Path, key: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _limit(audit: Mapping[str, Any]) -> str:
     if settings["learned"] is None or limit == settings["threshold"]:
         return f"forget_threshold={limit:g}"
     return (
-        f"{limit:.3g} nats per token, forget_threshold={settings['threshold']:g} times the share of the learning "
+        f"{limit:.3g}, forget_threshold={settings['threshold']:g} times the share of the learning "
         f"task's loss that the reference run has removed ({limit / settings['threshold']:.0%})"
     )
 

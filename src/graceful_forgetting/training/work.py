@@ -12,6 +12,7 @@ from graceful_forgetting.confidence.losses import MOST_LEARNING_ROWS, Losses, Re
 from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
+from graceful_forgetting.config.confidence import OF_LOSSES
 from graceful_forgetting.config.unlearning import WITHOUT_STEPS
 from graceful_forgetting.training.notices import learning_updates
 from graceful_forgetting.unlearning.schedule import updates_due
@@ -237,7 +238,7 @@ def _posterior(args: LWFConfig, amounts: Amounts) -> Work:
     config = args.posterior_config()
     copy = FLOAT32_BYTES * amounts.trained
     work = Work(stored=2 * amounts.model_bytes + copy, kept=copy)
-    if args.confidence_scorer == "interference":
+    if args.confidence_scorer in OF_LOSSES:
         work += Work(read=2 * min(amounts.learning.number, MOST_LEARNING_ROWS) * amounts.learning.mean)
     if Need.FISHER in scorer_named(args.confidence_scorer).needs or args.baseline is not None:
         rows = min(config.num_samples or amounts.learning.number, amounts.learning.number)
@@ -251,7 +252,7 @@ def _scores(scorer: str, args: LWFConfig, amounts: Amounts, answer: float) -> Wo
     for measurement in scorer_named(scorer).reads:
         if measurement is Losses:
             work += Work(read=_read(args, amounts, answer))
-        elif measurement is ReferenceLosses:
+        elif issubclass(measurement, ReferenceLosses):
             work += Work(read=2 * _read(args, amounts, answer), stored=FLOAT32_BYTES * amounts.trained)
         else:
             work += Work(differentiated=number * tokens)
