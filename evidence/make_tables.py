@@ -24,6 +24,7 @@ PAGES = (
     "scoring-study.md",
     "cost.md",
     "when-it-helps.md",
+    "uses/facts.md",
     "uses/identity.md",
     "uses/labels.md",
 )

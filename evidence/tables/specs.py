@@ -30,7 +30,7 @@ from evidence.tables.sweeps import (
     world_gains,
     world_shares,
 )
-from evidence.tables.uses import found_in_pool, one_use, rows_for_as_much, use_and_harm
+from evidence.tables.uses import found_in_pool, one_use, rows_for_as_much, scores_of_uses, use_and_harm
 from evidence.tables.values import (
     Runs,
     Worlds,
@@ -183,6 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "uses_identity": lambda: use_and_harm(runs("uses/identity"), "unrelated", 0.05),
     "uses_identity_trials": lambda: use_and_harm(runs("uses/identity-trials"), "unrelated"),
     "uses_identity_found": lambda: found_in_pool(runs("uses/identity"), "forgetting", "interference"),
+    "uses_scores": lambda: scores_of_uses(ARCHIVES / "uses" / "scores.jsonl"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
 }

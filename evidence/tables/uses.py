@@ -1,7 +1,9 @@
 """Tables over the uses of a real model: a method against plain fine-tuning at its best."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from evidence.tables.table import code, table
@@ -150,6 +152,54 @@ def found_in_pool(runs: Runs, method: str, score: str) -> str:
             "worst run": lambda _: fixed(min(found), 3),
             "chosen that conflict": lambda _: of("c", "conflicting"),
             "chosen of the others": lambda _: of("n", "neutral"),
+        },
+        "Chosen: mean over seeds.",
+    )
+
+
+@dataclass(frozen=True)
+class PoolRanking:
+    """The pool of a use in the order of a score, a letter a sample: c conflicting, h helpful, n neutral.
+
+    Attributes:
+        learned: share of the learning task's loss that the reference run has removed.
+        ranking: highest score first, as `run_lengths` writes it.
+        chosen: the samples above the scorer's usual threshold, in the same form and no order.
+    """
+
+    use: str
+    seed: int
+    scorer: str
+    learned: float
+    ranking: str
+    chosen: str
+
+
+def scores_of_uses(archive: Path) -> str:
+    """How well the scores of losses find what is labelled as conflicting, over seeds, where nothing is unlearned."""
+    found: dict[tuple[str, str], list[PoolRanking]] = {}
+    for line in archive.read_text(encoding="utf-8").splitlines():
+        ranking = PoolRanking(**json.loads(line))
+        found.setdefault((ranking.use, ranking.scorer), []).append(ranking)
+    aurocs = {row: [auroc(expanded(one.ranking), "c") or 0.0 for one in own] for row, own in found.items()}
+
+    def chosen(row: tuple[str, str], conflicting: bool) -> str:
+        def mean(rankings: list[str]) -> str:
+            return f"{fmean(sum((letter == 'c') == conflicting for letter in expanded(one)) for one in rankings):.0f}"
+
+        own = found[row]
+        return f"{mean([one.chosen for one in own])} of {mean([one.ranking for one in own])}"
+
+    return table(
+        sorted(found),
+        {
+            "use": lambda row: code(row[0]),
+            "score": lambda row: code(row[1]),
+            "seeds": lambda row: str(len(found[row])),
+            "AUROC": lambda row: fixed(fmean(aurocs[row]), 3),
+            "worst run": lambda row: fixed(min(aurocs[row]), 3),
+            "chosen that conflict": lambda row: chosen(row, True),
+            "chosen of the others": lambda row: chosen(row, False),
         },
         "Chosen: mean over seeds.",
     )
