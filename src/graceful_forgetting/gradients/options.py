@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
 from graceful_forgetting.gradients.rows import padded
 from graceful_forgetting.gradients.shared_prompts import completion_nats
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_losses, token_log_probs
+from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_losses, token_nll
 
 Row = Mapping[str, Any]
 
@@ -86,7 +86,7 @@ def sample_token_losses(
     if not places:
         batch = padded(expanded, device)
         positions, targets = counted_targets(batch)
-        return -token_log_probs(counted_logits(model, batch, positions), targets), targets != IGNORE_INDEX
+        return token_nll(counted_logits(model, batch, positions), targets), targets != IGNORE_INDEX
     nats = [torch.tensor(own, dtype=torch.float32) for own in completion_nats(model, expanded, 0)]
     totals = torch.tensor([math.fsum(own.tolist()) for own in nats])
     shares, chosen = log_shares(-totals, places)

@@ -53,8 +53,18 @@ def mean_nll(logits: Tensor, targets: Tensor, *, consume: bool = False) -> Tenso
         consume: in the backward pass the gradient may take the memory of the logits, whose values are then lost.
     """
     overwrite = consume and logits.grad_fn is not None and logits.grad_fn.name() in _UNSHARED
-    nll = _TokenNll.apply(logits.flatten(0, 1), targets.flatten(), overwrite).view(targets.shape)
-    return nll.sum(dim=1) / (targets != IGNORE_INDEX).sum(dim=1)
+    return token_nll(logits, targets, overwrite).sum(dim=1) / (targets != IGNORE_INDEX).sum(dim=1)
+
+
+def token_nll(logits: Tensor, targets: Tensor, overwrite: bool = False) -> Tensor:
+    """−log p of every target, 0 where it does not count, (batch, positions) float32, differentiable.
+
+    Args:
+        logits: (batch, positions, vocabulary).
+        targets: (batch, positions).
+        overwrite: the gradient takes the memory of the logits, whose values are then lost.
+    """
+    return _TokenNll.apply(logits.flatten(0, 1), targets.flatten(), overwrite).view(targets.shape)
 
 
 def mean_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
