@@ -1,12 +1,16 @@
 """A posterior on disk: what is written is read, and nothing that does not fit is accepted."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graceful_forgetting.confidence import score_confidence
@@ -297,3 +301,30 @@ def test_what_fisher_at_one_of_the_models_cannot_do_without_is_named() -> None:
     base.lm_head.weight.requires_grad_(False)
     with pytest.raises(ValueError, match=r"lm_head\.weight does not require a gradient in the base model"):
         estimate_posterior(base, reference, ROWS, AT_BASE)
+
+
+class _Made(TorchDispatchMode):
+    """Notes how many entries the largest tensor has that an operation makes anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {tensor.data_ptr() for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)}
+        made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.data_ptr() not in given]
+        self.largest = max([self.largest, *(tensor.numel() for tensor in made)])
+        return result
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), -float("inf")])
+def test_the_check_of_values_makes_nothing_of_their_size(bad: float | None) -> None:
+    """At 135 M parameters one copy of the largest tensor is 113 MB beside the model."""
+    values = torch.randn(64, 32)
+    posterior = LearningPosterior({"weight": values}, {"weight": values.abs()}, {})
+    if bad is not None:
+        posterior.mean["weight"][3, 5] = bad
+    with _Made() as made, nullcontext() if bad is None else pytest.raises(ValueError, match="weight"):
+        posterior.check_values()
+    assert made.largest < 10
