@@ -36,7 +36,6 @@ AT_BASE = {
     "posterior_estimator": "empirical",
     "confidence_step_size_rule": "crossover",
 }
-PERTURB = {"unlearn_schedule": "perturb", "unlearn_gradient_accumulation_steps": 2}
 UNIFORM = {"unlearn_objective": "uniform", "unlearn_gradient_accumulation_steps": 2}
 # Ascent on what is learned: with held-out rows of it, the model falls back to the weights of the reference run.
 HARMFUL = {"unlearn_learning_rate": 3e-2, "unlearn_objective": "gradient_ascent", "guard_margin": None}
@@ -55,7 +54,6 @@ CASES = {
     "lora": case("prompts", lora=True, resume=True),
     "tied": case("scored", UNIFORM, model="tied"),
     "joint": case("prompts", JOINT),
-    "perturb": case("scored", PERTURB, resume=True),
     "at base": case("prompts", AT_BASE),
     "worse": case("learning", HARMFUL, held_out=True),
     "worse-lora": case("learning", HARMFUL, held_out=True, lora=True),

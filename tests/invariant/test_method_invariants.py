@@ -97,7 +97,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "baseline": "token_forgetting",
         "posterior_num_samples": 4,
     },
-    "perturb": {"unlearn_schedule": "perturb", "unlearn_every": 1},
     "periodic, f_learning": {"baseline": "f_learning", "baseline_options": {"steps": 2}},
 }
 
@@ -144,7 +143,6 @@ def test_updates_happen_when_the_schedule_says(tmp_path: Path, run: Any) -> None
 
     assert counts("periodic") == [0, 0, 1, 1, 2, 2, 3, 3, 4]
     assert counts("early") == [4] * TOTAL
-    assert counts("perturb") == counts("periodic")
     assert counts("joint") == list(range(1, TOTAL + 1))
 
 

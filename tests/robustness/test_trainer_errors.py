@@ -47,7 +47,7 @@ def build(tmp_path, make_model, tokenizer, learning, forgetting):
             "ascent",
             "unlearn_objective='ascent' .*bounded_tokens, gradient_ascent, npo",
         ),
-        ("unlearn_schedule", "late", "unlearn_schedule='late' .*periodic, early, random, joint, perturb"),
+        ("unlearn_schedule", "late", "unlearn_schedule='late' .*periodic, early, random, joint"),
         ("unlearn_weight", 0.0, "unlearn_weight=0.0 .*above 0"),
         ("unlearn_retain_weight", -1.0, "unlearn_retain_weight=-1.0 .*0 .off. or more"),
         ("forget_answers", "mine", "forget_answers='mine' .*self_generated, given"),

@@ -16,9 +16,7 @@ UnlearnObjective = Literal[
     "uniform",
     "gradient_difference",
 ]
-UnlearnSchedule = Literal["periodic", "early", "random", "joint", "perturb"]
-# What has no unlearning step of its own: the learning update steps, and clips its gradient by max_grad_norm.
-WITHOUT_STEPS: tuple[UnlearnSchedule, ...] = ("joint", "perturb")
+UnlearnSchedule = Literal["periodic", "early", "random", "joint"]
 # Gradient norm that an unlearning update is clipped to.
 UNLEARN_MAX_GRAD_NORM = 1.0
 
@@ -34,16 +32,11 @@ class UnlearningSettings:
         "periodic",
         "'periodic': one unlearning update after every unlearn_every learning updates; 'early': as many, all before "
         "the first learning update; 'random': before a learning update with probability 1/unlearn_every; 'joint': "
-        "every learning update descends the sum of both gradients, that of unlearning times unlearn_weight; 'perturb': "
-        "as often as 'periodic', a learning update takes its gradient where a step of unlearning would lead, and "
-        "applies it to the weights as they are. So learning cannot lean on what is to be forgotten, and nothing "
-        "drifts.",
+        "every learning update descends the sum of both gradients, that of unlearning times unlearn_weight.",
     )
     unlearn_weight: float = setting(
         0.1,
-        "With unlearn_schedule 'joint', factor on the unlearning gradient. With 'perturb', ρ: how far the weights are "
-        "moved, as a norm over all trainable ones; the default is of the size usual for SAM (0.05 to 0.2). The other "
-        "schedules do not use it.",
+        "Factor on the unlearning gradient with unlearn_schedule 'joint'; the other schedules do not use it.",
     )
     unlearn_objective: UnlearnObjective | str = setting(
         "bounded_tokens",
@@ -64,8 +57,7 @@ class UnlearningSettings:
     unlearn_learning_rate: float | None = setting(
         None,
         "Learning rate of the unlearning updates (AdamW). It decays in step with the learning rate; with schedule "
-        "'early', which comes before any decay, it stays at this value. Unset: learning_rate. Not used by 'joint' and "
-        "'perturb'.",
+        "'early', which comes before any decay, it stays at this value. Unset: learning_rate. Not used by 'joint'.",
     )
     per_device_unlearn_batch_size: int = setting(8, "Samples that one device takes in a pass of an unlearning update.")
     unlearn_gradient_accumulation_steps: int = setting(1, "Passes that are summed to one unlearning update.")

@@ -71,9 +71,8 @@ def compared(result: RunResult) -> str:
         "random": "drawn at random",
         "weighted": f"weighted by their {name}",
     }.get(selection.strategy, f"those with {name}" + _at_least(selection.cut, unit))
-    does = "learns so as not to lean on" if config.get("unlearn_schedule") == "perturb" else "also unlearns"
     return (
-        f"{plain} {does} {number(selection.chosen)} of the base model's {number(selection.scored)} answers to "
+        f"{plain} also unlearns {number(selection.chosen)} of the base model's {number(selection.scored)} answers to "
         f"the forgetting prompts, {which}."
     )
 

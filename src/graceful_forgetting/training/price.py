@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graceful_forgetting.config import LWFConfig
 from graceful_forgetting.config.lwf import ForgetAnswers
-from graceful_forgetting.config.unlearning import WITHOUT_STEPS
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.data.encoding import encode_prompts
 from graceful_forgetting.elicitation.options import OPTIONS_COLUMN
@@ -108,9 +107,7 @@ def prompts_of(pool: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[i
 def training_bytes(args: LWFConfig, amounts: Amounts, speed: Speed, layers: int, vocabulary: int) -> float:
     """What training takes beside the model: gradients, AdamW, the plain model to compare with, and a batch."""
     unlearns = args.unlearn_every > 0
-    copies = 3 + (2 if unlearns and args.unlearn_schedule not in WITHOUT_STEPS else 0)
-    # The weights to come back to.
-    copies += 1 if unlearns and args.unlearn_schedule == "perturb" else 0
+    copies = 3 + (2 if unlearns and args.unlearn_schedule != "joint" else 0)
     compares = unlearns and args.guard_fallback and amounts.held_out.number > 0
     # The weights of the plain model, and in the comparison those of its rival too.
     copies += 2 if compares else 0

@@ -102,8 +102,7 @@ class LWFTrainer(UnlearningTrainer):
     The Trainer log has, beside the usual `loss` and `grad_norm` of learning: `unlearn_loss` (mean L(x) of the samples
     before their unlearning updates), `unlearn_active` (share of them that still have a gradient), `unlearn_grad_norm`
     (before clipping; with schedule 'joint' of the weighted unlearning gradient alone), `unlearn_updates` (how many so
-    far), and `baseline_loss` (what the baseline adds to `loss`). With schedule 'perturb' the `loss` of such an update,
-    which the guard watches too, is that at the moved weights.
+    far), and `baseline_loss` (what the baseline adds to `loss`).
 
     Raises:
         TypeError: `args` is not an `LWFConfig`, or `forget_dataset` or `preparation` is of another type.

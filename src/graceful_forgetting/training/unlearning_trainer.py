@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,16 +115,8 @@ class UnlearningTrainer(PlainTrainer):
         return loss if term is None else loss + term
 
     def training_step(self, *positional: Any, **keywords: Any) -> Tensor:
-        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`.
-
-        Where unlearning has moved the weights for this update, they are back after its last pass: before gradients are
-        clipped, and before anything else reads the weights.
-        """
-        perturbed: AbstractContextManager[None] = nullcontext()
-        if self._updates is not None:
-            perturbed = self._updates.perturbation.around(last=self.accelerator.sync_gradients)
-        with perturbed:
-            loss = super().training_step(*positional, **keywords)
+        """As `SFTTrainer.training_step`; returns the loss of learning alone. Raises `NonFiniteLossError`."""
+        loss = super().training_step(*positional, **keywords)
         if self._added_loss is not None:
             loss = self._added_loss.without(loss, self.state.global_step)
         if self._updates is not None:

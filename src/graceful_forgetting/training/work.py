@@ -13,7 +13,6 @@ from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.config.confidence import OF_LOSSES
-from graceful_forgetting.config.unlearning import WITHOUT_STEPS
 from graceful_forgetting.training.notices import learning_updates
 from graceful_forgetting.unlearning.schedule import updates_due
 
@@ -226,7 +225,7 @@ def _unlearning(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
     )
     _, tokens = _samples(args, amounts, answer)
     rows = unlearned_rows(args, amounts) * args.unlearn_gradient_accumulation_steps
-    return Work(learned=due * rows * tokens, steps=0 if args.unlearn_schedule in WITHOUT_STEPS else due)
+    return Work(learned=due * rows * tokens, steps=0 if args.unlearn_schedule == "joint" else due)
 
 
 def unlearned_rows(args: LWFConfig, amounts: Amounts) -> float:

@@ -14,7 +14,6 @@ def updates_due(schedule: UnlearnSchedule, learning_updates: int, total: int, ev
     - 'random': one with probability 1/`every`, before any but the first learning update, so that their expected number
       is that of 'periodic' up to rounding.
     - 'joint': one with every learning update, whose gradient it joins.
-    - 'perturb': as 'periodic'; each is the perturbation under which the learning update after it takes its gradient.
 
     The result depends on the arguments alone, so that a resumed run follows the schedule without any state. Periodic
     is the paper's choice (Jiang et al., EMNLP 2025, arXiv 2505.19715); early and random are its ablation.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from trl import SFTTrainer
 
-from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM, WITHOUT_STEPS
+from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM
 from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.gradients.options import log_shares, with_other_options
 from graceful_forgetting.gradients.token_loss import token_log_probs
@@ -42,11 +42,10 @@ def unlearn_if_due(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
 def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
     """One unlearning update.
 
-    With schedule 'joint' its gradient alone, left for the learning update to add to. With 'perturb' a move of the
-    weights along it, shorter by the share of the samples that is not active; the learning update takes it back.
+    With schedule 'joint' its gradient alone, left for the learning update to add to, which clips their sum.
     """
     args, model = updates.args, trainer.model_wrapped
-    joint, steps = args.unlearn_schedule == "joint", args.unlearn_schedule not in WITHOUT_STEPS
+    joint = args.unlearn_schedule == "joint"
     model.train()
     micro_batches = updates.next_micro_batches(args.process_index, args.world_size)
     rows = sum(len(batch.forget) for batch in micro_batches)
@@ -65,13 +64,11 @@ def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
     _require_finite("loss", loss_sum, trainer, updates)
     grad_norm = 0.0
     if active_sum > 0:
-        max_norm = UNLEARN_MAX_GRAD_NORM if steps else math.inf
+        max_norm = math.inf if joint else UNLEARN_MAX_GRAD_NORM
         grad_norm = whole(torch.nn.utils.clip_grad_norm_(updates.parameters, max_norm)).item()
         _require_finite("gradient norm", grad_norm, trainer, updates)
-        if steps:
+        if not joint:
             _step(trainer, updates, active_sum / rows)
-        elif not joint and grad_norm > 0:
-            updates.perturbation.begin(updates.parameters, args.unlearn_weight * active_sum / rows, grad_norm)
     if not joint or active_sum == 0:
         model.zero_grad()
     updates.count += 1
@@ -135,7 +132,7 @@ def _require_finite(what: str, value: float, trainer: SFTTrainer, updates: Unlea
     if not math.isfinite(value):
         trainer.model_wrapped.zero_grad()
         strength = f"unlearn_learning_rate ({updates.peak_learning_rate:g})"
-        if updates.args.unlearn_schedule in WITHOUT_STEPS:
+        if updates.args.unlearn_schedule == "joint":
             strength = f"unlearn_weight ({updates.args.unlearn_weight:g})"
         raise NonFiniteLossError(
             f"the unlearning {what} is {value} before learning update {trainer.state.global_step + 1} (unlearning "

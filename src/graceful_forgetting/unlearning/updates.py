@@ -26,7 +26,6 @@ from graceful_forgetting.unlearning.fallback import HeldOutComparison
 from graceful_forgetting.unlearning.guard import Guard
 from graceful_forgetting.unlearning.objectives import Need, Objective, objective_of
 from graceful_forgetting.unlearning.order import batch_indices
-from graceful_forgetting.unlearning.perturbation import Perturbation
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,6 @@ class UnlearningUpdates:
         self.count = 0
         self.guard = Guard(margin=args.guard_margin)
         self.log = UnlearningLog()
-        self.perturbation = Perturbation()
         self._learning_losses: list[Tensor] = []
         self._stop_announced = False
         self.peak_learning_rate = args.unlearn_learning_rate or args.learning_rate
