@@ -11,6 +11,8 @@ from datasets import Dataset
 
 from graceful_forgetting import LWFConfig, LWFTrainer, score_confidence
 from graceful_forgetting.confidence.losses import shift_by_answer
+from graceful_forgetting.confidence.scorer import Measured
+from graceful_forgetting.confidence.scorers import TokenInterferenceScorer
 from graceful_forgetting.config import ConfidenceConfig, ElicitationConfig
 from graceful_forgetting.data import tokenize_dataset
 from graceful_forgetting.elicitation import elicit_self_knowledge
@@ -99,6 +101,19 @@ def test_token_interference_of_an_option_is_that_of_its_share(
     for row, score in zip(knowledge, scored["forgetting_confidence"], strict=True):
         before, after = (slow_log_probs(which, row).double().exp().sqrt() for which in (model, tuned))
         assert score == pytest.approx((before - after).clamp(min=0).square().mean().sqrt().item(), rel=1e-3, abs=1e-5)
+
+
+def test_token_interference_of_an_option_leaves_out_what_the_answer_alone_does() -> None:
+    """p falls from .64 to .16, of which a factor of 2 is the answer's own; and the same without a shift."""
+    losses = [-math.log(0.64)] * 2, [-math.log(0.16)] * 2
+    columns = {
+        "loss": torch.tensor(losses[0], dtype=torch.float64),
+        "reference_loss": torch.tensor(losses[1], dtype=torch.float64),
+        "token_fall": torch.tensor([(0.8 - 0.4) ** 2] * 2, dtype=torch.float64),
+        "answer_shift": torch.tensor([math.log(2), 0.0], dtype=torch.float64),
+    }
+    score = TokenInterferenceScorer().score(Measured(torch.ones(2, dtype=torch.bool), 0, columns))
+    assert score.tolist() == pytest.approx([0.8 - 0.32**0.5, 0.4])
 
 
 def slow_value(name: str, log_probs: torch.Tensor, base_loss: float) -> torch.Tensor:

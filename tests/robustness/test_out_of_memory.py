@@ -152,7 +152,7 @@ def test_scoring_goes_on_with_half_the_batch(model, tokenised, tmp_path, monkeyp
         found = score(8, resume_dir=tmp_path)
     assert found["forgetting_confidence"][:] == expected["forgetting_confidence"][:], "as with batches of 2"
     # An inner product that nearly cancels has the rounding of those that do not.
-    rounding = 1e-6 * max(1.0, *map(abs, whole["forgetting_confidence"]))
+    rounding = 1e-7 * max(10.0, *map(abs, whole["forgetting_confidence"]))
     assert found["forgetting_confidence"][:] == pytest.approx(whole["forgetting_confidence"][:], rel=1e-4, abs=rounding)
     again = score(8, resume_dir=tmp_path)
     assert again["forgetting_confidence"][:] == found["forgetting_confidence"][:], "finished shards serve"
@@ -183,8 +183,8 @@ def test_the_fisher_information_counts_nothing_twice(model, tokenised, tmp_path,
     found = estimate(4, tmp_path if resumed else None)
     assert len(calls) > 75
     for name, values in expected.diagonal.items():
-        # Rounding of a gradient that nearly cancels is squared with it; a part that counts twice is more by far.
-        torch.testing.assert_close(found.diagonal[name], values, rtol=1e-3, atol=1e-12)
+        # A gradient that nearly cancels has the rounding of those beside it.
+        torch.testing.assert_close(found.diagonal[name], values, rtol=1e-4, atol=1e-12 + 1e-6 * values.max().item())
     assert found.trace == pytest.approx(expected.trace, rel=1e-5)
     if not resumed:
         for name, values in smaller.diagonal.items():
