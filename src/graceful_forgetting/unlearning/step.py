@@ -63,13 +63,14 @@ def unlearn(trainer: SFTTrainer, updates: UnlearningUpdates) -> None:
         active_sum += _mean_over_processes(trainer, updates.objective.active(batch).float().sum())
     _require_finite("loss", loss_sum, trainer, updates)
     grad_norm = 0.0
-    if active_sum > 0:
+    # What is capped has no gradient; in a joint update what is retained still has one.
+    if joint or active_sum > 0:
         max_norm = math.inf if joint else UNLEARN_MAX_GRAD_NORM
         grad_norm = whole(torch.nn.utils.clip_grad_norm_(updates.parameters, max_norm)).item()
         _require_finite("gradient norm", grad_norm, trainer, updates)
         if not joint:
             _step(trainer, updates, active_sum / rows)
-    if not joint or active_sum == 0:
+    if not joint:
         model.zero_grad()
     updates.count += 1
     updates.log.add(loss_sum / rows, active_sum / rows, grad_norm)
