@@ -136,6 +136,15 @@ def test_micro_batches_do_not_matter(tmp_path: Path, run: Any) -> None:
             assert left[key] == pytest.approx(right[key], rel=1e-4, abs=1e-6), key
 
 
+def test_batches_that_are_unset_are_those_of_learning(tmp_path: Path, run: Any) -> None:
+    """With as many retained rows an unlearning update is as large as a learning update."""
+    learned = {"gradient_accumulation_steps": 2, "unlearn_retain_weight": 0.5}
+    unset = run(tmp_path / "unset", per_device_unlearn_batch_size=None, **learned)
+    explicit = {"per_device_unlearn_batch_size": 2, "unlearn_gradient_accumulation_steps": 2}
+    assert same(weights(unset), weights(run(tmp_path / "explicit", **explicit, **learned)))
+    assert unset.unlearning_summary()["updates"] > 0
+
+
 def test_updates_happen_when_the_schedule_says(tmp_path: Path, run: Any) -> None:
     def counts(schedule: str) -> list[int]:
         trainer = run(tmp_path / schedule, unlearn_schedule=schedule, unlearn_every=2)

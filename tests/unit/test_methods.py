@@ -51,6 +51,24 @@ def test_what_is_unset_goes_with_the_scorer(changes, share, selection):
     assert chosen(args) == selection
 
 
+@pytest.mark.parametrize(
+    ("changes", "batch", "passes"),
+    [
+        ({}, 4, 1),
+        ({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}, 1, 8),
+        ({"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}, 2, 2),
+        ({"unlearn_retain_weight": 0.0, "gradient_accumulation_steps": 4}, 8, 4),
+        ({"method": "published"}, 8, 1),
+        ({"per_device_unlearn_batch_size": 3, "unlearn_gradient_accumulation_steps": 1}, 3, 1),
+        ({"per_device_unlearn_batch_size": 3, "gradient_accumulation_steps": 2}, 3, 2),
+    ],
+    ids=str,
+)
+def test_an_unlearning_update_is_as_large_as_a_learning_update(changes, batch, passes):
+    args = config(**changes)
+    assert (args.unlearn_batch_size, args.unlearn_passes) == (batch, passes)
+
+
 def test_a_threshold_without_a_natural_one_has_to_be_said():
     with pytest.raises(ValueError, match="strategy 'threshold' or 'relative' needs a threshold"):
         config(confidence_scorer="lwf", forget_strategy="threshold")

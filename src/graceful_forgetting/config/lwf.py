@@ -265,6 +265,19 @@ class LWFConfig(BaselineSettings, UnlearningSettings, StageSettings, SFTConfig):
         early = self.confidence_scorer in OF_LOSSES and self.baseline is None
         return DEFAULT_REFERENCE_SHARE if early else 1.0
 
+    @property
+    def unlearn_batch_size(self) -> int:
+        """`per_device_unlearn_batch_size`, or what it is where that is unset."""
+        if self.per_device_unlearn_batch_size is not None:
+            return self.per_device_unlearn_batch_size
+        learned = self.per_device_train_batch_size
+        return max(1, learned // 2) if self.unlearn_retain_weight > 0 else learned
+
+    @property
+    def unlearn_passes(self) -> int:
+        """`unlearn_gradient_accumulation_steps`, or what it is where that is unset."""
+        return self.unlearn_gradient_accumulation_steps or self.gradient_accumulation_steps
+
 
 Settings = TypeVar("Settings", bound=SFTConfig)
 

@@ -59,8 +59,14 @@ class UnlearningSettings:
         "Learning rate of the unlearning updates (AdamW). It decays in step with the learning rate; with schedule "
         "'early', which comes before any decay, it stays at this value. Unset: learning_rate. Not used by 'joint'.",
     )
-    per_device_unlearn_batch_size: int = setting(8, "Samples that one device takes in a pass of an unlearning update.")
-    unlearn_gradient_accumulation_steps: int = setting(1, "Passes that are summed to one unlearning update.")
+    per_device_unlearn_batch_size: int | None = setting(
+        None,
+        "Samples that one device unlearns in a pass of an unlearning update. Unset: per_device_train_batch_size; half "
+        "of it where as many samples are retained beside them, so that a pass is as large as one of learning.",
+    )
+    unlearn_gradient_accumulation_steps: int | None = setting(
+        None, "Passes that are summed to one unlearning update. Unset: gradient_accumulation_steps."
+    )
     unlearn_retain_weight: float = setting(
         1.0,
         "How strongly an unlearning update also lowers the loss of what is not unlearned: the factor on the loss of as "
@@ -91,4 +97,5 @@ class UnlearningSettings:
         for name in ("unlearn_every", "unlearn_retain_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 (off) or more")
         for name in ("per_device_unlearn_batch_size", "unlearn_gradient_accumulation_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "at least 1")

@@ -226,7 +226,7 @@ class Method:
         return stage
 
     def _check_pool(self, answers: int, counted: str) -> None:
-        batch = self.args.per_device_unlearn_batch_size
+        batch = self.args.unlearn_batch_size
         if self.args.unlearn_every > 0 and answers < batch:
             raise ValueError(
                 f"per_device_unlearn_batch_size={batch} is more than the self-knowledge has: {counted}. Give more "

@@ -182,7 +182,8 @@ def _settings(args: LWFConfig) -> dict[str, str]:
         if field.name not in learning and field.name not in _PRIVATE and getattr(args, field.name) != field.default
     }
     shown = [*_ALWAYS, *sorted(changed - set(_ALWAYS))]
-    return {name: _cell(getattr(args, name)) for name in shown if getattr(args, name) is not None}
+    values = {name: getattr(args, name) for name in shown} | {"per_device_unlearn_batch_size": args.unlearn_batch_size}
+    return {name: _cell(value) for name, value in values.items() if value is not None}
 
 
 def _cell(value: object) -> str:

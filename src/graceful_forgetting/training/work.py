@@ -224,13 +224,13 @@ def _unlearning(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
         updates_due(args.unlearn_schedule, step, updates, args.unlearn_every, args.seed) for step in range(updates)
     )
     _, tokens = _samples(args, amounts, answer)
-    rows = unlearned_rows(args, amounts) * args.unlearn_gradient_accumulation_steps
+    rows = unlearned_rows(args, amounts) * args.unlearn_passes
     return Work(learned=due * rows * tokens, steps=0 if args.unlearn_schedule == "joint" else due)
 
 
 def unlearned_rows(args: LWFConfig, amounts: Amounts) -> float:
     """Rows of a pass of an unlearning update, those that are retained and the other options counted."""
-    return args.per_device_unlearn_batch_size * (2 if args.unlearn_retain_weight > 0 else 1) * amounts.options
+    return args.unlearn_batch_size * (2 if args.unlearn_retain_weight > 0 else 1) * amounts.options
 
 
 def _posterior(args: LWFConfig, amounts: Amounts) -> Work:

@@ -143,8 +143,8 @@ class UnlearningUpdates:
 
     def next_micro_batches(self, process: int, processes: int) -> list[MicroBatch]:
         """This process's share of the rows of the next update, one batch per pass."""
-        size = self.args.per_device_unlearn_batch_size
-        passes = self.args.unlearn_gradient_accumulation_steps
+        size = self.args.unlearn_batch_size
+        passes = self.args.unlearn_passes
         total = size * passes * processes
         share = slice(process * size * passes, (process + 1) * size * passes)
 
