@@ -46,6 +46,11 @@ def test_the_matrix_leaves_out_the_diagonal_and_mixed_is_all_others(grid):
     assert cells[0].fields == {"max_steps": 2, "learning_task": "a", "forgetting_tasks": ["b"], "seed": 0}
 
 
+def test_mixed_alone_is_all_other_tasks_that_are_learned(grid):
+    found = grid(learning=["a", "b", "c"], forgetting=["mixed"]).combinations()
+    assert [fields["forgetting_tasks"] for *_, fields in found] == [["b", "c"], ["a", "c"], ["a", "b"]]
+
+
 def test_worlds_take_all_their_tasks_or_some(grid):
     found = grid(worlds=["w"], learning=None, forgetting={"all": "mixed", "some": ["x", "y"], "one": "x"})
     assert [fields for *_, fields in found.combinations()] == [

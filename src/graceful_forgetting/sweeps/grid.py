@@ -138,7 +138,8 @@ class Grid:
             return {"world": task} if chosen == MIXED else {"world": task, "forgetting_tasks": chosen}
         if chosen == MIXED:
             named = [name for names in self.forgetting.values() if names != MIXED for name in names]
-            chosen = [name for name in dict.fromkeys(named) if name != task]
+            # Beside no other set it is all other tasks of the grid.
+            chosen = [name for name in dict.fromkeys(named or self.learning.values()) if name != task]
         # Forgetting the learning task itself is no cell of the matrix.
         return None if task in chosen or not chosen else {"learning_task": task, "forgetting_tasks": chosen}
 
