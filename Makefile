@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence evidence-rerun confirmation-rerun ways-rerun \
-	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun rates-rerun default-rerun threshold-rerun docs docs-serve format clean \
+	methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun rates-rerun default-rerun cost-rerun threshold-rerun docs docs-serve format clean \
 	wheel release-check test-processors test-wheel test-minimum test-newest test-newest-python real-model demo-real test-real \
 	reliability reliability-sample audit
 
@@ -101,7 +101,7 @@ evidence-rerun: $(STAMP) ## run the grids of evidence/grids from nothing, then a
 	done
 	$(MAKE) evidence
 
-confirmation-rerun ways-rerun methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun rates-rerun default-rerun threshold-rerun: $(STAMP) ## the same for the grids in that folder of evidence/grids
+confirmation-rerun ways-rerun methods-rerun text-rerun sensitivity-rerun pairwise-rerun trials-rerun difficulty-rerun rates-rerun default-rerun cost-rerun threshold-rerun: $(STAMP) ## the same for the grids in that folder of evidence/grids
 	set -e; folder=$(@:-rerun=); mkdir -p evidence/archives/$$folder; for grid in evidence/grids/$$folder/*.yaml; do \
 	  name=$$(basename $$grid .yaml); \
 	  $(BIN)/graceful sweep --config $$grid --jobs $(JOBS) --output_dir runs/sweeps/$$folder/$$name; \

@@ -2,14 +2,16 @@
 
     make real-model && python -m evidence.use_scores [--output FILE] [--uses facts identity labels] [--seeds 10]
 
-Everything is as the recipe of the use says, but the scorer: `interference`, and the same token by token. One JSON line
-a use, seed and scorer; those that are in the file are skipped. Nothing is unlearned. `python -m evidence.make_tables`
+Everything is as the recipe of the use says, but the scorer: `interference`, and the same token by token. A use with
+` sampled` behind its name has answers drawn at temperature 1 in place of the likeliest ones. One JSON line a use, seed
+and scorer; those that are in the file are skipped. Nothing is unlearned. `python -m evidence.make_tables`
 makes the table `uses_scores` of it.
 """
 
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,34 +33,39 @@ from graceful_forgetting.training.preparation import ROWS_FOLDER, SCORE_COLUMN
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "uses"
 OUTPUT = Path(__file__).parent / "archives" / "uses" / "scores.jsonl"
+SAMPLED = "sampled"
 # What tells whether an own label conflicts: it is the one that the review had under the old convention.
 LABELS = RECIPES / "labels" / "pool" / "train.jsonl"
 
 
-def measure(use: str, seed: int) -> Iterator[PoolRanking]:
-    """The pool of one use in the order of each score, after the reference run with this seed."""
-    with TemporaryDirectory() as folder:
-        fields = ["--output_dir", folder, "--seed", str(seed), "--confidence_scorer", "token_interference"]
-        pipeline = Pipeline(*parse_recipe(str(RECIPES / f"{use}.yaml"), fields), announce=print)
+def measure(use: str, seed: int, folder: str) -> Iterator[PoolRanking]:
+    """The pool of one use in the order of each score, after the reference run with this seed.
+
+    `folder`: of the run; where the own answers do not depend on the seed, the next one finds them there.
+    """
+    recipe, _, answers = use.partition(" ")
+    fields = ["--output_dir", folder, "--seed", str(seed), "--confidence_scorer", "token_interference"]
+    if answers == SAMPLED:
+        fields += ["--elicitation_temperature", "1.0"]
+    pipeline = Pipeline(*parse_recipe(str(RECIPES / f"{recipe}.yaml"), fields), announce=print)
+    with closing(pipeline.directory):
         by_token = read_rows(pipeline.method.scores().path / ROWS_FOLDER)
         learned = pipeline.method.learned()
-        assert learned is not None
-        kinds = (
-            _kinds_of_labels(by_token) if use == "labels" else kinds_of(by_token, pipeline.inputs.sources.forgetting)
+    assert learned is not None
+    kinds = _kinds_of_labels(by_token) if recipe == "labels" else kinds_of(by_token, pipeline.inputs.sources.forgetting)
+    letters = [LETTERS[kind or ""] for kind in kinds]
+    for scorer in OF_LOSSES:
+        scored = by_token if scorer == "token_interference" else _by_mean_loss(by_token)
+        threshold = DEFAULT_THRESHOLDS[scorer]["relative"]
+        chosen = select_for_unlearning(scored, strategy="relative", threshold=threshold, learned=learned)
+        yield PoolRanking(
+            use=use,
+            seed=seed,
+            scorer=scorer,
+            learned=round(learned, 4),
+            ranking=run_lengths(by_falling_score(list(scored[SCORE_COLUMN]), letters)),
+            chosen=run_lengths("".join(sorted(letters[index] for index in chosen[SOURCE_INDEX]))),
         )
-        letters = [LETTERS[kind or ""] for kind in kinds]
-        for scorer in OF_LOSSES:
-            scored = by_token if scorer == "token_interference" else _by_mean_loss(by_token)
-            threshold = DEFAULT_THRESHOLDS[scorer]["relative"]
-            chosen = select_for_unlearning(scored, strategy="relative", threshold=threshold, learned=learned)
-            yield PoolRanking(
-                use=use,
-                seed=seed,
-                scorer=scorer,
-                learned=round(learned, 4),
-                ranking=run_lengths(by_falling_score(list(scored[SCORE_COLUMN]), letters)),
-                chosen=run_lengths("".join(sorted(letters[index] for index in chosen[SOURCE_INDEX]))),
-            )
 
 
 def _by_mean_loss(scored: Dataset) -> Dataset:
@@ -90,12 +97,13 @@ def main() -> None:
     options = parser.parse_args()
     lines = options.output.read_text(encoding="utf-8").splitlines() if options.output.exists() else []
     known = {(row["use"], row["seed"]) for row in map(json.loads, lines)}
-    for seed in range(options.seeds):
-        for use in options.uses:
-            if (use, seed) not in known:
-                found = "".join(json.dumps(vars(ranking)) + "\n" for ranking in measure(use, seed))
-                with options.output.open("a", encoding="utf-8") as file:
-                    file.write(found)
+    for use in options.uses:
+        with TemporaryDirectory() as folder:
+            for seed in range(options.seeds):
+                if (use, seed) not in known:
+                    found = "".join(json.dumps(vars(ranking)) + "\n" for ranking in measure(use, seed, folder))
+                    with options.output.open("a", encoding="utf-8") as file:
+                        file.write(found)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Speed of elicitation on this machine against `model.generate`, one prompt at a time and in plain batches.
 
     python evidence/speed/elicitation.py [--shape 7M] [--prompts 64] [--repetitions 3] [--threads 1] [--output FILE]
+    make real-model && python evidence/speed/elicitation.py --recipe recipes/uses/facts.yaml --prompts 96
 
 A Llama of 6.5 M parameters, or shaped as SmolLM2-135M, with random weights completes prompts of 8 to 200 tokens
-greedily, with at most 64 tokens and a set of EOS tokens that ends about half of the answers early. In each repetition
+greedily, with at most 64 tokens and a set of EOS tokens that ends about half of the answers early. With `--recipe` the
+model, the prompts and the longest answer are those of the recipe and its forgetting tasks. In each repetition
 every way completes the same prompts, one after the other, so that a busy machine slows all of them down alike; the
 ratios are paired, and their median is printed. All ways give the same tokens, but where rounding, which differs between
 processors and batches, turns a near tie: such answers are counted, and more than a twentieth is an error. Elicitation
@@ -13,22 +15,35 @@ does more than its peers: it tokenises, notes the log-probability of every token
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from graceful_forgetting import ElicitationConfig, elicit_self_knowledge
+from graceful_forgetting.data.encoding import encode_prompts
 from graceful_forgetting.lab.bench.methods import SHAPES
 from graceful_forgetting.results.provenance import collect_hardware, package_versions
 from graceful_forgetting.results.text import fixed
 from graceful_forgetting.results.text_tables import aligned
+from graceful_forgetting.runs.pipeline import Pipeline
+from graceful_forgetting.runs.recipe import parse_recipe
 from graceful_forgetting.runtime.artifacts import write_json
 
 SHORTEST, LONGEST, NEW = 8, 200, 64
+Rows = list[list[int]]
 EOS_SHARE = 0.03
 SIZES = {"7M": {**SHAPES["7M"], "num_attention_heads": 8}, "135M": {**SHAPES["135M"], "tie_word_embeddings": True}}
 BATCH_SIZES = (16, 32, 64)
@@ -59,43 +74,87 @@ def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
-def draw_prompts(number: int, vocabulary: int, seed: int = 0) -> list[list[int]]:
+def draw_prompts(number: int, vocabulary: int, seed: int = 0) -> Rows:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(SHORTEST, LONGEST + 1, (number,), generator=generator).tolist()
     return [torch.randint(3, vocabulary, (length,), generator=generator).tolist() for length in lengths]
 
 
-def by_generate(model: LlamaForCausalLM, prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+@dataclass
+class Task:
+    """Who answers what: a model, prompts as rows and as tokens, and the most tokens of an answer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Dataset
+    prompts: Rows
+    most: int
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        found = self.model.generation_config.eos_token_id
+        return found if isinstance(found, list) else [found]
+
+    @property
+    def pad(self) -> int:
+        return self.tokenizer.pad_token_id
+
+
+def random_task(shape: str, number: int) -> Task:
+    """A model with random weights and prompts of random tokens."""
+    model = build_model(shape)
+    vocabulary = model.config.vocab_size
+    tokenizer, prompts = build_tokenizer(vocabulary), draw_prompts(number, vocabulary)
+    rows = Dataset.from_dict({"prompt": [tokenizer.decode(ids) for ids in prompts]})
+    return Task(model, tokenizer, rows, prompts, NEW)
+
+
+def recipe_task(recipe: str, number: int) -> Task:
+    """The model of a recipe, evenly spaced prompts of its pool, and its limit of an answer."""
+    with TemporaryDirectory() as folder:
+        pipeline = Pipeline(*parse_recipe(recipe, ["--output_dir", folder]), announce=print)
+        pool = pipeline.method.rows.forgetting
+        assert pool is not None
+        rows = pool.select_columns(["prompt"]).select([i * len(pool) // number for i in range(min(number, len(pool)))])
+        inputs = pipeline.inputs
+        prompts = encode_prompts(list(rows), inputs.tokenizer)
+        pipeline.directory.close()
+        return Task(inputs.base_model(), inputs.tokenizer, rows, prompts, pipeline.lwf.elicitation_max_new_tokens)
+
+
+def by_generate(task: Task, batch_size: int) -> Rows:
     """`model.generate` on batches of similar length; each answer up to and with its EOS token."""
-    stops = model.generation_config.eos_token_id
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    prompts, order = task.prompts, sorted(range(len(task.prompts)), key=lambda i: -len(task.prompts[i]))
     answers: dict[int, list[int]] = {}
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
         width = max(len(prompts[i]) for i in rows)
-        ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in rows])
-        generated = model.generate(input_ids=ids, attention_mask=(ids != 0).long(), max_new_tokens=NEW, do_sample=False)
+        ids = torch.tensor([[task.pad] * (width - len(prompts[i])) + prompts[i] for i in rows])
+        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
+        generated = task.model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=task.most, do_sample=False, pad_token_id=task.pad
+        )
         for i, answer in zip(rows, generated[:, width:].tolist(), strict=True):
-            end = next((at for at, token in enumerate(answer) if token in stops), NEW - 1)
+            end = next((at for at, token in enumerate(answer) if token in task.ends), task.most - 1)
             answers[i] = answer[: end + 1]
     return [answers[i] for i in range(len(prompts))]
 
 
-def by_elicitation(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[list[int]], batch_size: int
-) -> list[list[int]]:
-    rows = Dataset.from_dict({"prompt": [tokenizer.decode(ids) for ids in prompts], "row": list(range(len(prompts)))})
-    config = ElicitationConfig(max_new_tokens=NEW, batch_size=batch_size)
+def by_elicitation(task: Task, batch_size: int) -> Rows:
+    rows = task.rows.add_column("row", list(range(len(task.rows))))
+    config = ElicitationConfig(max_new_tokens=task.most, batch_size=batch_size)
     answers = {
-        row["row"]: row["input_ids"][len(prompts[row["row"]]) :]
-        for row in elicit_self_knowledge(model, tokenizer, rows, config)
+        row["row"]: row["input_ids"][len(task.prompts[row["row"]]) :]
+        for row in elicit_self_knowledge(task.model, task.tokenizer, rows, config)
     }
-    return [answers[i] for i in range(len(prompts))]
+    return [answers[i] for i in range(len(rows))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SIZES, default="7M")
+    parser.add_argument("--recipe")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -103,20 +162,22 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bars()
     torch.set_num_threads(arguments.threads)
-    model = build_model(arguments.shape)
-    vocabulary = model.config.vocab_size
-    tokenizer, prompts = build_tokenizer(vocabulary), draw_prompts(arguments.prompts, vocabulary)
+    if arguments.recipe is None:
+        task = random_task(arguments.shape, arguments.prompts)
+    else:
+        task = recipe_task(arguments.recipe, arguments.prompts)
+    prompts = task.prompts
 
-    ways: dict[str, Callable[[], list[list[int]]]] = {
-        "generate, one by one": lambda: by_generate(model, prompts, 1),
-        "generate, batches of 32": lambda: by_generate(model, prompts, 32),
+    ways: dict[str, Callable[[], Rows]] = {
+        "generate, one by one": lambda: by_generate(task, 1),
+        "generate, batches of 32": lambda: by_generate(task, 32),
     }
     for size in BATCH_SIZES:
-        ways[f"elicitation, batch_size {size}"] = lambda size=size: by_elicitation(model, tokenizer, prompts, size)
+        ways[f"elicitation, batch_size {size}"] = lambda size=size: by_elicitation(task, size)
 
-    by_generate(model, prompts[:2], 2)
+    by_generate(replace(task, prompts=prompts[:2]), 2)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    wanted: list[list[int]] | None = None
+    wanted: Rows | None = None
     others: dict[str, int] = {}
     for _ in range(arguments.repetitions):
         for name, way in ways.items():
@@ -125,9 +186,8 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
             wanted = wanted or answers
             # Elicitation does not take an end for an answer.
-            ends = model.generation_config.eos_token_id
             pairs = zip(answers, wanted, strict=True)
-            others[name] = sum(answer != other and other[0] not in ends for answer, other in pairs)
+            others[name] = sum(answer != other and other[0] not in task.ends for answer, other in pairs)
             if others[name] > MOST_OTHERS * len(prompts):
                 raise AssertionError(f"{name} gives {others[name]} other answers than one prompt at a time")
     assert wanted is not None
@@ -151,12 +211,12 @@ def main() -> None:
     print(aligned([("way", "tokens/s", "times one by one", "other answers"), *rows], ruled=True))
     if arguments.output:
         result = {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": task.model.num_parameters(),
             "prompts": len(prompts),
-            "prompt_tokens": [SHORTEST, LONGEST],
-            "max_new_tokens": NEW,
+            "prompt_tokens": [min(map(len, prompts)), max(map(len, prompts))],
+            "max_new_tokens": task.most,
             "mean_answer_tokens": tokens / len(prompts),
-            "ended_early": sum(len(answer) < NEW for answer in wanted),
+            "ended_early": sum(len(answer) < task.most for answer in wanted),
             "threads": arguments.threads,
             "ways": table,
             "packages": package_versions(),

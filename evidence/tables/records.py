@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence.tables.table import table
+from graceful_forgetting.results.arms import method_title
 from graceful_forgetting.results.result import ArmSummary, RunResult, TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval, paired_interval
 from graceful_forgetting.results.text import estimate, fixed, points, share, spread
@@ -96,11 +97,12 @@ def effects(name: str) -> str:
     def of_arm(arm: str, task: str) -> str:
         return _spread(tasks[task].arms[arm])
 
-    arms = {"base model": "base", "plain": "plain", "LWF": "lwf", "never knew": "never_knew"}
+    title = method_title(result.config)
+    arms = {"base model": "base", "plain": "plain", title: "lwf", "never knew": "never_knew"}
     columns: dict[str, Column] = {
         "task": head,
         **{title: partial(of_arm, arm) for title, arm in arms.items()},
-        "LWF − plain": lambda task: _difference(tasks[task].difference),
+        "difference to plain": lambda task: _difference(tasks[task].difference),
     }
     return table(tasks, columns)
 
@@ -108,7 +110,10 @@ def effects(name: str) -> str:
 def expectation() -> str:
     """The gain on the demo, in words: with the defaults, and by the formula of the paper."""
     lines = []
-    for name, label in {"demo": "LWF with the defaults", "demo_published": "By the formula of the paper it"}.items():
+    for name, label in {
+        "demo": "Forgetting by interference (the default)",
+        "demo_published": "LWF as published",
+    }.items():
         result = _run(name)
         tasks, task = result.summary.tasks, _learned(result)
         assert result.selection is not None

@@ -53,6 +53,8 @@ WAY_WORLDS = ("shortcut", "override", "override-stable", "arithmetic", "capacity
 # The paper's ablations: which confidence is unlearned, and when; `lwf` unlearns the highest, periodically.
 CHOICES = (("lwf", "random"), ("random", "lowest"), ("lwf", "lowest"))
 SCHEDULES = (("schedule-random", "lwf"), ("schedule-early", "lwf"))
+# Ways to unlearn less than `whole`, and a score by single tokens.
+SMALLER = ("half", "quarter", "every_4", "token")
 GUARDED = "early_retain_guarded"
 # World -> what its base model knows that may be in the way of the learning task.
 IN_THE_WAY = {
@@ -139,6 +141,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "base_model_tasks": records.base_model_tasks,
     # Worlds.
     "default_gains": lambda: world_gains(archived("default"), [("lwf", "interference")]),
+    "cost_gains": lambda: world_gains(archived("cost"), [(name, "whole") for name in SMALLER]),
     "thresholds": thresholds,
     "gains_in_worlds": lambda: readme_gains(
         worlds(), IN_THE_WAY, {"LWF": "lwf", "package defaults": GUARDED, "never knew": "never_knew"}
