@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from graceful_forgetting.gradients.token_loss import mean_nll, sequence_losses, token_log_probs, token_losses
+from graceful_forgetting.gradients.token_loss import mean_nll, sequence_losses, token_losses, token_nll
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,9 +46,9 @@ def test_every_loss_of_a_row_is_made_of_the_same_tokens():
     labels = torch.randint(11, (3, 7), generator=generator)
     labels[0, :4] = labels[1, 5:] = -100
     targets, counted = labels[:, 1:], labels[:, 1:] != -100
-    log_probs = token_log_probs(logits[:, :-1], targets)
-    assert (log_probs[~counted] == 0).all()
-    torch.testing.assert_close(token_losses(logits[:, :-1], targets), -log_probs[counted])
-    expected = -log_probs.sum(dim=1) / counted.sum(dim=1)
+    nll = token_nll(logits[:, :-1], targets)
+    assert (nll[~counted] == 0).all()
+    torch.testing.assert_close(token_losses(logits[:, :-1], targets), nll[counted])
+    expected = nll.sum(dim=1) / counted.sum(dim=1)
     torch.testing.assert_close(sequence_losses(logits, labels), expected)
     torch.testing.assert_close(mean_nll(logits[:, :-1], targets), expected)

@@ -101,16 +101,6 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits[counted].float(), targets[counted], reduction="none")
 
 
-def token_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p of every target, 0 where it does not count, (batch, positions) float32, differentiable.
-
-    logits: (batch, positions, vocabulary); targets: (batch, positions).
-    """
-    tokens = targets.clamp(min=0).unsqueeze(-1)
-    found = logits.float().log_softmax(dim=-1).gather(-1, tokens).squeeze(-1)
-    return found.masked_fill(targets == IGNORE_INDEX, 0)
-
-
 # Operations whose backward does not need their result, and whose result is no view of one that others may need: a
 # linear layer, and positions picked out.
 _UNSHARED = {"UnsafeViewBackward0", "IndexBackward0"}

@@ -10,7 +10,7 @@ from trl import SFTTrainer
 from graceful_forgetting.config.unlearning import UNLEARN_MAX_GRAD_NORM
 from graceful_forgetting.data import IGNORE_INDEX, collate
 from graceful_forgetting.gradients.options import log_shares, with_other_options
-from graceful_forgetting.gradients.token_loss import token_log_probs
+from graceful_forgetting.gradients.token_loss import token_nll
 from graceful_forgetting.posterior.divergence import NonFiniteLossError
 from graceful_forgetting.runtime import internals
 from graceful_forgetting.runtime.distributed import whole
@@ -90,7 +90,7 @@ def unlearning_batch(trainer: SFTTrainer, micro: MicroBatch, needs: frozenset[Ne
         if Need.LOGITS in needs:
             targets = inputs.pop("labels")[:, 1:]
             logits = model(**inputs, use_cache=False).logits[:, :-1]
-            log_probs, mask = token_log_probs(logits, targets), targets != IGNORE_INDEX
+            log_probs, mask = -token_nll(logits, targets), targets != IGNORE_INDEX
             logits = logits[:number]
         else:
             log_probs, mask = internals.token_log_probs(model, inputs)
