@@ -188,6 +188,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "uses_identity_found": lambda: found_in_pool(runs("uses/identity"), "forgetting", "interference"),
     "uses_scores": lambda: scores_of_uses(ARCHIVES / "uses" / "scores.jsonl"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
-    "uses_labels_bets": lambda: used("labels-bets"),
+    "uses_labels_bets": lambda: one_use(runs("uses/labels-bets")[:1]),
+    "uses_labels_bets_16": lambda: one_use(runs("uses/labels-bets")[1:]),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},
 }
