@@ -1,7 +1,7 @@
 """Speed of elicitation on this machine against `model.generate`, one prompt at a time and in plain batches.
 
     python evidence/speed/elicitation.py [--shape 7M] [--prompts 64] [--repetitions 3] [--threads 1] [--output FILE]
-    make real-model && python evidence/speed/elicitation.py --recipe recipes/uses/facts.yaml --prompts 96
+    make real-model && python evidence/speed/elicitation.py --recipe recipes/uses/facts.yaml --prompts 32
 
 A Llama of 6.5 M parameters, or shaped as SmolLM2-135M, with random weights completes prompts of 8 to 200 tokens
 greedily, with at most 64 tokens and a set of EOS tokens that ends about half of the answers early. With `--recipe` the
@@ -116,7 +116,8 @@ def recipe_task(recipe: str, number: int) -> Task:
         pipeline = Pipeline(*parse_recipe(recipe, ["--output_dir", folder]), announce=print)
         pool = pipeline.method.rows.forgetting
         assert pool is not None
-        rows = pool.select_columns(["prompt"]).select([i * len(pool) // number for i in range(min(number, len(pool)))])
+        number = min(number, len(pool))
+        rows = pool.select_columns(["prompt"]).select([i * len(pool) // number for i in range(number)])
         inputs = pipeline.inputs
         prompts = encode_prompts(list(rows), inputs.tokenizer)
         pipeline.directory.close()
