@@ -204,35 +204,6 @@ def test_shrink_perturb(build: Any, start: nn.Module, tokenizer: Any, learning: 
     assert_trains_as(trainer, start, tokenize_dataset(learning, tokenizer), lambda _, forward, __: forward.loss)
 
 
-def test_noisy_tune(build: Any, start: nn.Module, tokenizer: Any, learning: Dataset) -> None:
-    """Uniform noise from −λ/2 to λ/2 times the standard deviation of each parameter on its own; norms start at 1."""
-    trainers = {seed: build(baseline="noisy_tune", baseline_weight=0.4, seed=seed) for seed in (1, 2)}
-    noise: dict[int, dict[str, Tensor]] = {}
-    for seed, trainer in trainers.items():
-        state = torch.get_rng_state()
-        trainer._make_baseline(None).before_training(trainer.model)
-        assert torch.equal(state, torch.get_rng_state())
-        noise[seed] = {name: value.detach() for name, value in trainer.model.named_parameters()}
-    for name, base in start.named_parameters():
-        first, second = ((noise[seed][name] - base) / base.std(correction=0).clamp(min=1e-9) for seed in noise)
-        if "norm" in name:
-            assert not first.any(), name
-            continue
-        assert first.abs().max().item() == pytest.approx(0.2, rel=0.02), name
-        assert first.mean().item() == pytest.approx(0, abs=0.02), name
-        assert first.std().item() == pytest.approx(0.4 / 12**0.5, rel=0.1), name
-        assert not torch.equal(first, second), name
-    again = build(baseline="noisy_tune", baseline_weight=0.4, seed=1)
-    again._make_baseline(None).before_training(again.model)
-    for name, parameter in again.model.named_parameters():
-        assert torch.equal(parameter, noise[1][name])
-    with torch.no_grad():
-        for name, parameter in start.named_parameters():
-            parameter.copy_(noise[1][name])
-    trainer = build(baseline="noisy_tune", baseline_weight=0.4, seed=1)
-    assert_trains_as(trainer, start, tokenize_dataset(learning, tokenizer), lambda _, forward, __: forward.loss)
-
-
 def test_f_learning(
     build: Any, start: nn.Module, tokenizer: Any, learning: Dataset, forgetting: Dataset, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ from graceful_forgetting.baselines.bss import BSS
 from graceful_forgetting.baselines.ewc import EWC
 from graceful_forgetting.baselines.f_learning import FLearning
 from graceful_forgetting.baselines.l2_sp import L2SP
-from graceful_forgetting.baselines.noisy_tune import NoisyTune
 from graceful_forgetting.baselines.selective_amnesia import SelectiveAmnesia
 from graceful_forgetting.baselines.shrink_perturb import ShrinkPerturb
 from graceful_forgetting.baselines.token_forgetting import TokenForgetting
@@ -24,7 +23,6 @@ BASELINES: dict[BaselineName, type[Baseline]] = {
     "ewc": EWC,
     "afec": AFEC,
     "shrink_perturb": ShrinkPerturb,
-    "noisy_tune": NoisyTune,
     "weight_line_search": WeightLineSearch,
     "f_learning": FLearning,
     "token_forgetting": TokenForgetting,

@@ -12,7 +12,6 @@ BaselineName = Literal[
     "ewc",
     "afec",
     "shrink_perturb",
-    "noisy_tune",
     "weight_line_search",
     "f_learning",
     "token_forgetting",
@@ -25,7 +24,6 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "l2_sp": 0.01,
     "ewc": 1000.0,
     "afec": 1.0,
-    "noisy_tune": 0.15,
     "f_learning": 0.3,
     "token_forgetting": 0.25,
     "selective_amnesia": 1000.0,
@@ -64,17 +62,15 @@ class BaselineSettings:
     baseline: BaselineName | None = setting(
         None,
         "A baseline on top of fine-tuning: 'bss' (batch spectral shrinkage), 'l2_sp', 'ewc' (both towards the base "
-        "model), 'afec' (towards the plainly fine-tuned one), 'shrink_perturb', 'noisy_tune' (a little noise before "
-        "training), 'weight_line_search' (after training, the point on the line from the base model that has the "
-        "lowest held-out loss; needs eval_dataset), 'f_learning' (subtract what tuning on the selected self-knowledge "
-        "adds), 'token_forgetting' (negative tokens in the learning set), 'selective_amnesia' (EWC, uniform target "
-        "and replay); unset: none.",
+        "model), 'afec' (towards the plainly fine-tuned one), 'shrink_perturb', 'weight_line_search' (after training, "
+        "the point on the line from the base model that has the lowest held-out loss; needs eval_dataset), "
+        "'f_learning' (subtract what tuning on the selected self-knowledge adds), 'token_forgetting' (negative tokens "
+        "in the learning set), 'selective_amnesia' (EWC, uniform target and replay); unset: none.",
     )
     baseline_weight: float | None = setting(
         None,
         "Strength of the baseline: η of 'bss', the factor of the penalty of 'l2_sp', 'ewc', 'afec' and "
-        "'selective_amnesia', λ of 'noisy_tune' and 'f_learning', the final λ of 'token_forgetting'; unset: its own "
-        "default.",
+        "'selective_amnesia', λ of 'f_learning', the final λ of 'token_forgetting'; unset: its own default.",
     )
     baseline_options: dict[str, float] | str | None = setting(
         None,
