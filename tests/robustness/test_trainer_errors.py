@@ -147,7 +147,8 @@ def test_where_all_is_unlearned_nothing_is_retained(tmp_path, build, forgetting)
     scored = forgetting.add_column("forgetting_confidence", [1.0] * len(forgetting))
 
     def weights(**changes):
-        trainer = build(config(tmp_path, unlearn_every=2, forget_fraction=1.0, **changes), forget_dataset=scored)
+        changes |= {"unlearn_every": 2, "forget_fraction": 1.0, "per_device_unlearn_batch_size": 4}
+        trainer = build(config(tmp_path, **changes), forget_dataset=scored)
         trainer.train()
         return trainer.model.state_dict()
 

@@ -61,8 +61,9 @@ class UnlearningSettings:
     )
     per_device_unlearn_batch_size: int | None = setting(
         None,
-        "Samples that one device unlearns in a pass of an unlearning update. Unset: per_device_train_batch_size; half "
-        "of it where as many samples are retained beside them, so that a pass is as large as one of learning.",
+        "Samples that one device unlearns in a pass of an unlearning update. Unset: per_device_train_batch_size, or "
+        "half of it with unlearn_retain_weight above 0, since as many are retained: a pass is as large as one of "
+        "learning.",
     )
     unlearn_gradient_accumulation_steps: int | None = setting(
         None, "Passes that are summed to one unlearning update. Unset: gradient_accumulation_steps."
