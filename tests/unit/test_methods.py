@@ -1,5 +1,6 @@
 """The defaults, which depend on each other where they are unset, and the methods by name."""
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -9,6 +10,8 @@ import yaml
 from graceful_forgetting import LWFConfig
 from graceful_forgetting.config import DEFAULT_METHOD, METHODS, MethodName, as_arm, changed
 from graceful_forgetting.runs.recipe import parse_recipe, recipe_from_fields
+from graceful_forgetting.training.model_card import card_section
+from graceful_forgetting.unlearning.updates import unlearning_summary
 
 RUN = {"learning_task": "gsm8k", "forgetting_tasks": ["dental"], "model_name_or_path": "any", "bf16": False}
 
@@ -67,6 +70,8 @@ def test_what_is_unset_goes_with_the_scorer(changes, share, selection):
 def test_an_unlearning_update_is_as_large_as_a_learning_update(changes, batch, passes):
     args = config(**changes)
     assert (args.unlearn_batch_size, args.unlearn_passes) == (batch, passes)
+    card = card_section("SFT", args, 0, None, [], unlearning_summary(None, None))
+    assert re.search(rf"per\\?_device\\?_unlearn\\?_batch\\?_size\W+{batch}\b", card), "the card has what was used"
 
 
 def test_a_threshold_without_a_natural_one_has_to_be_said():
