@@ -380,3 +380,32 @@ def test_a_cell_keeps_the_point_that_a_line_search_has_chosen(grid, tmp_path):
     found = {cell.method: cell.line_search for cell in load_cells(tmp_path / "sweep")}
     assert found["plain"] is None
     assert min(found["search"].losses, key=found["search"].losses.__getitem__) == f"{found['search'].chosen:g}"
+
+
+def test_a_sweep_that_generates_nothing_measures_likelihoods(grid, tmp_path):
+    quiz = [{"prompt": f"w{i} w{i + 20}", "options": [" w40", " w41 w42", " w43"], "right": i % 3} for i in range(16)]
+    for split, rows in (("train", quiz[:9]), ("test", quiz[9:])):
+        path = tmp_path / "quiz" / f"{split}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"data": "quiz", "columns": ["prompt", "options", "right"], "prompt": "{{ prompt }}"}
+    task |= {"choices": "options", "correct": "right", "completion": "{{ choice }}", "parse": "exact"}
+    (tmp_path / "quiz.yaml").write_text(yaml.safe_dump({**task, "metric": "accuracy"}))
+    learning = {"quiz": str(tmp_path / "quiz.yaml"), "sums": str(tmp_path / "sums")}
+    methods = {name: METHODS[name] for name in ("plain", "lwf")}
+    base = {"model_name_or_path": str(tmp_path / "models"), **RECIPE, "eval_max_new_tokens": 0}
+    assert main(["sweep", "--config", grid(base=base, learning=learning, methods=methods, evaluate_every=4)]) == 0
+    by_task = {name: [cell for cell in load_cells(tmp_path / "sweep") if cell.learning == name] for name in learning}
+    for cell in by_task["quiz"]:
+        metrics = cell.metrics["quiz"]
+        assert (metrics.accuracy, len(cell.answers)) == (None, 7)
+        assert cell.answers.count("1") / 7 == pytest.approx(metrics.choice.accuracy_per_byte, abs=1e-5)
+        assert (cell.metric, cell.score) == ("choice_accuracy", metrics.choice.adjusted_per_byte)
+        assert all(point.accuracy is None and point.bits_per_byte > 0 for point in cell.curve)
+    for cell in by_task["sums"]:
+        assert (cell.answers, cell.metric) == ("", "bits_per_byte")
+        assert cell.score == -cell.metrics["sums"].bits_per_byte < 0
+    tables = (tmp_path / "sweep" / "tables.md").read_text()
+    assert "| method | seeds | choice accuracy |" in tables
+    assert "| method | seeds | −bits per byte |" in tables
+    assert "Losses have a minus sign, so that more is better." in tables

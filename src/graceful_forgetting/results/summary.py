@@ -87,6 +87,11 @@ def _values(metrics: TaskMetrics) -> dict[Metric, float | None]:
     }
 
 
+def higher_is_better(metric: Metric) -> bool:
+    """Whether more of it is better; less of a loss is."""
+    return _HIGHER_IS_BETTER[metric]
+
+
 def values_by_arm(
     runs: Sequence[TrainingRunResult], value: Callable[[TrainingRunResult], float | None]
 ) -> dict[str, dict[int | None, float]]:

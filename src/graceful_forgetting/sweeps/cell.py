@@ -88,7 +88,8 @@ class CellResult:
         config: every setting, flat.
         learning_rows: learning examples.
         learning_task: name of the learning task in `metrics`.
-        answers: of the learning task's test set, one character an item: see `results/measures.py`.
+        answers: of the learning task's test set, one character an item: see `results/measures.py`. Where nothing was
+            generated they are the likeliest options, and without options there is none.
         truth_ratios: by item log P(old answer) − log P(right answer), each a mean over tokens, in nats; null for an
             item without an old answer, and instead of the list where no item has one.
         neutral_bits_per_byte: of the neutral text, where the recipe names one.

@@ -36,11 +36,9 @@ class CellKeys:
             ValueError: a field or value that is not valid, a task without test rows, no never-knew model.
             FileNotFoundError: a path that is not there.
         """
-        recipe, sources, made_from = self._recipe(cell)
+        _, sources, made_from = self._recipe(cell)
         if sources.learning_test is None:
             raise ValueError(f"learning task {cell.learning!r} has no test rows with answers: a sweep measures on them")
-        if not recipe[0].generates:
-            raise ValueError("eval_max_new_tokens=0 generates nothing, and a sweep measures answers: set it above 0")
         if cell.arm == "never_knew" and sources.never_knew is None:
             raise ValueError(
                 f"methods.{cell.method}: arm never_knew needs a world, or a model_name_or_path with base and never_knew"

@@ -36,7 +36,7 @@ class Examiner:
         test_sets: by name: rows, role and task.
         learning_task: name of the one that is learned.
         processing_class: the tokenizer.
-        batch_size, max_new_tokens: of the evaluation.
+        batch_size, max_new_tokens: of the evaluation; 0 tokens: nothing is generated, and likelihoods are all there is.
     """
 
     def __init__(
@@ -67,16 +67,9 @@ class Examiner:
         """Metrics of every test set, answers and truth ratios of the learning task's, as JSON values."""
         found = {name: self._items(model, name, self._tests[name]) for name in self.test_sets}
         rows = self.test_sets[self.learning_task][0]
-        items = found[self.learning_task][1]
-        assert items.generated is not None
-        # Where answers are not right or wrong, an answer is right that is the given one.
-        correct = items.correct or [
-            own.strip() == completion_text(given).strip()
-            for own, given in zip(items.generated, rows["completion"], strict=True)
-        ]
         return {
             "metrics": {name: asdict(metrics) for name, (metrics, _) in found.items()},
-            "answers": answer_signs(correct, items.generated, rows, self.test_sets[self.learning_task][2]),
+            "answers": _signs(found[self.learning_task][1], rows, self.test_sets[self.learning_task][2]),
             "truth_ratios": self._truth_ratios(model),
         }
 
@@ -90,6 +83,7 @@ class Examiner:
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
             description=name,
+            generate=self.max_new_tokens > 0,
         )
 
     @cached_property
@@ -142,6 +136,18 @@ def old_completion(row: Mapping[str, Any]) -> str | list[dict[str, Any]]:
         return as_turns(old, "assistant")
     lead = completion[: len(completion) - len(completion.lstrip())]
     return lead + old.strip()
+
+
+def _signs(items: TaskItems, rows: Dataset, task: Task | None) -> str:
+    """One character an answer: of the generated ones, else of the likeliest options; without options no character."""
+    if items.generated is None:
+        return "".join(RIGHT if right else OTHER for right in items.choice_correct or ())
+    # Where answers are not right or wrong, an answer is right that is the given one.
+    correct = items.correct or [
+        own.strip() == completion_text(given).strip()
+        for own, given in zip(items.generated, rows["completion"], strict=True)
+    ]
+    return answer_signs(correct, items.generated, rows, task)
 
 
 def answer_signs(correct: Sequence[bool], texts: Sequence[str], rows: Dataset, task: Task | None = None) -> str:

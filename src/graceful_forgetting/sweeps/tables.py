@@ -9,6 +9,7 @@ from typing import Any
 from graceful_forgetting.results.measures import auroc, expanded, precision_at
 from graceful_forgetting.results.result import Metric
 from graceful_forgetting.results.statistics import GapRecovered, Interval, PairedInterval
+from graceful_forgetting.results.summary import higher_is_better
 from graceful_forgetting.results.text import MISSING, duration, estimate, fixed, interval, measured, share, size, spread
 from graceful_forgetting.results.text_tables import markdown_table
 from graceful_forgetting.sweeps.cell import CellResult, ScoreSummary
@@ -105,6 +106,8 @@ def _overview(groups: Sequence[Group]) -> Table:
         "Accuracies in %; [95 % intervals] over seeds: Student's t of paired differences, bootstrap of shares. The "
         "best of several methods on the seeds that it was chosen on flatters it: the tables below have all of them."
     )
+    if not all(higher_is_better(group.metric) for group in groups):
+        note += " Losses have a minus sign, so that more is better."
     return Table("Overview", columns, rows, note)
 
 
@@ -154,8 +157,9 @@ def _gains(group: Group) -> Table:
         ]
         for r in group.results
     ]
+    heading = ("" if higher_is_better(metric) else "−") + metric.replace("_", " ")
     columns = [
-        "method", "seeds", metric.replace("_", " "), "− plain [t, seeds]", "[bootstrap, seeds and items]", "Wilcoxon p",
+        "method", "seeds", heading, "− plain [t, seeds]", "[bootstrap, seeds and items]", "Wilcoxon p",
         "gap recovered", "beyond random", "area under curve",
     ]  # fmt: skip
     return Table(f"{group.name}: what is gained", columns, rows)
