@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from datasets import disable_progress_bars
 
 from graceful_forgetting.cli.commands import DEMO_RECIPE
-from graceful_forgetting.results.cost import method_cost
+from graceful_forgetting.results.cost import MethodCost, method_cost
 from graceful_forgetting.results.provenance import collect_hardware, package_versions
 from graceful_forgetting.runs.pipeline import Pipeline
 from graceful_forgetting.runs.recipe import parse_recipe
@@ -33,8 +32,8 @@ RECIPES: dict[str, tuple[Path, list[str]]] = {
 }
 
 
-def measure(recipe: Path, changes: list[str], seeds: int) -> dict[str, Any]:
-    """CPU seconds of the stages of one recipe, and the cost that they make."""
+def measure(recipe: Path, changes: list[str], seeds: int) -> MethodCost:
+    """What the stages of one recipe cost, in CPU seconds."""
     with TemporaryDirectory() as folder:
         fields = [*changes, "--output_dir", folder, "--num_seeds", str(seeds)]
         pipeline = Pipeline(*parse_recipe(str(recipe), fields), announce=print)
@@ -44,8 +43,7 @@ def measure(recipe: Path, changes: list[str], seeds: int) -> dict[str, Any]:
             pipeline.lwf_run(seed)
         cost = method_cost(pipeline.directory.results)
     assert cost is not None
-    sums = {"with_reference_at_hand": cost.with_reference_at_hand, "per_seed": cost.per_seed}
-    return {**vars(cost), **sums}
+    return cost
 
 
 def main() -> None:
@@ -58,9 +56,9 @@ def main() -> None:
     stages.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     cases = {case: measure(*RECIPES[case], options.seeds) for case in options.case}
     result = {"threads": torch.get_num_threads(), "hardware": vars(collect_hardware()), "packages": package_versions()}
-    write_json(options.output, {**result, "cases": cases})
+    write_json(options.output, {**result, "cases": {case: vars(cost) for case, cost in cases.items()}})
     for case, cost in cases.items():
-        print(f"{case}: {cost['with_reference_at_hand']:.2f} times plain fine-tuning, {cost['per_seed']:.2f} a seed")
+        print(f"{case}: {cost.with_reference_at_hand:.2f} times plain fine-tuning, {cost.per_seed:.2f} a seed")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 from evidence.tables.table import table
 from graceful_forgetting.results.arms import method_title
+from graceful_forgetting.results.cost import MethodCost
 from graceful_forgetting.results.result import ArmSummary, RunResult, TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval, paired_interval
 from graceful_forgetting.results.text import estimate, fixed, points, share, spread
@@ -203,19 +204,20 @@ def overhead() -> str:
 
 def method_cost() -> str:
     """The stages of the method as multiples of one plain fine-tuning run."""
-    cases = _record(SPEED / "method-cost-1-thread.json")["cases"]
-    rows: dict[str, Callable[[Any], float | None]] = {
+    found = _record(SPEED / "method-cost-1-thread.json")["cases"]
+    cases = {name: MethodCost(**case) for name, case in found.items()}
+    rows: dict[str, Callable[[MethodCost], float | None]] = {
         stage.replace("_", "-"): partial(_preparation, stage)
-        for stage in dict.fromkeys(stage for case in cases.values() for stage in case["preparation"])
+        for stage in dict.fromkeys(stage for case in cases.values() for stage in case.preparation)
     }
     rows |= {
-        "fine-tuning with unlearning": lambda case: _multiple(case["unlearning"], case),
-        "**together, reference run at hand**": lambda case: case["with_reference_at_hand"],
-        "**a seed, where all share the stages before**": lambda case: case["per_seed"],
-        "**with the reference run**": lambda case: case["with_reference_at_hand"] + 1,
+        "fine-tuning with unlearning": lambda case: case.unlearning / case.plain,
+        "**together, reference run at hand**": lambda case: case.with_reference_at_hand,
+        "**a seed, where all share the stages before**": lambda case: case.per_seed,
+        "**with the reference run**": lambda case: case.with_reference,
     }
 
-    def cell(case: dict[str, Any], row: str) -> str:
+    def cell(case: MethodCost, row: str) -> str:
         return fixed(rows[row](case), 2)
 
     columns: dict[str, Column] = {
@@ -225,12 +227,8 @@ def method_cost() -> str:
     return table(rows, columns)
 
 
-def _preparation(stage: str, case: dict[str, Any]) -> float | None:
-    return _multiple(case["preparation"].get(stage), case)
-
-
-def _multiple(seconds: float | None, case: dict[str, Any]) -> float | None:
-    return None if seconds is None else seconds / case["plain"]
+def _preparation(stage: str, case: MethodCost) -> float | None:
+    return case.preparation[stage] / case.plain if stage in case.preparation else None
 
 
 def pairwise_projection() -> str:

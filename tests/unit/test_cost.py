@@ -30,6 +30,16 @@ def test_cost_is_of_the_methods_own_stages():
     assert cost.per_seed == pytest.approx((6 / 2 + 12) / 10)
 
 
+def test_a_reference_run_of_its_own_is_no_plain_run():
+    cost = method_cost(stages_of(SECONDS | {"reference/seed-0": 2.5}))
+    assert cost is not None
+    assert cost.with_reference_at_hand == pytest.approx((1 + 2 + 3 + 0 + 12) / 10)
+    assert cost.with_reference == pytest.approx((1 + 2 + 3 + 0 + 2.5 + 12) / 10)
+    assert cost.per_seed == pytest.approx((6 / 2 + 12) / 10)
+    text = cost_text(stages_of(SECONDS | {"reference/seed-0": 2.5}), "LWF")
+    assert "1.80 x where the reference run is at hand, 2.05 x where it is not" in text
+
+
 def test_text_names_stages_and_both_sums():
     text = cost_text(stages_of(SECONDS), "LWF")
     assert text.startswith("cost of LWF over plain fine-tuning")

@@ -7,10 +7,11 @@ from statistics import median
 from graceful_forgetting.results.result import StageResult
 from graceful_forgetting.results.text import duration
 
-# Stages before training, which all seeds share; the reference run is the first plain one.
+# Stages before training, which all seeds share.
 PREPARATION = ("self_knowledge", "posterior", "scores", "selection")
-# Further training runs before that of the method, together under their first name.
-RUNS = ("reference", "trials")
+# Training runs before that of the method, together under their first name. A method without a reference run of its own
+# has the first plain one.
+RUNS = (REFERENCE := "reference", "trials")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class MethodCost:
 
     Attributes:
         plain: one plain fine-tuning run (median over seeds).
-        preparation: stages before training, by name, without the reference run.
+        preparation: stages before training, by name, a reference run of the method's own among them.
         unlearning: one fine-tuning run with unlearning (median over seeds).
         seeds: runs with unlearning that share the preparation.
     """
@@ -32,12 +33,21 @@ class MethodCost:
     @property
     def with_reference_at_hand(self) -> float:
         """One run of the method over one of plain fine-tuning, where θ*_L is there already."""
-        return (sum(self.preparation.values()) + self.unlearning) / self.plain
+        return (self._shared + self.unlearning) / self.plain
+
+    @property
+    def with_reference(self) -> float:
+        """The same where the reference run is made for it."""
+        return self.with_reference_at_hand + self.preparation.get(REFERENCE, self.plain) / self.plain
 
     @property
     def per_seed(self) -> float:
-        """The same where the seeds share the preparation."""
-        return (sum(self.preparation.values()) / self.seeds + self.unlearning) / self.plain
+        """The first where the seeds share the preparation."""
+        return (self._shared / self.seeds + self.unlearning) / self.plain
+
+    @property
+    def _shared(self) -> float:
+        return sum(seconds for name, seconds in self.preparation.items() if name != REFERENCE)
 
 
 def method_cost(stages: Sequence[StageResult]) -> MethodCost | None:
@@ -64,8 +74,8 @@ def cost_text(stages: Sequence[StageResult], method: str) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"cost of {method} over plain fine-tuning ({duration(cost.plain)} a run):"]
     lines += [f"  {name.ljust(width)}  {seconds / cost.plain:5.2f} x  {duration(seconds):>9}" for name, seconds in rows]
-    whole = cost.with_reference_at_hand
-    lines.append(f"  together {whole:.2f} x where the reference run is at hand, {whole + 1:.2f} x where it is not")
+    at_hand, whole = cost.with_reference_at_hand, cost.with_reference
+    lines.append(f"  together {at_hand:.2f} x where the reference run is at hand, {whole:.2f} x where it is not")
     if cost.seeds > 1:
         lines.append(f"  {cost.per_seed:.2f} x a seed where {cost.seeds} seeds share the stages before training")
     return "\n".join(lines)
