@@ -61,7 +61,9 @@ def test_two_processes_come_to_the_result_of_one(recipe, tmp_path, python, confi
 
     scored = [load_from_disk(str(tmp_path / name / "scores" / "rows")) for name in ("one", "two")]
     assert scored[0]["completion"][:] == scored[1]["completion"][:]
-    assert scored[0]["forgetting_confidence"][:] == pytest.approx(scored[1]["forgetting_confidence"][:], rel=1e-3)
+    # Differences of losses of some nats, of which float32 logits give seven digits.
+    first, second = (rows["forgetting_confidence"][:] for rows in scored)
+    assert first == pytest.approx(second, rel=1e-3, abs=1e-6)
     assert one.selection is not None
     assert two.selection is not None
     assert one.selection.chosen == two.selection.chosen

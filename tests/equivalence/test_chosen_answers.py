@@ -68,8 +68,8 @@ def test_elicitation_keeps_the_options_that_were_not_the_answer(knowledge: Datas
 def test_losses_of_a_batch(model: Any, knowledge: Dataset) -> None:
     expected = [-slow_log_probs(model, row).mean().item() for row in knowledge]
     every = list(range(len(knowledge)))
-    assert sample_losses(model, knowledge, every, model.device).tolist() == pytest.approx(expected, rel=1e-4)
-    alone = [sample_losses(model, knowledge, [index], model.device).item() for index in every]
+    assert sample_losses(model, knowledge, every).tolist() == pytest.approx(expected, rel=1e-4)
+    alone = [sample_losses(model, knowledge, [index]).item() for index in every]
     assert alone == pytest.approx(expected, rel=1e-4)
 
 

@@ -1,6 +1,7 @@
-"""A prompt with several completions is read once, and the likelihoods are those of separate rows."""
+"""What prompts have in common is read once, as is a prompt with several completions; likelihoods are those of single
+rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import BartConfig, BartForCausalLM
 
-from graceful_forgetting.gradients.shared_prompts import completion_nats
+from graceful_forgetting.gradients.shared_prompts import completion_nats, tokens_in_common
 from graceful_forgetting.lab.bench.architectures import ARCHITECTURES
 
 PROMPTS = ([5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [20, 21, 22], [30, 31, 32, 33, 34])
@@ -19,6 +20,13 @@ ROWS = [
     for prompt, completions in zip(PROMPTS, COMPLETIONS, strict=True)
     for own in completions
 ]
+SYSTEM = [3, *range(4, 20), 21]
+"""What the prompts of a chat begin with."""
+
+
+def told(rows: Sequence[dict[str, list[int]]], system: list[int] = SYSTEM) -> list[dict[str, list[int]]]:
+    """The rows behind a system prompt."""
+    return [{"input_ids": system + row["input_ids"], "labels": [-100] * len(system) + row["labels"]} for row in rows]
 
 
 def alone(model: Any, row: dict[str, list[int]]) -> list[float]:
@@ -103,3 +111,50 @@ def test_an_adapter_reads_a_prompt_once_too(make_model: Callable[..., Any], read
     found = completion_nats(model, ROWS, 0)
     assert read == [3 * 9, 6 * 6]
     assert flat(found) == pytest.approx(flat([alone(model, row) for row in ROWS]), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("places", [(0, 1, 2, 3, 4, 5), (4, 0, 3)], ids=["several completions", "one each"])
+def test_likelihoods_behind_a_system_prompt_are_those_of_separate_rows(name: str, places: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = ARCHITECTURES[name]().eval()
+    rows = [told(ROWS)[place] for place in places]
+    found = completion_nats(model, rows, pad_token_id=3)
+    assert flat(found) == pytest.approx(flat([alone(model, row) for row in rows]), rel=1e-4, abs=1e-5)
+
+
+def test_a_system_prompt_is_read_once(make_model: Callable[..., Any], read: list[int]) -> None:
+    model = make_model().eval()
+    completion_nats(model, told(ROWS), 0)
+    assert read == [18, 3 * 9, 6 * 6]
+    read.clear()
+    # One completion a prompt: rows are read on from the system prompt.
+    completion_nats(model, told([ROWS[0], ROWS[3], ROWS[4]]), 0)
+    assert read == [18, 3 * 12]
+
+
+def test_prompts_that_differ_in_their_last_token_alone(make_model: Callable[..., Any], read: list[int]) -> None:
+    model = make_model(initializer_range=0.3).eval()
+    rows = told([{"input_ids": [last, *own], "labels": [-100, *own]} for last in (22, 23) for own in COMPLETIONS[0]])
+    found = completion_nats(model, rows, 0)
+    assert read == [18, 6 * 6]
+    assert flat(found) == pytest.approx(flat([alone(model, row) for row in rows]), rel=1e-4)
+
+
+def test_an_adapter_reads_a_system_prompt_once_too(make_model: Callable[..., Any], read: list[int]) -> None:
+    model = get_peft_model(make_model(), LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False)).eval()
+    found = completion_nats(model, told(ROWS), 0)
+    assert read == [18, 3 * 9, 6 * 6]
+    assert flat(found) == pytest.approx(flat([alone(model, row) for row in told(ROWS)]), rel=1e-4)
+
+
+def test_what_prompts_have_in_common() -> None:
+    alike = [[*SYSTEM, 30, 31], [*SYSTEM, 30], [*SYSTEM, 32, 33, 34]]
+    assert tokens_in_common(alike) == 18
+    # The last token of a prompt is read with its completion.
+    assert tokens_in_common([*alike, SYSTEM]) == 17
+    assert tokens_in_common(alike[:1]) == 0
+    assert tokens_in_common([[1, *prompt] if place else prompt for place, prompt in enumerate(alike)]) == 0
+    # Too little: fewer than 16 tokens, or less than a quarter of what is read.
+    assert tokens_in_common([prompt[4:] for prompt in alike]) == 0
+    assert tokens_in_common([SYSTEM + [place] * 60 for place in (40, 41, 42)]) == 0

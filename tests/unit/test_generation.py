@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     GenerationConfig,
     LlamaConfig,
@@ -49,10 +50,15 @@ def alone(model: PreTrainedModel, prompt: list[int], steps: int) -> list[int]:
     return until_stop(output[0, len(prompt) :].tolist(), STOPS)
 
 
+SYSTEM = list(range(9, 29))
+"""What the prompts of a chat begin with."""
+
+
 # 13 rows at once only leave; of 8, two at a time take the places of those that have ended.
+@pytest.mark.parametrize("system", [[], SYSTEM], ids=["plain", "system prompt"])
 @pytest.mark.parametrize(("kind", "batch_size"), [("llama", 13), ("llama", 8), ("sliding", 8), ("mamba", 8)])
-def test_rows_that_leave_and_join_do_not_change_the_others(kind, batch_size):
-    model, rows = build(kind), prompts(13)
+def test_rows_that_leave_and_join_do_not_change_the_others(kind, batch_size, system):
+    model, rows = build(kind), [system + prompt for prompt in prompts(13)]
     config = ElicitationConfig(batch_size=batch_size, max_new_tokens=16)
     completions = generate_completions(model, rows, config, pad_token_id=0, eos_token_ids=STOPS)
     expected = [alone(model, prompt, 16) for prompt in rows]
@@ -60,6 +66,26 @@ def test_rows_that_leave_and_join_do_not_change_the_others(kind, batch_size):
     assert len({len(ids) for ids in expected}) > 4
     judged = [mean_log_probabilities(model, [row], [ids], 0)[0] for row, ids in zip(rows, expected, strict=True)]
     assert [completion.mean_log_probability for completion in completions] == pytest.approx(judged, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [13, 8])
+def test_what_prompts_begin_with_is_read_once(batch_size, monkeypatch):
+    model, rows = build("llama"), [SYSTEM + prompt for prompt in prompts(13)]
+    read: list[tuple[int, ...]] = []
+    forward = nn.Embedding.forward
+
+    def counted(self: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        read.append(tuple(ids.shape))
+        return forward(self, ids)
+
+    monkeypatch.setattr(nn.Embedding, "forward", counted)
+    config = ElicitationConfig(batch_size=batch_size, max_new_tokens=3)
+    generate_completions(model, rows, config, pad_token_id=0, eos_token_ids=STOPS)
+    assert read[0] == (1, len(SYSTEM))
+    # Then the rest of the prompts, the longest of which has 14 tokens, and one token a row and step.
+    assert max(tokens for _, tokens in read[1:]) <= 14
+    started = sum(batch for batch, tokens in read[1:] if tokens > 1)
+    assert 0 < started <= 13
 
 
 def sampled(rows: Sequence[list[int]], batch_size: int, draws: int = 3, seed: int = 3) -> list[list[list[int]]]:

@@ -99,6 +99,23 @@ def test_the_options_of_a_test_question_are_read_after_one_prompt():
     assert read == {True: (10 + 3 * 2) + 12, False: 3 * 12 + 12}
 
 
+def test_a_system_prompt_is_read_once_where_nothing_is_trained(tmp_path):
+    system = list(range(20))
+    prompts = Lengths.of([[*system, 30, 31], [*system, 32, 33, 34, 35]], 30)
+    assert (prompts.mean, prompts.common) == (23, 20)
+    read, each = replace(AMOUNTS, prompts=prompts), replace(AMOUNTS, prompts=prompts, reads_once=False)
+    assert stage_work("scores", config(tmp_path), read, 8.0).read == 2 * 30 * (3 + 8)
+    assert stage_work("scores", config(tmp_path), each, 8.0).read == 2 * 30 * (23 + 8)
+    assert stage_work("self_knowledge", config(tmp_path), read, 8.0).read == 30 * 3
+    assert stage_work("self_knowledge", config(tmp_path), each, 8.0).read == 30 * 23
+
+    pairs = [[{"input_ids": [*system, 30, last, 2], "labels": [-100] * 21 + [last, 2]}] for last in (40, 41)]
+    rows = SimpleNamespace(options=[*pairs, [{"input_ids": [*system, 31, 40], "labels": [-100] * 21 + [40]}]])
+    run, inputs = SimpleNamespace(generates=False), SimpleNamespace(test_sets=["x"], evaluation_rows={"x": rows})
+    assert evaluation_work(run, inputs, SimpleNamespace(text=None), 8.0, read).read == 3 + 3 + 2
+    assert evaluation_work(run, inputs, SimpleNamespace(text=None), 8.0, each).read == 23 + 23 + 22
+
+
 def test_evaluations_and_checkpoints_on_the_way_count(tmp_path):
     quiet = stage_work("plain", config(tmp_path), AMOUNTS, 8.0)
     busy = config(

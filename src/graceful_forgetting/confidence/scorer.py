@@ -63,8 +63,8 @@ class Inputs:
         return load_batch(self.rows, indices, self.model.device)
 
     def losses(self, indices: Sequence[int]) -> Tensor:
-        """L(x) of rows, (len(indices),), at the weights that the model is at."""
-        return sample_losses(self.model, self.rows, indices, self.model.device)
+        """L(x) of rows, (len(indices),) float64 on the CPU, at the weights that the model is at."""
+        return sample_losses(self.model, self.rows, indices)
 
 
 class Measurement(ABC):

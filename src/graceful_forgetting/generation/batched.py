@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from graceful_forgetting.config import ElicitationConfig
+from graceful_forgetting.generation.beginning import Beginning
 from graceful_forgetting.generation.choice import TokenChoice, draw_quantiles
 from graceful_forgetting.generation.mode import generation_mode
 from graceful_forgetting.generation.requests import Completion, Request, make_requests, require_finite, until_stop
@@ -88,8 +89,8 @@ def complete(
 
     Requests are started in their order, so neighbours should be of similar length. A row that has ended leaves; once a
     quarter of the batch is free, as many of the next rows take the places, or more where they are of one length; their
-    keys and values are joined to those of the others. Models that keep more than plain keys and values (sliding
-    windows, recurrent states) start whole batches instead, and rows only leave.
+    keys and values are joined to those of the others. What all prompts begin with is read once. Models that keep more
+    than plain keys and values (sliding windows, recurrent states) start whole batches instead, and rows only leave.
 
     Raises:
         ValueError: a log-probability is not finite (the model's logits are not); memory runs out for a single one.
@@ -118,6 +119,7 @@ def _complete(
 ) -> Iterator[tuple[int, Completion]]:
     """`complete`, `batch_size` at a time."""
     quantiles = draw_quantiles(requests, config.max_new_tokens, model.device) if config.temperature > 0 else None
+    beginning = Beginning.read(model, [request.prompt_ids for request in requests])
     group = max(1, batch_size // 4)
     first = 0
     rows: Rows | None = None
@@ -130,7 +132,7 @@ def _complete(
             least = min(group if others_can_join else free, left)
             numbers = range(first, first + _of_one_length(requests[first : first + free], least))
             first, left, free = numbers.stop, left - len(numbers), free - len(numbers)
-            moving = Rows.start([requests[i] for i in numbers], numbers, pad_token_id, model.device)
+            moving = Rows.start([requests[i] for i in numbers], numbers, pad_token_id, model.device, beginning)
         else:
             assert rows
             moving = rows

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
 
+from graceful_forgetting.generation.beginning import Beginning
 from graceful_forgetting.generation.requests import Request
 from graceful_forgetting.runtime.internals import join_caches, pad_cache, rows_can_join
 
@@ -22,7 +23,8 @@ class Rows:
         sequences: (rows, width) token ids.
         attended: (rows, width) 1 where a token counts, 0 at padding.
         log_probabilities: (rows, most tokens generated) of the generated tokens, aligned at the last one.
-        cache: keys and values of all columns but the last; None where they are to be computed again.
+        cache: keys and values of all columns but the last, of rows that start of the first ones alone; None where all
+            are to be computed.
     """
 
     numbers: list[int]
@@ -34,9 +36,14 @@ class Rows:
 
     @classmethod
     def start(
-        cls, requests: Sequence[Request], numbers: Sequence[int], pad_token_id: int, device: torch.device
+        cls,
+        requests: Sequence[Request],
+        numbers: Sequence[int],
+        pad_token_id: int,
+        device: torch.device,
+        beginning: Beginning | None = None,
     ) -> "Rows":
-        """The prompts of `requests`, which have these numbers."""
+        """The prompts of `requests`, which have these numbers; `beginning`: what all begin with, if it is read."""
         width = max(len(request.prompt_ids) for request in requests)
         padding = [width - len(request.prompt_ids) for request in requests]
         ids = [[pad_token_id] * left + request.prompt_ids for left, request in zip(padding, requests, strict=True)]
@@ -46,7 +53,7 @@ class Rows:
             sequences=torch.tensor(ids, device=device),
             attended=torch.tensor([[0] * left + [1] * (width - left) for left in padding], device=device),
             log_probabilities=torch.empty(len(requests), 0, device=device),
-            cache=None,
+            cache=None if beginning is None else beginning.of_rows(padding),
         )
 
     def __len__(self) -> int:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from graceful_forgetting.data import IGNORE_INDEX, OTHER_OPTIONS
-from graceful_forgetting.gradients.rows import padded
 from graceful_forgetting.gradients.shared_prompts import completion_nats
-from graceful_forgetting.gradients.token_loss import counted_logits, counted_targets, mean_losses, token_nll
 
 Row = Mapping[str, Any]
 
@@ -57,18 +55,16 @@ def log_shares(log_likelihoods: Tensor, places: Sequence[int]) -> tuple[Tensor, 
     return table.log_softmax(dim=1)[:, 0], chosen
 
 
-def sample_losses(model: nn.Module, rows: Dataset, indices: Sequence[int], device: torch.device) -> Tensor:
-    """L(x) of rows of a data set, (len(indices),) float32, without gradients.
+def sample_losses(model: nn.Module, rows: Dataset, indices: Sequence[int]) -> Tensor:
+    """L(x) of rows of a data set, (len(indices),) float64 on the CPU, without gradients.
 
     Where a row has other options, −log of its answer's share of their probability; else the mean over its tokens.
     """
     expanded, places = with_other_options([rows[index] for index in indices])
-    if not places:
-        return mean_losses(model, padded(expanded, device))
     nats = completion_nats(model, expanded, 0)
-    totals = torch.tensor([math.fsum(own) for own in nats], device=device)
+    totals = torch.tensor([math.fsum(own) for own in nats], dtype=torch.float64)
     shares, chosen = log_shares(-totals, places)
-    means = totals[: len(indices)] / torch.tensor([len(own) for own in nats[: len(indices)]], device=device)
+    means = totals[: len(indices)] / torch.tensor([len(own) for own in nats[: len(indices)]])
     return torch.where(chosen, -shares, means)
 
 
@@ -83,10 +79,6 @@ def sample_token_losses(
         two tensors (len(indices), n), float32 and bool, n the most positions at which a row of them has tokens.
     """
     expanded, places = with_other_options([rows[index] for index in indices])
-    if not places:
-        batch = padded(expanded, device)
-        positions, targets = counted_targets(batch)
-        return token_nll(counted_logits(model, batch, positions), targets), targets != IGNORE_INDEX
     nats = [torch.tensor(own, dtype=torch.float32) for own in completion_nats(model, expanded, 0)]
     totals = torch.tensor([math.fsum(own.tolist()) for own in nats])
     shares, chosen = log_shares(-totals, places)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from graceful_forgetting.evaluation.general_ability import GeneralAbility
-from graceful_forgetting.gradients.shared_prompts import prompt_of, reads_prompts_once
+from graceful_forgetting.gradients.shared_prompts import prompt_of, reads_prompts_once, tokens_in_common
 from graceful_forgetting.runs.arguments import RunArguments
 from graceful_forgetting.runs.inputs import RunInputs
 from graceful_forgetting.runs.pipeline import Pipeline
@@ -130,9 +130,11 @@ def evaluation_work(
     work = Work(stored=amounts.model_bytes)
     for name in inputs.test_sets:
         rows = inputs.evaluation_rows[name]
-        for options in rows.options:
-            pairs, shared = sum(len(pair["input_ids"]) for pair in options), len(prompt_of(options[0]))
-            work += Work(read=pairs - (len(options) - 1) * shared if amounts.reads_once else pairs)
+        prompts = [prompt_of(options[0]) for options in rows.options]
+        common = tokens_in_common(prompts)
+        for options, prompt in zip(rows.options, prompts, strict=True):
+            pairs, twice = sum(len(pair["input_ids"]) for pair in options), (len(options) - 1) * len(prompt) + common
+            work += Work(read=pairs - twice if amounts.reads_once else pairs)
         if run.generates:
             number = len(rows.rows)
             work += Work(read=sum(map(len, rows.prompt_ids)), generated=number * (answer - 1))

@@ -13,6 +13,7 @@ from graceful_forgetting.confidence.scorer import Need
 from graceful_forgetting.confidence.scorers import scorer_named
 from graceful_forgetting.config import ConfidenceConfig, LWFConfig
 from graceful_forgetting.config.confidence import OF_LOSSES
+from graceful_forgetting.gradients.shared_prompts import tokens_in_common
 from graceful_forgetting.training.notices import learning_updates
 from graceful_forgetting.unlearning.schedule import updates_due
 
@@ -25,15 +26,20 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Lengths:
-    """Rows of a data set: how many, and the tokens of some of them, evenly spaced."""
+    """Rows of a data set: how many, and the tokens of some of them, evenly spaced.
+
+    `common`: tokens that all begin with, where these are read once for a batch of them (`tokens_in_common`).
+    """
 
     number: int
     tokens: tuple[int, ...]
+    common: int = 0
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], number: int | None = None) -> "Lengths":
         """Of tokenised rows; `number` where there are more than these."""
-        return cls(len(rows) if number is None else number, tuple(len(row) for row in rows))
+        known = tuple(len(row) for row in rows)
+        return cls(len(rows) if number is None else number, known, tokens_in_common(rows))
 
     @property
     def mean(self) -> float:
@@ -110,7 +116,8 @@ class Amounts:
         prompts: forgetting prompts; with their answers where the model does not answer them itself.
         elicits: whether it does.
         options: answers that each prompt names to choose from, in the mean; 1 where none does.
-        reads_once: whether a prompt is read once for all of them where nothing is trained.
+        reads_once: whether what prompts have in common is read once where nothing is trained, and each prompt once for
+            all its options.
         parameters: of the model; `trained`: those of them, or of its adapter, that are trained.
         model_bytes: of its weights.
     """
@@ -173,7 +180,7 @@ def _read(args: LWFConfig, amounts: Amounts, answer: float) -> float:
     number, tokens = _samples(args, amounts, answer)
     if not amounts.reads_once:
         return number * amounts.options * tokens
-    return number * (tokens + (amounts.options - 1) * _OPTION_TOKENS)
+    return number * (tokens - amounts.prompts.common + (amounts.options - 1) * _OPTION_TOKENS)
 
 
 def _self_knowledge(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
@@ -183,7 +190,8 @@ def _self_knowledge(args: LWFConfig, amounts: Amounts, answer: float) -> Work:
     if amounts.options > 1:
         return Work(read=_read(args, amounts, answer), stored=amounts.model_bytes)
     # The first token of an answer comes with the pass over its prompt.
-    return Work(read=number * amounts.prompts.mean, generated=number * (answer - 1), stored=amounts.model_bytes)
+    read = amounts.prompts.mean - (amounts.prompts.common if amounts.reads_once else 0)
+    return Work(read=number * read, generated=number * (answer - 1), stored=amounts.model_bytes)
 
 
 def updates_of(args: LWFConfig, amounts: Amounts) -> int:

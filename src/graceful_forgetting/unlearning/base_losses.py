@@ -27,7 +27,7 @@ def with_base_losses(samples: Dataset, model: PreTrainedModel, batch_size: int) 
         return samples
 
     def losses_of(indices: Sequence[int]) -> list[float]:
-        losses: list[float] = sample_losses(model, samples, indices, model.device).tolist()
+        losses: list[float] = sample_losses(model, samples, indices).tolist()
         return losses
 
     with differentiating(model, ()), torch.no_grad():
