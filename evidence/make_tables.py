@@ -27,6 +27,7 @@ PAGES = (
     "uses/facts.md",
     "uses/identity.md",
     "uses/labels.md",
+    "uses/paper-tasks.md",
 )
 FILES = (
     ROOT / "README.md",

@@ -30,7 +30,7 @@ from evidence.tables.sweeps import (
     world_gains,
     world_shares,
 )
-from evidence.tables.uses import found_in_pool, one_use, rows_for_as_much, scores_of_uses, use_and_harm
+from evidence.tables.uses import found_in_pool, learned_tasks, one_use, rows_for_as_much, scores_of_uses, use_and_harm
 from evidence.tables.values import (
     Runs,
     Worlds,
@@ -131,6 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "effects": partial(records.effects, "demo"),
     "effects_formula": partial(records.effects, "demo_formula"),
     "expectation": records.expectation,
+    "demo_gains": records.demo_gains,
     "scorer_cost": records.scorer_cost,
     "scorer_subsets": records.scorer_subsets,
     "elicitation_speed": records.elicitation_speed,
@@ -188,6 +189,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "uses_identity_found": lambda: found_in_pool(runs("uses/identity"), "forgetting", "interference"),
     "uses_scores": lambda: scores_of_uses(ARCHIVES / "uses" / "scores.jsonl"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
+    "uses_paper_tasks": lambda: learned_tasks(runs("uses/paper-tasks"), "default"),
     "uses_labels_bets": lambda: one_use(runs("uses/labels-bets")[:1]),
     "uses_labels_bets_16": lambda: one_use(runs("uses/labels-bets")[1:]),
     **{name: partial(_of_the_study, make) for name, make in scoring.TABLES.items()},

@@ -7,9 +7,12 @@ from pathlib import Path
 from statistics import fmean
 
 from evidence.tables.table import code, table
-from evidence.tables.values import Runs, difference, gain, scores
+from evidence.tables.values import Runs, bits_saved, difference, gain, scores, value_gain, values
 from graceful_forgetting.results.measures import auroc, expanded
+from graceful_forgetting.results.statistics import paired_interval
 from graceful_forgetting.results.text import fixed, points
+from graceful_forgetting.sweeps.cell import CellResult
+from graceful_forgetting.sweeps.comparison import Group
 
 BY_DRAW = "plain-by-draw"
 """Plain fine-tuning at the rate that is best for each draw of rows."""
@@ -155,6 +158,56 @@ def found_in_pool(runs: Runs, method: str, score: str) -> str:
         },
         "Chosen: mean over seeds.",
     )
+
+
+def learned_tasks(runs: Runs, method: str) -> str:
+    """What a method does where each task is learned while the others may be forgotten, and whether it helped.
+
+    Accuracy is that of the likeliest option; the bits are those of right answers.
+    """
+
+    def accuracies(group: Group) -> list[tuple[float, float]]:
+        return list(values(group, method, _likeliest_is_right).values())
+
+    def helped(group: Group) -> str:
+        ours, plain = zip(*accuracies(group), strict=True)
+        found = paired_interval(ours, plain)
+        if found.low is None or found.high is None or found.low <= 0 <= found.high:
+            return "cannot be told"
+        return "yes" if found.low > 0 else "no, it harmed"
+
+    def chosen(group: Group) -> str:
+        found = [cell.selection for cell in group.methods[method].values() if cell.selection is not None]
+        return f"{fmean(one.chosen for one in found):.0f} of {fmean(one.scored for one in found):.0f}"
+
+    return table(
+        runs,
+        {
+            "learned": lambda group: code(group.learning),
+            "seeds": lambda group: str(len(accuracies(group))),
+            "plain, %": lambda group: points(fmean(plain for _, plain in accuracies(group))),
+            f"{method}, %": lambda group: points(fmean(ours for ours, _ in accuracies(group))),
+            "gain, points": lambda group: difference(*zip(*accuracies(group), strict=True)),
+            "bits per byte saved": lambda group: value_gain(list(values(group, method, bits_saved).values()), 3),
+            "of the others": lambda group: value_gain(list(values(group, method, _others_bits_saved).values()), 3),
+            "chosen": chosen,
+            "did forgetting help": helped,
+        },
+        "Pairs of runs with the same seed.",
+    )
+
+
+def _likeliest_is_right(cell: CellResult) -> float | None:
+    """Share of the learned task's rows whose right option has the highest log-likelihood per byte."""
+    choice = cell.metrics[cell.learning_task].choice
+    return None if choice is None else choice.accuracy_per_byte
+
+
+def _others_bits_saved(cell: CellResult) -> float | None:
+    """Minus the bits per byte of right answers, mean over the tasks that are not learned."""
+    bits = [metrics.bits_per_byte for name, metrics in cell.metrics.items() if name != cell.learning_task]
+    known = [value for value in bits if value is not None]
+    return -fmean(known) if known else None
 
 
 @dataclass(frozen=True)

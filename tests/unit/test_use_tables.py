@@ -1,11 +1,17 @@
 """Tables over the uses of a real model, against the archived cells themselves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import pytest
+
 from evidence.tables.specs import runs
-from evidence.tables.uses import BY_DRAW, PoolRanking, found_in_pool, scores_of_uses, use_and_harm
+from evidence.tables.uses import BY_DRAW, PoolRanking, found_in_pool, learned_tasks, scores_of_uses, use_and_harm
+from graceful_forgetting.results.result import ChoiceMetrics
+from graceful_forgetting.sweeps.comparison import groups_of
+from sweep_data import cell
 
 TRIALS = "uses/identity-trials"
 
@@ -60,3 +66,26 @@ def test_scores_of_uses_are_told_by_use_and_scorer(tmp_path: Path) -> None:
         "| `facts` | `interference` | 2 | 0.750 | 0.500 | 2 of 2 | 0 of 2 |",
         "| `facts` | `token_interference` | 1 | 0.250 | 0.250 | 0 of 2 | 0 of 2 |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [((0.1, 0.12, 0.11), "yes"), ((-0.1, -0.12, -0.11), "no, it harmed"), ((0.1, -0.1, 0.02), "cannot be told")],
+)
+def test_a_pair_of_tasks_says_whether_forgetting_helped(gains: tuple[float, ...], verdict: str) -> None:
+    def measured(method: str, seed: int, right: float, bits: float):
+        made = cell(method, seed)
+        choice = ChoiceMetrics(0.1, right, 0.25, 0.0, (right - 0.25) / 0.75)
+        learned = replace(made.metrics["sums"], accuracy=None, correct=None, choice=choice, bits_per_byte=bits)
+        return replace(made, metrics={**made.metrics, "sums": learned})
+
+    cells = [measured("plain", seed, 0.4 + 0.1 * seed, 0.5) for seed in range(3)]
+    cells += [measured("lwf", seed, 0.4 + 0.1 * seed + gain, 0.4) for seed, gain in enumerate(gains)]
+    found = _rows(learned_tasks(groups_of(cells), "lwf"))["sums"]
+    assert found["did forgetting help"] == verdict
+    assert (found["seeds"], found["plain, %"]) == ("3", "50.0")
+    assert found["lwf, %"] == f"{50 + 100 * fmean(gains):.1f}"
+    assert found["gain, points"].startswith(f"{100 * fmean(gains):+.1f} [".replace("-", "−"))
+    assert found["bits per byte saved"].startswith("+0.100 [")
+    assert found["of the others"].startswith("+0.000 [")
+    assert found["chosen"] == "3 of 9"
