@@ -287,6 +287,25 @@ def test_rounds_of_tuning_build_on_each_other(grid, tmp_path, capsys):
     assert {name: plain.config[name] for name in chosen} == chosen
 
 
+def test_a_sweep_in_parts_is_the_sweep_at_once(grid, tmp_path, capsys):
+    learning = {"sums": str(tmp_path / "sums"), "again": str(tmp_path / "sums")}
+    tune = {"plain": {"learning_rate": [1e-9, 3e-2]}}
+    settings = {"learning": learning, "methods": {"plain": {"arm": "plain"}}, "tune": tune, "validation_seeds": [8]}
+    parts = grid(**settings, seeds=[0])
+    assert main(["sweep", "--config", parts, "--learning", "sums"]) == 0
+    assert {cell.learning for cell in load_cells(tmp_path / "sweep")} == {"sums"}
+    assert list(read_json(tmp_path / "sweep" / "tuning.json")["choices"]) == ["sums/myths/default"]
+    assert main(["sweep", "--config", parts, "--learning", "again"]) == 0
+    capsys.readouterr()
+    in_parts = read_json(tmp_path / "sweep" / "tuning.json")
+    assert main(["sweep", "--config", parts]) == 0
+    assert "2 cells, 2 finished before" in capsys.readouterr().out
+    assert read_json(tmp_path / "sweep" / "tuning.json") == in_parts
+    assert set(in_parts["choices"]) == {"sums/myths/default", "again/myths/default"}
+    assert main(["sweep", "--config", parts, "--learning", "nothing"]) == 2
+    assert "unknown name 'nothing' in --learning" in capsys.readouterr().err
+
+
 def test_a_failing_cell_leaves_the_others(grid, tmp_path, capsys):
     diverging = {"arm": "plain", "learning_rate": 1e30, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
     config = grid(methods={"wild": diverging, "plain": {"arm": "plain"}}, seeds=[0])

@@ -51,6 +51,26 @@ def test_mixed_alone_is_all_other_tasks_that_are_learned(grid):
     assert [fields["forgetting_tasks"] for *_, fields in found] == [["b", "c"], ["a", "c"], ["a", "b"]]
 
 
+def test_a_part_of_a_grid_has_the_cells_of_the_whole(grid):
+    whole = grid(learning=["a", "b", "c"], forgetting=["mixed"])
+    cells = whole.only(["c", "a"]).cells({})
+    assert cells == [cell for cell in whole.cells({}) if cell.learning != "b"]
+    assert {tuple(cell.fields["forgetting_tasks"]) for cell in cells} == {("b", "c"), ("a", "b")}
+
+
+def test_a_part_that_cannot_be_run_alone(grid):
+    with pytest.raises(ValueError, match=r"unknown name 'd' in --learning of the grid 'grid': there are: a, b"):
+        grid().only(["a", "d"])
+    tuned = grid(
+        tune={"plain": {"learning_rate": [1, 2]}, "lwf": "plain", "random": "plain"},
+        validation_seeds=[7],
+        tune_together=True,
+    )
+    with pytest.raises(ValueError, match=r"--learning a: with tune_together .* Run it whole"):
+        tuned.only(["a"])
+    assert tuned.only(["b", "a"]).cells({}) == tuned.cells({})
+
+
 def test_worlds_take_all_their_tasks_or_some(grid):
     found = grid(worlds=["w"], learning=None, forgetting={"all": "mixed", "some": ["x", "y"], "one": "x"})
     assert [fields for *_, fields in found.combinations()] == [

@@ -173,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = add("sweep", commands.sweep, "a grid of tasks, methods, settings and seeds; what is finished is skipped")
     sweep.add_argument("--config", required=True, help="grid (YAML); docs/sweeps.md has its keys")
     sweep.add_argument("--output_dir", help="folder of the sweep, in place of the grid's own")
+    sweep.add_argument("--learning", nargs="+", metavar="NAME", help="the cells that learn one of these alone")
     sweep.add_argument("--jobs", type=int, default=1, help="cells at once, each in a process of its own")
     sweep.add_argument("--cluster", help="cells as jobs of a scheduler: slurm, or local; needs the extra cluster")
     sweep.add_argument(

@@ -153,6 +153,8 @@ def sweep(options: argparse.Namespace) -> None:
     grid = load_grid(options.config)
     if options.output_dir is not None:
         grid = dataclasses.replace(grid, output_dir=options.output_dir)
+    if options.learning is not None:
+        grid = grid.only(options.learning)
     parameters = _cluster_parameters(options.cluster, options.cluster_parameters)
     sweep = Sweep(grid, options.jobs, _announcer(options), options.verbose, options.cluster, parameters)
     if options.dry_run:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from graceful_forgetting.runs.recipe import check_name
 from graceful_forgetting.runtime.hashes import fingerprint_json
 from graceful_forgetting.sweeps.cell import CellArm, CellRole, CellSplit
 
@@ -70,6 +71,7 @@ class CellSettings:
     evaluate_every: int
     curve_rows: int
     keep_models: bool
+    part: tuple[str, ...] = ()
 
     @property
     def shared(self) -> Path:
@@ -92,6 +94,7 @@ class Grid:
         reference_seed: the seed whose reference run, posterior and scores all cells use; none: each its own.
         evaluate_every, curve_rows: learning updates between points of the learning curve, test rows of each point.
         keep_models: keep the weights of every cell, else only those of runs without forgetting, which cells share.
+        part: names of `learning` whose cells are run; none: all.
     """
 
     name: str
@@ -111,6 +114,22 @@ class Grid:
     evaluate_every: int
     curve_rows: int
     keep_models: bool
+    part: tuple[str, ...] = ()
+
+    def only(self, names: Sequence[str]) -> "Grid":
+        """The same grid, of which the cells are run that learn one of these; `mixed` and folders stay what they are.
+
+        Raises:
+            ValueError: a name that the grid does not learn, or one choice for all cells, which a part cannot make.
+        """
+        for name in names:
+            check_name(name, self.learning, f"--learning of the grid {self.name!r}", "name")
+        if self.tune and self.tune_together and set(names) != set(self.learning):
+            raise ValueError(
+                f"--learning {' '.join(names)}: with tune_together all cells of the grid choose the settings together. "
+                "Run it whole, or set tune_together: false"
+            )
+        return replace(self, part=tuple(names))
 
     @property
     def roles(self) -> dict[str, CellRole]:
@@ -126,6 +145,8 @@ class Grid:
     def combinations(self) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
         """(learning, forgetting, setting, recipe fields of these three and the base)."""
         for learning, task in self.learning.items():
+            if self.part and learning not in self.part:
+                continue
             for forgetting, chosen in self.forgetting.items():
                 what = self._what(task, chosen)
                 if what is None:

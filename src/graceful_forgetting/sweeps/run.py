@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graceful_forgetting.results.text import duration
-from graceful_forgetting.runtime.artifacts import DiskError, write_json
+from graceful_forgetting.runtime.artifacts import DiskError, read_json, write_json
 from graceful_forgetting.runtime.lock import hold
 from graceful_forgetting.runtime.own_files import TUNING, claim_file, list_files
 from graceful_forgetting.runtime.progress import DELAY, CountedBar, counted_progress, progress_bar
@@ -177,7 +177,7 @@ class Sweep:
     def _tune(self) -> Choices:
         """Every round of trials, each with what the earlier ones have chosen; a record of all that was tried."""
         choices: Choices = {}
-        record: dict[str, Any] = {group: {} for group in self._groups()}
+        record: dict[str, Any] = {**self._chosen_of_other_parts(), **{group: {} for group in self._groups()}}
         for number in range(self.grid.rounds):
             trials = self.grid.trials(number, choices)
             self._run(trials, "trials" if self.grid.rounds == 1 else f"trials of round {number + 1}")
@@ -188,6 +188,14 @@ class Sweep:
             list_files(self.folder, {TUNING_FILE: TUNING})
         self.announce(f"chosen settings: {self.folder / TUNING_FILE}")
         return choices
+
+    def _chosen_of_other_parts(self) -> dict[str, Any]:
+        """What the folder's record says of the groups that this part of the grid leaves alone."""
+        path = self.folder / TUNING_FILE
+        if not self.grid.part or not path.is_file():
+            return {}
+        known: dict[str, Any] = read_json(path)["choices"]
+        return known
 
     def _choose(self, trials: Sequence[Cell], number: int, choices: Choices, record: dict[str, Any]) -> None:
         """Put the values with the highest mean score over the validation seeds, of this round and those before it, into
