@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from graceful_forgetting.evaluation import lm_eval
@@ -105,6 +106,22 @@ def test_kinds_of_single_rows_and_further_tasks_are_found_in_turns_too(fields, t
     knowledge = read_rows(run.method.self_knowledge().path / "rows").add_column("forgetting_confidence", [0.0] * 10)
     assert kinds_of(knowledge, run.inputs.sources.forgetting) == ["conflicting"] * 5 + ["neutral"] * 5
     assert run.inputs.test_sets["further"][0][0]["completion"] == [{"role": "assistant", "content": "w2"}]
+
+
+def test_a_task_may_have_a_system_prompt_of_its_own(fields, tmp_path):
+    write_rows(tmp_path / "further" / "test.jsonl", [{"asked": "w1", "said": "w2"}])
+    described = {"data": "further", "columns": ["asked", "said"], "prompt": "{{ asked }}", "completion": "{{ said }}"}
+    named = {}
+    for name, own in (("further", {}), ("other", {"system_prompt": "w58"})):
+        named[name] = str(tmp_path / f"{name}.yaml")
+        Path(named[name]).write_text(yaml.safe_dump({**described, **own}))
+    own = {**fields, "evaluation_tasks": list(named.values()), "system_prompt": "w59"}
+    asked = {name: rows[0]["prompt"] for name, (rows, _, _) in pipeline(own).inputs.test_sets.items()}
+    question = {"role": "user", "content": "w1"}
+    assert asked["further"] == [{"role": "system", "content": "w59"}, question]
+    assert asked["other"] == [{"role": "system", "content": "w58"}, question]
+    with pytest.raises(ValueError, match=r"task 'other': system_prompt='w58' with prompt_style='plain'"):
+        pipeline({**own, "system_prompt": None, "prompt_style": "plain"})
 
 
 def test_without_a_template_rows_stay_as_they_are(fields):

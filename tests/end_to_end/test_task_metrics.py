@@ -139,6 +139,20 @@ def test_task_whose_answers_the_harness_cannot_read_is_not_exported(tmp_path: Pa
         export_tasks(tmp_path / "out", [str(tmp_path / "t.yaml")])
 
 
+def test_what_the_harness_would_print_as_it_is_or_lose_is_not_exported(tmp_path: Path) -> None:
+    said = [[{"role": role, "content": "w1"}] for role in ("user", "assistant")]
+    (tmp_path / "talk").mkdir()
+    (tmp_path / "talk" / "test.jsonl").write_text(json.dumps({"prompt": said[0], "completion": said[1]}) + "\n")
+    with pytest.raises(ValueError, match=r"task 'talk' has conversations: .* \(--apply_chat_template\)"):
+        export_tasks(tmp_path / "out", [str(tmp_path / "talk")])
+    (tmp_path / "test.jsonl").write_text('{"a": "1", "b": "2"}\n')
+    fields = {"columns": ["a", "b"], "prompt": "{{ a }}", "completion": "{{ b }}", "system_prompt": "Be brief."}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump({"data": ".", **fields}))
+    with pytest.raises(ValueError, match=r"task 't' has a system_prompt, .* \(--system_instruction\)"):
+        export_tasks(tmp_path / "out", [str(tmp_path / "t.yaml")])
+    assert not (tmp_path / "out").exists()
+
+
 @needs_lm_eval
 def test_harness_agrees_with_our_own_likelihoods_and_keeps_random_states(
     quiz: Path, tmp_path: Path, make_model, tokenizer

@@ -140,6 +140,7 @@ def test_a_changed_file_is_another_definition(write) -> None:
         ({"data": None, "hub": "a/b"}, r"key 'hub' is 'a/b': it must hold id"),
         ({"data": None, "hub": {"id": "a/b", "split": {}}}, r"key 'hub.split' is unknown: did you mean 'splits'\?"),
         ({"data": None, "hub": {"id": "a/b", "splits": {"train": "x"}}}, r"key 'hub.splits' .*it must name both"),
+        ({"system_prompt": " "}, r"key 'system_prompt' is ' ': it must be text that is not empty"),
         ({"correct": "1"}, r"key 'correct' is '1': it needs choices"),
         ({"id_column": "id"}, r"key 'id_column' is 'id': it must be one of columns: country, capital"),
     ],

@@ -70,6 +70,11 @@ class RunInputs:
             check_model_at_hand("model_name_or_path", self.sources.model, self.loader.revision)
         self.system_prompt = run.system_prompt
         self.in_turns = speaks_in_turns(run.prompt_style, run.system_prompt, self.tokenizer)
+        for task in self.sources.tasks:
+            try:
+                speaks_in_turns(run.prompt_style, task.system_prompt, self.tokenizer)
+            except ValueError as error:
+                raise ValueError(f"task {task.name!r}: {error}") from error
         if self.in_turns:
             self.sources = sources_in_turns(self.sources, run.system_prompt)
 

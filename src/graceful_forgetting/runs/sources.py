@@ -75,6 +75,12 @@ class Sources:
     learning_validation: Dataset | None = None
     evaluation: dict[str, tuple[Dataset, Task]] = field(default_factory=dict)
 
+    @property
+    def tasks(self) -> list[Task]:
+        """Those that say how answers are read: learned, forgotten, and further ones."""
+        named = [self.learning_task, *(source.task for source in self.forgetting.values())]
+        return [task for task in named if task is not None] + [task for _, task in self.evaluation.values()]
+
 
 @without_collection()
 def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: int) -> Sources:
@@ -122,30 +128,34 @@ def load_sources(arguments: RunArguments, model_name_or_path: str | None, seed: 
 
 @without_collection()
 def sources_in_turns(sources: Sources, system_prompt: str | None) -> Sources:
-    """The same with all rows as conversations, see `in_turns`."""
+    """The same with all rows as conversations, see `in_turns`; a task's own system prompt is preferred to the run's."""
 
-    def turned(rows: Dataset | None) -> Dataset | None:
-        return None if rows is None else in_turns(rows, system_prompt)
+    def turned(rows: Dataset, task: Task | None) -> Dataset:
+        own = None if task is None else task.system_prompt
+        return in_turns(rows, system_prompt if own is None else own)
+
+    def if_any(rows: Dataset | None, task: Task | None) -> Dataset | None:
+        return None if rows is None else turned(rows, task)
 
     def forgotten(source: ForgettingSource) -> ForgettingSource:
-        prompts = in_turns(source.prompts, system_prompt)
+        prompts = turned(source.prompts, source.task)
         names = zip(source.prompts["prompt"][:], prompts["prompt"][:], strict=True) if source.row_kinds else ()
         known = {prompt_text(new): source.row_kinds.get(prompt_text(old)) for old, new in names}
         return replace(
             source,
             prompts=prompts,
-            test=turned(source.test),
-            answers=turned(source.answers),
+            test=if_any(source.test, source.task),
+            answers=if_any(source.answers, source.task),
             row_kinds={prompt: kind for prompt, kind in known.items() if kind is not None},
         )
 
     return replace(
         sources,
-        learning_train=in_turns(sources.learning_train, system_prompt),
-        learning_test=turned(sources.learning_test),
-        learning_validation=turned(sources.learning_validation),
+        learning_train=turned(sources.learning_train, sources.learning_task),
+        learning_test=if_any(sources.learning_test, sources.learning_task),
+        learning_validation=if_any(sources.learning_validation, sources.learning_task),
         forgetting={name: forgotten(source) for name, source in sources.forgetting.items()},
-        evaluation={name: (in_turns(rows, system_prompt), task) for name, (rows, task) in sources.evaluation.items()},
+        evaluation={name: (turned(rows, task), task) for name, (rows, task) in sources.evaluation.items()},
     )
 
 

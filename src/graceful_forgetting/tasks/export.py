@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import Dataset
 
 from graceful_forgetting.runtime.artifacts import atomic_directory
 from graceful_forgetting.tasks.answers import whole_text
@@ -63,6 +64,8 @@ def export_tasks(
     resolved = [resolve_task(name) for name in tasks]
     names = ["graceful_" + task.name.replace(":", "_") for task in resolved]
     rows = [load_task(task, "test", source=task_source(task, data_source), limit=limit, seed=seed) for task in resolved]
+    for task, data in zip(resolved, rows, strict=True):
+        _check_texts(task, data)
     configurations = [
         _configuration(task, name, folder / f"{name}.jsonl", multiple_choice="choices" in data.column_names)
         for task, name, data in zip(resolved, names, rows, strict=True)
@@ -81,6 +84,20 @@ def export_tasks(
 
 def _is_ours(path: Path) -> bool:
     return path.name.startswith("graceful_") and path.suffix in (".yaml", ".jsonl")
+
+
+def _check_texts(task: Task, rows: Dataset) -> None:
+    """Refuse conversations, which the harness would print as they are: it makes turns of texts itself."""
+    if task.system_prompt is not None:
+        raise ValueError(
+            f"task {task.name!r} has a system_prompt, which its files would lose: remove it, and tell the harness "
+            "(--system_instruction)"
+        )
+    if not isinstance(rows[0]["prompt"], str):
+        raise ValueError(
+            f"task {task.name!r} has conversations: give texts as prompt and completion, of which the harness makes "
+            "turns itself (--apply_chat_template)"
+        )
 
 
 def _configuration(task: Task, name: str, rows: Path, multiple_choice: bool) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from graceful_forgetting.tasks.templates import expression, expression_variables
 
 _KEYS = (
     *("name", "description", "licence", "language"),
-    *("data", "hub", "columns", "id_column"),
+    *("data", "hub", "columns", "id_column", "system_prompt"),
     *("prompt", "completion", "answer", "choices", "correct", "options", "parse", "metric", "old_answer", "kind"),
 )
 _HUB_KEYS = ("id", "config", "splits")
@@ -143,6 +143,7 @@ def file_task(path: str | Path) -> Task:
         metric=metric,
         id_column=id_column,
         language=file.text("language", "en"),
+        system_prompt=file.text("system_prompt") if "system_prompt" in file.content else None,
         definition=file.definition,
         **_origin(file),
     )

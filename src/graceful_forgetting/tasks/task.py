@@ -91,6 +91,8 @@ class Task:
     """Column that identifies a row; none = its position in the source split."""
     definition: str = ""
     """Content hash of the file that describes the task, where one does: what it changes is evaluated again."""
+    system_prompt: str | None = None
+    """The system turn of its conversations that have none of their own, in place of the recipe's."""
     language: str = "en"
     """Of the answers; F1 leaves out the articles of English and German, and splits Chinese into characters."""
 
