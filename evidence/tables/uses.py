@@ -1,14 +1,14 @@
 """Tables over the uses of a real model: a method against plain fine-tuning at its best."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from evidence.tables.table import code, table
-from evidence.tables.values import Runs, bits_saved, difference, gain, scores, value_gain, values
-from graceful_forgetting.results.measures import auroc, expanded
+from evidence.tables.values import Runs, bits_saved, difference, gain, paired, scores, value_gain, values
+from graceful_forgetting.results.measures import OLD, auroc, expanded
 from graceful_forgetting.results.statistics import paired_interval
 from graceful_forgetting.results.text import fixed, points
 from graceful_forgetting.sweeps.cell import CellResult
@@ -134,6 +134,39 @@ def use_and_harm(runs: Runs, other: str, most: float | None = None) -> str:
         f"Pairs of runs with the same seed. A run that pollutes more than {limit} counts as 0 in the last three "
         f"columns.{beyond}",
     )
+
+
+def asked_again(runs: Runs, again: str) -> str:
+    """New answers of every method in one use, and to the same questions asked in another way, the task `again`."""
+    methods = runs[0].methods
+
+    def new_there(cells: Iterable[CellResult]) -> list[float]:
+        return [cell.metrics[again].accuracy or 0.0 for cell in cells]
+
+    best = max(
+        (name for name in methods if name.startswith("plain")),
+        key=lambda name: fmean(new_there(methods[name].values())),
+    )
+    return table(
+        methods,
+        {
+            "method": code,
+            "seeds": lambda name: str(len(methods[name])),
+            "new, %": lambda name: points(fmean(scores(runs, name)[0])),
+            "old, %": lambda name: points(fmean(_share(cell, OLD) for cell in methods[name].values())),
+            f"new in `{again}`, %": lambda name: points(fmean(new_there(methods[name].values()))),
+            "worst run there": lambda name: points(min(new_there(methods[name].values()))),
+            "change, points": lambda name: difference(new_there(paired(runs, name)[0]), scores(runs, name)[0]),
+            f"gain there over {best}": lambda name: (
+                "" if name == best else difference(*map(new_there, paired(runs, name, best)))
+            ),
+        },
+        "Pairs of runs with the same seed.",
+    )
+
+
+def _share(cell: CellResult, sign: str) -> float:
+    return cell.answers.count(sign) / len(cell.answers)
 
 
 def found_in_pool(runs: Runs, method: str, score: str) -> str:

@@ -8,7 +8,15 @@ from statistics import fmean
 import pytest
 
 from evidence.tables.specs import runs
-from evidence.tables.uses import BY_DRAW, PoolRanking, found_in_pool, learned_tasks, scores_of_uses, use_and_harm
+from evidence.tables.uses import (
+    BY_DRAW,
+    PoolRanking,
+    asked_again,
+    found_in_pool,
+    learned_tasks,
+    scores_of_uses,
+    use_and_harm,
+)
 from graceful_forgetting.results.result import ChoiceMetrics
 from graceful_forgetting.sweeps.comparison import groups_of
 from sweep_data import cell
@@ -51,6 +59,25 @@ def test_what_a_score_finds_is_told_by_kind() -> None:
     assert row["chosen that conflict"] == f"{chosen['conflicting']} of 60"
     assert row["chosen of the others"] == f"{chosen['neutral']} of 100"
     assert float(row["AUROC"]) > 0.95
+
+
+def test_questions_that_are_asked_again_are_told_beside_the_first() -> None:
+    def measured(method: str, seed: int, answers: str, there: float):
+        made = cell(method, seed)
+        first = replace(made.metrics["sums"], accuracy=answers.count("1") / len(answers))
+        metrics = {**made.metrics, "sums": first, "again": replace(first, accuracy=there)}
+        return replace(made, metrics=metrics, answers=answers)
+
+    cells = [measured("plain", seed, "1100-", 0.2 + 0.1 * seed) for seed in range(3)]
+    cells += [measured("plain-high", seed, "1111-", 0.1 * seed) for seed in range(3)]
+    cells += [measured("lwf", seed, "11110", 0.6 + 0.1 * seed) for seed in range(3)]
+    found = _rows(asked_again(groups_of(cells), "again"))
+    assert (found["plain"]["new, %"], found["plain"]["old, %"], found["lwf"]["old, %"]) == ("40.0", "40.0", "20.0")
+    assert (found["lwf"]["new in `again`, %"], found["lwf"]["worst run there"]) == ("70.0", "60.0")
+    assert found["plain"]["gain there over plain"] == ""
+    assert found["lwf"]["gain there over plain"].startswith("+40.0 [")
+    assert found["plain-high"]["gain there over plain"].startswith("−20.0 [")
+    assert found["lwf"]["change, points"].startswith("−10.0 [")
 
 
 def test_scores_of_uses_are_told_by_use_and_scorer(tmp_path: Path) -> None:
