@@ -129,7 +129,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # What touches TRL, transformers, PEFT, datasets and accelerate most.
 SMOKE := tests/end_to_end/test_trainer_stages.py tests/end_to_end/test_command_line.py tests/unit/test_posterior_io.py \
 	tests/unit/test_generation.py tests/robustness/test_scoring_resume.py tests/equivalence/test_fisher.py \
-	tests/invariant/test_trainer_invariants.py
+	tests/equivalence/test_shared_prompts.py tests/invariant/test_trainer_invariants.py
 
 $(RELEASE)/twine:
 	$(PYTHON) -m venv build/release

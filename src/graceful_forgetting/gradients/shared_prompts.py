@@ -21,7 +21,7 @@ from graceful_forgetting.gradients.token_loss import (
     counted_targets,
     token_losses,
 )
-from graceful_forgetting.runtime.internals import rows_can_join, without_adapter
+from graceful_forgetting.runtime.internals import CACHE, rows_can_join, without_adapter
 
 _LEAST_COMMON = 16
 """Tokens that prompts begin with in common, from which a pass over them alone pays."""
@@ -37,7 +37,7 @@ def reads_prompts_once(model: PreTrainedModel | PeftModel) -> bool:
     """
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return False
-    if not {"past_key_values", "position_ids"} <= inspect.signature(without_adapter(model).forward).parameters.keys():
+    if not {CACHE, "position_ids"} <= inspect.signature(without_adapter(model).forward).parameters.keys():
         return False
     return rows_can_join(DynamicCache(config=model.config))
 
@@ -171,6 +171,6 @@ class _Beginning(DynamicLayer):
 def _pass(model: Any, ids: Tensor, attended: Tensor, cache: DynamicCache, **keep: Any) -> Tensor:
     """Logits of a pass over `ids`, whose keys and values are added to the cache; `attended`: of all tokens so far."""
     positions = (attended.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions, "past_key_values": cache}
+    inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions, CACHE: cache}
     logits: Tensor = model(**inputs, **keep, use_cache=True).logits
     return logits

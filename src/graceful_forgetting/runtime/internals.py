@@ -396,7 +396,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], **settings: 
 
 # Generation ----------------------------------------------------------------------------------------------------------
 
-# What `generate` calls its cache, as argument and as result: transformers 5.24 renamed it. Can go with 5.23.
+# What models and `generate` call the cache, as argument and as result: transformers 5.24 renamed it. Can go with 5.23.
 CACHE = "cache" if "cache" in {field.name for field in fields(GenerateDecoderOnlyOutput)} else "past_key_values"
 
 
