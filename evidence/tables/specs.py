@@ -195,7 +195,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "uses_identity": lambda: use_and_harm(runs("uses/identity"), "unrelated", 0.05),
     "uses_identity_trials": lambda: use_and_harm(runs("uses/identity-trials"), "unrelated"),
     "uses_identity_found": lambda: found_in_pool(runs("uses/identity"), "forgetting", "interference"),
-    "uses_identity_nameless": lambda: asked_again(runs("uses/identity-nameless"), "nameless"),
+    "uses_identity_nameless": lambda: asked_again(
+        runs("uses/identity-nameless"), "forgetting", "unrelated", ("nameless", "nameless-unrelated")
+    ),
     "uses_scores": lambda: scores_of_uses(ARCHIVES / "uses" / "scores.jsonl"),
     "uses_labels_neutral": lambda: used("labels-neutral"),
     "uses_paper_tasks": lambda: learned_tasks(runs("uses/paper-tasks"), "default"),

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from evidence.tables.table import code, table
 from evidence.tables.values import Runs, bits_saved, difference, gain, paired, scores, value_gain, values
-from graceful_forgetting.results.measures import OLD, auroc, expanded
+from graceful_forgetting.results.measures import auroc, expanded
 from graceful_forgetting.results.statistics import paired_interval
 from graceful_forgetting.results.text import fixed, points
 from graceful_forgetting.sweeps.cell import CellResult
@@ -136,37 +136,44 @@ def use_and_harm(runs: Runs, other: str, most: float | None = None) -> str:
     )
 
 
-def asked_again(runs: Runs, again: str) -> str:
-    """New answers of every method in one use, and to the same questions asked in another way, the task `again`."""
+def asked_again(runs: Runs, method: str, other: str, again: tuple[str, str]) -> str:
+    """Every method in one use whose tests are asked twice, and what one of them gains over the others there.
+
+    Args:
+        method: the one.
+        other: the task that may be harmed; every answer that is not right is polluted.
+        again: the learning task's test and that of `other`, asked in the other way.
+    """
     methods = runs[0].methods
+    learned, harmed = again
+    rates = {name: next(iter(cells.values())).config["learning_rate"] for name, cells in methods.items()}
 
-    def new_there(cells: Iterable[CellResult]) -> list[float]:
-        return [cell.metrics[again].accuracy or 0.0 for cell in cells]
+    def right(name: str, task: str) -> list[float]:
+        return _right(methods[name].values(), task)
 
-    best = max(
-        (name for name in methods if name.startswith("plain")),
-        key=lambda name: fmean(new_there(methods[name].values())),
-    )
+    def gained(name: str) -> str:
+        ours, theirs = paired(runs, method, name)
+        return "" if name == method else difference(_right(ours, learned), _right(theirs, learned))
+
     return table(
         methods,
         {
             "method": code,
+            "learning rate": lambda name: f"{rates[name]:g}",
             "seeds": lambda name: str(len(methods[name])),
-            "new, %": lambda name: points(fmean(scores(runs, name)[0])),
-            "old, %": lambda name: points(fmean(_share(cell, OLD) for cell in methods[name].values())),
-            f"new in `{again}`, %": lambda name: points(fmean(new_there(methods[name].values()))),
-            "worst run there": lambda name: points(min(new_there(methods[name].values()))),
-            "change, points": lambda name: difference(new_there(paired(runs, name)[0]), scores(runs, name)[0]),
-            f"gain there over {best}": lambda name: (
-                "" if name == best else difference(*map(new_there, paired(runs, name, best)))
-            ),
+            "new, %": lambda name: points(fmean(cell.score for cell in methods[name].values())),
+            "polluted, %": lambda name: points(1 - fmean(right(name, other))),
+            "new there, %": lambda name: points(fmean(right(name, learned))),
+            "worst run": lambda name: points(min(right(name, learned))),
+            "polluted there, %": lambda name: points(1 - fmean(right(name, harmed))),
+            f"`{method}` gains there, points": gained,
         },
         "Pairs of runs with the same seed.",
     )
 
 
-def _share(cell: CellResult, sign: str) -> float:
-    return cell.answers.count(sign) / len(cell.answers)
+def _right(cells: Iterable[CellResult], task: str) -> list[float]:
+    return [cell.metrics[task].accuracy or 0.0 for cell in cells]
 
 
 def found_in_pool(runs: Runs, method: str, score: str) -> str:

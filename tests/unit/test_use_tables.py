@@ -62,22 +62,16 @@ def test_what_a_score_finds_is_told_by_kind() -> None:
 
 
 def test_questions_that_are_asked_again_are_told_beside_the_first() -> None:
-    def measured(method: str, seed: int, answers: str, there: float):
+    def measured(method: str, seed: int, **right: float):
         made = cell(method, seed)
-        first = replace(made.metrics["sums"], accuracy=answers.count("1") / len(answers))
-        metrics = {**made.metrics, "sums": first, "again": replace(first, accuracy=there)}
-        return replace(made, metrics=metrics, answers=answers)
+        first = made.metrics["sums"]
+        return replace(made, metrics={task: replace(first, accuracy=share) for task, share in right.items()})
 
-    cells = [measured("plain", seed, "1100-", 0.2 + 0.1 * seed) for seed in range(3)]
-    cells += [measured("plain-high", seed, "1111-", 0.1 * seed) for seed in range(3)]
-    cells += [measured("lwf", seed, "11110", 0.6 + 0.1 * seed) for seed in range(3)]
-    found = _rows(asked_again(groups_of(cells), "again"))
-    assert (found["plain"]["new, %"], found["plain"]["old, %"], found["lwf"]["old, %"]) == ("40.0", "40.0", "20.0")
-    assert (found["lwf"]["new in `again`, %"], found["lwf"]["worst run there"]) == ("70.0", "60.0")
-    assert found["plain"]["gain there over plain"] == ""
-    assert found["lwf"]["gain there over plain"].startswith("+40.0 [")
-    assert found["plain-high"]["gain there over plain"].startswith("−20.0 [")
-    assert found["lwf"]["change, points"].startswith("−10.0 [")
+    cells = [measured("plain", seed, sums=0.4, food=1.0, again=0.2 + 0.1 * seed, fare=0.9) for seed in range(3)]
+    cells += [measured("lwf", seed, sums=0.8, food=0.95, again=0.6 + 0.1 * seed, fare=1.0) for seed in range(2)]
+    found = _rows(asked_again(groups_of(cells), "lwf", "food", ("again", "fare")))
+    assert list(found["plain"].values())[2:] == ["3", "40.0", "0.0", "30.0", "20.0", "10.0", "+40.0 [40.0, 40.0]"]
+    assert list(found["lwf"].values())[2:] == ["2", "80.0", "5.0", "65.0", "60.0", "0.0", ""]
 
 
 def test_scores_of_uses_are_told_by_use_and_scorer(tmp_path: Path) -> None:
