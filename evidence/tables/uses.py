@@ -168,7 +168,6 @@ def asked_again(runs: Runs, method: str, other: str, again: tuple[str, str]) -> 
             "polluted there, %": lambda name: points(1 - fmean(right(name, harmed))),
             f"`{method}` gains there, points": gained,
         },
-        "Pairs of runs with the same seed.",
     )
 
 
