@@ -88,6 +88,18 @@ def test_every_stage_speaks_through_the_template(fields):
     assert (metrics["correct"], metrics["choice"]["accuracy"]) == (8, 1.0)
 
 
+def test_what_was_learned_by_heart_is_counted_where_it_is_the_old_answer(fields, tmp_path):
+    rows = [{"prompt": f"w{i}", "completion": " w5", "old_answer": f" w{i + 20} w{i + 21}<|im_end|>"} for i in range(8)]
+    rows[0] = {"prompt": "w0", "completion": " w20 w21", "old_answer": " w5"}
+    further = write_rows(tmp_path / "further" / "test.jsonl", rows)
+    run = pipeline({**fields, "evaluation_tasks": [further]})
+    folder = run.evaluation("plain", run.seeds[0]).path
+    items, metrics = (read_json(folder / f"{name}.json")["further"] for name in ("items", "metrics"))
+    assert (metrics["correct"], metrics["old"]) == (1, 7)
+    assert items["old"] == [False] + [True] * 7
+    assert read_json(folder / "metrics.json")["learn"]["old"] is None
+
+
 def test_plain_means_plain_and_a_system_prompt_stands_first(fields):
     plain = pipeline({**fields, "prompt_style": "plain"}).inputs
     assert plain.learning_rows[0]["input_ids"] == plain.tokenizer("w0  w20 w21<|im_end|>")["input_ids"]

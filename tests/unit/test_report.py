@@ -118,6 +118,20 @@ def test_every_measured_number_has_a_row(tmp_path):
         assert text in words
 
 
+def test_old_answers_stand_beside_the_tasks_that_have_them(tmp_path):
+    result = full_result()
+    assert "Old answers" not in page_of(result, None, tmp_path).words
+    for run in result.runs:
+        run.metrics["new rule"].old = {"base": 90, "plain": 41}.get(run.arm, 7)
+        run.metrics["old"].old = 33
+    measures = {(row.subject, row.metric): row for row in task_measures(result.runs)}
+    assert measures["new rule", "share of old answers"].arms["plain"].mean == pytest.approx(0.41)
+    page = page_of(result, None, tmp_path)
+    assert "Old answers" in page.words
+    for text in ("90 %", "41 %", "7 %", "33 % old"):
+        assert text in page.words, text
+
+
 @pytest.mark.parametrize("chosen", ["task old", "first: task old"])
 def test_trial_runs_are_told_with_those_that_diverged_and_the_way_that_was_chosen(tmp_path, chosen):
     result = full_result()

@@ -60,7 +60,7 @@ def result(runs):
 
 
 # Fields with a default, which older files do not have.
-YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss", "trials", "processor", "line_search")
+YOUNGER = ("fell_back", "held_out_loss", "plain_held_out_loss", "trials", "processor", "line_search", "old")
 
 
 @pytest.fixture

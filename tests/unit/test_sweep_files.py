@@ -15,7 +15,7 @@ from graceful_forgetting.runs.sources import ForgettingSource
 from graceful_forgetting.sweeps.archive import read_archive, write_archive
 from graceful_forgetting.sweeps.cell import CellResult, load_cells
 from graceful_forgetting.sweeps.comparison import evidence_rows, groups_of, ranks_over_groups
-from graceful_forgetting.sweeps.measurement import answer_signs, old_completion
+from graceful_forgetting.sweeps.measurement import old_completion
 from graceful_forgetting.sweeps.scores import kinds_of, score_summary
 from graceful_forgetting.sweeps.tables import markdown_document, sweep_tables
 from sweep_data import METHODS, cell, some_cells
@@ -167,6 +167,18 @@ def test_curves_of_one_seed_have_no_band_and_many_methods_several_charts(cells):
     assert all(len(chart.legend) <= 6 for chart in charts)
 
 
+def test_old_answers_to_other_tasks_have_a_column_where_they_are_known():
+    cells = some_cells()
+    of_others = [table for table in sweep_tables(cells, groups_of(cells)) if table.title.endswith("other tasks")]
+    assert "color, old answers" not in of_others[0].columns
+    for one in cells:
+        one.metrics["color"].old = {"plain": 6, "lwf": 1}.get(one.method)
+    of_others = [table for table in sweep_tables(cells, groups_of(cells)) if table.title.endswith("other tasks")]
+    place = of_others[0].columns.index("color, old answers")
+    shares = {row[0]: row[place] for row in of_others[0].rows}
+    assert (shares["plain"], shares["lwf"], shares["random"]) == ("60.0 %", "10.0 %", "–")
+
+
 def test_damaged_or_missing_cells(cells, tmp_path):
     with pytest.raises(FileNotFoundError, match="no result of a cell"):
         load_cells(tmp_path)
@@ -178,14 +190,6 @@ def test_damaged_or_missing_cells(cells, tmp_path):
 
 
 # Measuring -----------------------------------------------------------------------------------------------------------
-
-
-def test_answers_are_right_old_or_other():
-    rows = Dataset.from_list(
-        [{"completion": " red", "old_answer": old} for old in (" blue", " blue", " blue", None, " red")]
-    )
-    assert answer_signs([True, False, False, False, False], ["red", " blue", "green", "blue", "reds"], rows) == "10---"
-    assert answer_signs([True, False], ["a", "b"], Dataset.from_list([{"completion": "a"}] * 2)) == "1-"
 
 
 @pytest.mark.parametrize(("completion", "old", "expected"), [(" red", "blue", " blue"), ("red", " blue", "blue")])

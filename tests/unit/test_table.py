@@ -49,6 +49,17 @@ def test_further_methods_have_a_column_and_a_difference_of_their_own():
     assert "LWF: 40 self-generated samples scored" in table
 
 
+def test_old_answers_stand_under_the_table_where_there_are_any():
+    result = result_of({"base": [10], "plain": [70, 72], "lwf": [80, 78]})
+    assert "old answers" not in summary_table(result)
+    for run in result.runs:
+        run.metrics["sums"].old = {("base", None): 90, ("plain", 0): 20, ("plain", 1): 25}.get((run.arm, run.seed), 0)
+    assert "sums: old answers, in %: base model 90.0, plain 22.5, LWF 0.0" in summary_table(result)
+    for run in result.runs:
+        run.metrics["sums"].old = 0
+    assert "old answers" not in summary_table(result)
+
+
 def test_another_score_is_not_called_lwf():
     table = summary_table(result_of({"plain": [70], "lwf": [60]}, stopped=True, confidence_scorer="interference"))
     assert "forgetting by interference − plain" in table.splitlines()[0]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from graceful_forgetting.config import ElicitationConfig
 from graceful_forgetting.data import AnswerReader, require_pad_token
 from graceful_forgetting.evaluation.likelihood import CompletionLikelihood, tokenised_likelihoods
+from graceful_forgetting.evaluation.old_answers import gives_old_answer
 from graceful_forgetting.evaluation.rows import EvaluationRows, scored
 from graceful_forgetting.generation import check_context, generate_completions
 from graceful_forgetting.results.result import ChoiceMetrics, Role, TaskMetrics
@@ -27,6 +28,7 @@ class TaskItems:
         generated: the model's answers; none where nothing was generated.
         correct: whether the generated answer is right; none where answers are not right or wrong.
         score: 1 or 0, token F1, or chrF of the generated answer (`AnswerScores.scores`).
+        old: whether the generated answer is the old one; none where no row has one.
         nats: negative log-likelihood of the given completion, EOS included.
         tokens: its tokens, EOS included.
         bytes: its length in UTF-8.
@@ -38,6 +40,7 @@ class TaskItems:
     generated: list[str] | None
     correct: list[bool] | None
     score: list[float] | None
+    old: list[bool] | None
     nats: list[float]
     tokens: list[int]
     bytes: list[int]
@@ -74,12 +77,14 @@ def evaluate_items(
     """
     rows = test.rows
     metrics = TaskMetrics(role=role, accuracy=None, correct=None, total=len(rows))
-    generated = correct = score = None
+    generated = correct = score = old = None
     if generate:
         stops = test.stops(model.generation_config)
         reader = test.reader(stops)
         generated = _generate_answers(model, test, stops, reader, batch_size, max_new_tokens, description)
         correct, score = _score(metrics, task, generated, test.references(task, reader))
+        old = gives_old_answer(generated, correct or test.are_given(generated), rows, task, reader)
+        metrics.old = None if old is None else sum(old)
     likelihoods = _likelihoods(model, test, batch_size, description)
     given = [row[position] for row, position in zip(likelihoods, _right_positions(rows), strict=True)]
     metrics.bits_per_byte, metrics.nll_per_token = _totals(given)
@@ -92,6 +97,7 @@ def evaluate_items(
         generated=generated,
         correct=correct,
         score=score,
+        old=old,
         nats=[likelihood.nats for likelihood in given],
         tokens=[likelihood.tokens for likelihood in given],
         bytes=[likelihood.bytes for likelihood in given],

@@ -88,6 +88,11 @@ class EvaluationRows:
             self._readers[key] = AnswerReader(self.processing_class, stops, given)
         return self._readers[key]
 
+    def are_given(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each of these answers is the given one: what counts as right where a task has no right or wrong."""
+        given = map(completion_text, self.rows["completion"][:])
+        return [own.strip() == text.strip() for own, text in zip(texts, given, strict=True)]
+
     def references(self, task: Task | None, reader: AnswerReader) -> list[str]:
         """What answers are compared with: column `answer`, or without a task the stripped text of the completion."""
         if task is not None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -113,6 +113,7 @@ def _context(result: RunResult, samples: ScoredSamples | None, answers: "Sequenc
     score = score_label(result.config)
     kinds = {} if result.selection is None else _known_kinds(result.selection)
     table, columns = (None, []) if samples is None else sample_table(samples, score, kinds)
+    old = _shares(result, "old")
     return {
         "result": result,
         "learning": by_role["learning"],
@@ -143,7 +144,9 @@ def _context(result: RunResult, samples: ScoredSamples | None, answers: "Sequenc
         "metric_names": plots.METRIC_NAMES,
         "interval_text": interval_text,
         "verdict_of": verdict_of,
-        "unparsable": _unparsable_rates(result),
+        "unparsable": _shares(result, "unparsable"),
+        "old": old,
+        "tasks_with_old": {task for task, _ in old},
         "guarded": [run for run in result.runs if run.events()],
         "longest_stage": max((stage.seconds for stage in result.stages), default=0.0),
         "total_seconds": sum(stage.seconds for stage in result.stages),
@@ -203,13 +206,14 @@ def _sample_figures(result: RunResult, samples: ScoredSamples) -> list[Figure]:
     return [figure for figure in drawn if figure]
 
 
-def _unparsable_rates(result: RunResult) -> dict[tuple[str, str], float]:
-    """Share of answers without a readable answer, by (task, arm), over all seeds that measured it."""
+def _shares(result: RunResult, name: Literal["unparsable", "old"]) -> dict[tuple[str, str], float]:
+    """Share of the answers that this field of the metrics counts, by (task, arm), over all seeds that measured it."""
     counts: dict[tuple[str, str], list[int]] = {}
     for run in result.runs:
         for task, metrics in run.metrics.items():
-            if metrics.unparsable is not None:
+            count = metrics.unparsable if name == "unparsable" else metrics.old
+            if count is not None:
                 sums = counts.setdefault((task, run.arm), [0, 0])
-                sums[0] += metrics.unparsable
+                sums[0] += count
                 sums[1] += metrics.total
-    return {key: missed / total for key, (missed, total) in counts.items() if total}
+    return {key: count / total for key, (count, total) in counts.items() if total}

@@ -7,7 +7,7 @@ from functools import partial
 
 from graceful_forgetting.results.result import ArmSummary, TaskMetrics, TrainingRunResult
 from graceful_forgetting.results.statistics import PairedInterval
-from graceful_forgetting.results.summary import arm_summary, lwf_minus_plain, values_by_arm
+from graceful_forgetting.results.summary import arm_summary, lwf_minus_plain, old_share, values_by_arm
 
 # By heading: what `TaskMetrics` holds, in the order of the tables.
 TASK_MEASURES: dict[str, Callable[[TaskMetrics], float | None]] = {
@@ -22,6 +22,7 @@ TASK_MEASURES: dict[str, Callable[[TaskMetrics], float | None]] = {
     "bits per byte (lower is better)": lambda m: m.bits_per_byte,
     "NLL per token (lower is better)": lambda m: m.nll_per_token,
     "share of unparsable answers": lambda m: m.unparsable / m.total if m.unparsable is not None and m.total else None,
+    "share of old answers": old_share,
 }
 
 

@@ -87,6 +87,11 @@ def _values(metrics: TaskMetrics) -> dict[Metric, float | None]:
     }
 
 
+def old_share(metrics: TaskMetrics) -> float | None:
+    """Share of the generated answers that older knowledge gives; None where it is not known what is old."""
+    return None if metrics.old is None or metrics.total == 0 else metrics.old / metrics.total
+
+
 def higher_is_better(metric: Metric) -> bool:
     """Whether more of it is better; less of a loss is."""
     return _HIGHER_IS_BETTER[metric]

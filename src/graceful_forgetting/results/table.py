@@ -1,14 +1,15 @@
 """The table at the end of a run: every arm on every task, as plain text."""
 
+from collections.abc import Callable
 from functools import partial
 from statistics import fmean
 
 from graceful_forgetting.results.arms import OTHERS, OWN, arm_titles
 from graceful_forgetting.results.next_steps import next_steps
-from graceful_forgetting.results.result import ArmSummary, RunResult, TaskSummary
+from graceful_forgetting.results.result import ArmSummary, RunResult, TaskMetrics, TaskSummary
 from graceful_forgetting.results.statistics import PairedInterval
-from graceful_forgetting.results.summary import arm_minus_plain
-from graceful_forgetting.results.text import MISSING, estimate, fixed, measured, spread
+from graceful_forgetting.results.summary import arm_minus_plain, old_share
+from graceful_forgetting.results.text import MISSING, estimate, fixed, measured, points, spread
 from graceful_forgetting.results.text_tables import aligned
 
 
@@ -54,6 +55,7 @@ def _notes(result: RunResult) -> list[str]:
             found = {arm: arm_minus_plain(task, arm) for arm in OTHERS if arm in task.arms}
             notes += [f"{name}: {titles[arm]} − plain {_difference(task, found[arm])}" for arm in found]
     notes += [_bits(name, result) for name, task in result.summary.tasks.items() if _nothing_right(task)]
+    notes += [line for name in result.summary.tasks if (line := _old(name, result))]
     if result.selection is not None:
         whose = f"{titles[OWN]}: " if any(run.arm in OTHERS for run in result.runs) else ""
         updates = sorted({run.unlearn_updates for run in result.runs if run.arm == OWN})
@@ -72,13 +74,27 @@ def _nothing_right(task: TaskSummary) -> bool:
 
 def _bits(name: str, result: RunResult) -> str:
     """Bits per byte of every arm, where accuracy shows nothing."""
-    cells = []
-    for arm, title in arm_titles(result.config).items():
-        values = [run.metrics[name].bits_per_byte for run in result.runs if run.arm == arm and name in run.metrics]
-        known = [value for value in values if value is not None]
-        if known:
-            cells.append(f"{title} {fixed(fmean(known))}")
+    bits = _by_arm(name, result, lambda metrics: metrics.bits_per_byte)
+    cells = [f"{title} {fixed(value)}" for title, value in bits.items()]
     return f"{name}: no answer was right in any arm; bits per byte of the given answers: {', '.join(cells)}"
+
+
+def _old(name: str, result: RunResult) -> str:
+    """Share of the old answers in every arm; empty where there are none, or it is not known what is old."""
+    shares = _by_arm(name, result, old_share)
+    cells = [f"{title} {points(value)}" for title, value in shares.items()]
+    return f"{name}: old answers, in %: {', '.join(cells)}" if any(shares.values()) else ""
+
+
+def _by_arm(name: str, result: RunResult, read: Callable[[TaskMetrics], float | None]) -> dict[str, float]:
+    """A number of one task by the title of the arm, mean over the runs that have it."""
+    found = {}
+    for arm, title in arm_titles(result.config).items():
+        metrics = [run.metrics[name] for run in result.runs if run.arm == arm and name in run.metrics]
+        known = [value for value in map(read, metrics) if value is not None]
+        if known:
+            found[title] = fmean(known)
+    return found
 
 
 def _units(result: RunResult) -> str:

@@ -16,7 +16,8 @@ from transformers.training_args import TrainingArguments
 from graceful_forgetting.data import collate, require_pad_token
 from graceful_forgetting.data.turns import as_turns
 from graceful_forgetting.evaluation.evaluate import EvaluationRows, TaskItems, evaluate_items
-from graceful_forgetting.evaluation.likelihood import completion_text, tokenised_completions
+from graceful_forgetting.evaluation.likelihood import tokenised_completions
+from graceful_forgetting.evaluation.old_answers import OLD_ANSWER
 from graceful_forgetting.gradients.token_loss import sequence_losses
 from graceful_forgetting.results.measures import OLD, OTHER, RIGHT
 from graceful_forgetting.results.result import Role, TaskMetrics
@@ -26,7 +27,6 @@ from graceful_forgetting.runtime.rng import preserved_rng
 from graceful_forgetting.tasks import Task
 
 TestSets = Mapping[str, tuple[Dataset, Role, Task | None]]
-OLD_ANSWER = "old_answer"
 
 
 class Examiner:
@@ -66,10 +66,9 @@ class Examiner:
     def measured(self, model: PreTrainedModel) -> dict[str, Any]:
         """Metrics of every test set, answers and truth ratios of the learning task's, as JSON values."""
         found = {name: self._items(model, name, self._tests[name]) for name in self.test_sets}
-        rows = self.test_sets[self.learning_task][0]
         return {
             "metrics": {name: asdict(metrics) for name, (metrics, _) in found.items()},
-            "answers": _signs(found[self.learning_task][1], rows, self.test_sets[self.learning_task][2]),
+            "answers": _signs(found[self.learning_task][1], self._tests[self.learning_task]),
             "truth_ratios": self._truth_ratios(model),
         }
 
@@ -138,26 +137,13 @@ def old_completion(row: Mapping[str, Any]) -> str | list[dict[str, Any]]:
     return lead + old.strip()
 
 
-def _signs(items: TaskItems, rows: Dataset, task: Task | None) -> str:
+def _signs(items: TaskItems, test: EvaluationRows) -> str:
     """One character an answer: of the generated ones, else of the likeliest options; without options no character."""
     if items.generated is None:
         return "".join(RIGHT if right else OTHER for right in items.choice_correct or ())
-    # Where answers are not right or wrong, an answer is right that is the given one.
-    correct = items.correct or [
-        own.strip() == completion_text(given).strip()
-        for own, given in zip(items.generated, rows["completion"], strict=True)
-    ]
-    return answer_signs(correct, items.generated, rows, task)
-
-
-def answer_signs(correct: Sequence[bool], texts: Sequence[str], rows: Dataset, task: Task | None = None) -> str:
-    """One character a generated text: right, old (read as `old_answer` is, where the row has one) or other."""
-    old = rows[OLD_ANSWER] if OLD_ANSWER in rows.column_names else [None] * len(rows)
-    read = str.strip if task is None else task.parse_answer
-    return "".join(
-        RIGHT if right else OLD if before is not None and read(text) == read(before) else OTHER
-        for right, text, before in zip(correct, texts, old, strict=True)
-    )
+    correct = items.correct or test.are_given(items.generated)
+    old = items.old or [False] * len(correct)
+    return "".join(RIGHT if right else OLD if is_old else OTHER for right, is_old in zip(correct, old, strict=True))
 
 
 class LearningCurve(TrainerCallback):

@@ -9,7 +9,7 @@ from typing import Any
 from graceful_forgetting.results.measures import auroc, expanded, precision_at
 from graceful_forgetting.results.result import Metric
 from graceful_forgetting.results.statistics import GapRecovered, Interval, PairedInterval
-from graceful_forgetting.results.summary import higher_is_better
+from graceful_forgetting.results.summary import higher_is_better, old_share
 from graceful_forgetting.results.text import MISSING, duration, estimate, fixed, interval, measured, share, size, spread
 from graceful_forgetting.results.text_tables import markdown_table
 from graceful_forgetting.sweeps.cell import CellResult, ScoreSummary
@@ -195,6 +195,7 @@ def _effects(group: Group) -> Table | None:
     tasks = {effect.task: effect.metric for found in by_method.values() for effect in found}
     if not tasks:
         return None
+    with_old = [task for task in tasks if any(_mean_old(group, method, task) is not None for method in group.methods)]
     rows = []
     for method, found in by_method.items():
         values = {effect.task: effect for effect in found}
@@ -204,12 +205,21 @@ def _effects(group: Group) -> Table | None:
             change = None if effect is None else effect.change
             mean = measured(None if effect is None else effect.mean, metric)
             cells.append(mean if change is None else f"{mean} ({_difference(change, metric)})")
+        cells += [share(_mean_old(group, method, task), 1) for task in with_old]
         known = (cell.metrics[task].bits_per_byte for cell in group.methods[method].values() for task in tasks)
         bits = [value for value in known if value is not None]
         rows.append([method, *cells, fixed(fmean(bits) if bits else None)])
-    columns = ["method", *(f"{task}, {metric.replace('_', ' ')}" for task, metric in tasks.items()), "bits per byte"]
+    measures = [f"{task}, {metric.replace('_', ' ')}" for task, metric in tasks.items()]
+    columns = ["method", *measures, *(f"{task}, old answers" for task in with_old), "bits per byte"]
     note = "In brackets: change against plain, paired by seed. Bits per byte: mean over these tasks."
     return Table(f"{group.name}: other tasks", columns, rows, note)
+
+
+def _mean_old(group: Group, method: str, task: str) -> float | None:
+    """Share of the old answers to a task, mean over seeds; None where it is not known."""
+    shares = [old_share(cell.metrics[task]) for cell in group.methods[method].values()]
+    known = [value for value in shares if value is not None]
+    return fmean(known) if known else None
 
 
 def _scores(group: Group) -> Table | None:

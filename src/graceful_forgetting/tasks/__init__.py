@@ -15,7 +15,7 @@ from graceful_forgetting.tasks.loading import (
     task_source,
 )
 from graceful_forgetting.tasks.local import local_task
-from graceful_forgetting.tasks.metrics import AnswerScores, require_metric, score_answers
+from graceful_forgetting.tasks.metrics import AnswerScores, read_answer, require_metric, score_answers
 from graceful_forgetting.tasks.task import Task
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "load_local",
     "load_task",
     "local_task",
+    "read_answer",
     "require_metric",
     "resolve_task",
     "row_place",

@@ -68,7 +68,7 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
     if not completions:
         raise ValueError(f"completions is empty: there is nothing to score for task {task.name!r}")
     bar = progress_bar("scoring answers", "answers", iterable=completions, delay=DELAY)
-    parsed = [_read(task, normalize("NFC", completion)) for completion in bar]
+    parsed = [read_answer(task, completion) for completion in bar]
     answers = [normalize("NFC", answer) for answer in answers]
     unparsable = sum(found is None for found in parsed)
     if task.metric == "chrf":
@@ -89,9 +89,10 @@ def score_answers(task: Task, completions: Sequence[str], answers: Sequence[str]
     )
 
 
-def _read(task: Task, completion: str) -> str | None:
+def read_answer(task: Task, completion: str) -> str | None:
+    """The answer in a generated text, in Unicode's NFC, as the task reads it; None where there is none to be read."""
     try:
-        return task.parse_answer(completion)
+        return task.parse_answer(normalize("NFC", completion))
     except RunawayPatternError as error:
         # The reference answers were read with it: one generated text must not end a run that has been paid for.
         logger.warning("Task %r: %s. The answer counts as wrong.", task.name, error)
