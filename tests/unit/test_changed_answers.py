@@ -56,6 +56,16 @@ def test_rows_of_each_kind_are_bounded_and_all_are_counted(changed):
     assert (found.counts["better"], len(found.rows)) == (40, SHOWN["better"])
 
 
+def test_an_answer_that_is_the_old_one_is_marked(changed):
+    rows = [{"prompt": f"Colour of {thing}?", "completion": " red"} for thing in "ab"]
+    plain = {"generated": ["blue", "blue"], "score": [0, 0], "old": [True, True]}
+    own = {"generated": ["green", "red"], "score": [0, 1], "old": None}
+    found = changed(rows, plain, own)
+    assert [(row.plain_is_old, row.own_is_old) for row in found[0].rows] == [(True, False)] * 2
+    lines = answers_text(found, "LWF").splitlines()
+    assert lines[3:6] == ["  plain     blue (old)", "  LWF       red", "  right     red"]
+
+
 def test_a_task_without_answers_has_none(changed):
     assert changed([{"prompt": "a", "completion": "b"}], {}, {}) == []
 

@@ -414,7 +414,7 @@ def test_a_run_that_unlearned_nothing_says_what_to_do(tmp_path):
 
 def test_answers_that_changed_stand_side_by_side(tmp_path):
     rows = [
-        ChangedAnswer("Which <b>colour</b>?", "white", "pink", "pink", "better", 0.0, 1.0),
+        ChangedAnswer("Which <b>colour</b>?", "white", "pink", "pink", "better", 0.0, 1.0, plain_is_old=True),
         ChangedAnswer([{"role": "user", "content": "Why?"}], "So.", "x" * 700, "So.", "worse", 1.0, 0.0),
     ]
     answers = [ChangedAnswers("new rule", "learning", 4, 50, {"better": 7, "worse": 1, "neither": 0}, rows)]
@@ -424,7 +424,7 @@ def test_answers_that_changed_stand_side_by_side(tmp_path):
         "new rule , seed 4: LWF answers 7 of 50 better than plain fine-tuning, 1 worse, and 0 otherwise but neither. "
         "Shown are 2 of them.",
         "Question Plain fine-tuning LWF Right answer LWF is",
-        "Which <b>colour</b>? white pink pink better",
+        "Which <b>colour</b>? white old pink pink better",
         "user: Why? So. " + "x" * 600 + "… So. worse",
     ):
         assert words in page.words

@@ -20,7 +20,8 @@ SHOWN = {"better": 10, "worse": 10, "neither": 5}
 class ChangedAnswer:
     """One test row: its prompt (text or messages), both answers, the right one, and whether the own method's is better.
 
-    `plain_score`, `own_score`: 1 or 0, token F1, or chrF.
+    `plain_score`, `own_score`: 1 or 0, token F1, or chrF. `plain_is_old`, `own_is_old`: whether it is the row's old
+    answer.
     """
 
     prompt: Any
@@ -30,6 +31,8 @@ class ChangedAnswer:
     change: str
     plain_score: float
     own_score: float
+    plain_is_old: bool = False
+    own_is_old: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def answers_text(answers: Sequence[ChangedAnswers], own: str) -> str:
     width = max(len(name) for name in ("question", "plain", "right", own))
     for row in told.rows[:TOLD]:
         named = {"question": _last_turn(row.prompt), "plain": row.plain, own: row.own, "right": row.right}
-        lines += ["", *(f"  {name:{width}}  {_one_line(text)}" for name, text in named.items())]
+        marks = {"plain": " (old)" if row.plain_is_old else "", own: " (old)" if row.own_is_old else ""}
+        lines += ["", *(f"  {name:{width}}  {_one_line(text)}{marks.get(name, '')}" for name, text in named.items())]
     return "\n".join(lines)
 
 
@@ -91,12 +95,16 @@ def _of_task(
     name: str, role: Role, seed: int, rows: list[dict[str, Any]], plain: dict[str, Any], own: dict[str, Any]
 ) -> ChangedAnswers:
     (before, before_scores), (after, after_scores) = _answers(plain, rows), _answers(own, rows)
+    # Evaluations of before the field was added lack it.
+    before_old, after_old = (items.get("old") or [False] * len(rows) for items in (plain, own))
     found: dict[str, list[ChangedAnswer]] = {kind: [] for kind in SHOWN}
-    for row, plainly, own_way, old, new in zip(rows, before, after, before_scores, after_scores, strict=True):
+    for place, (row, plainly, own_way) in enumerate(zip(rows, before, after, strict=True)):
         if plainly != own_way:
-            kind = "better" if new > old else "worse" if new < old else "neither"
+            scores = before_scores[place], after_scores[place]
+            kind = "better" if scores[1] > scores[0] else "worse" if scores[1] < scores[0] else "neither"
             right = completion_text(row["completion"]).strip()
-            found[kind].append(ChangedAnswer(row["prompt"], plainly, own_way, right, kind, old, new))
+            old = before_old[place], after_old[place]
+            found[kind].append(ChangedAnswer(row["prompt"], plainly, own_way, right, kind, *scores, *old))
     shown = [answer for kind, most in SHOWN.items() for answer in found[kind][:most]]
     return ChangedAnswers(name, role, seed, len(rows), {kind: len(each) for kind, each in found.items()}, shown)
 
