@@ -77,6 +77,12 @@ def test_the_correct_choice_by_number_text_or_letter(write, correct: str) -> Non
     assert task.format_row({**QUIZ_ROW, "key": "4"})["answer"] == "B"
 
 
+def test_what_is_known_of_a_choice_is_read(write) -> None:
+    known = {"old_answer": "{{ lettered(choices)[0] }}", "kind": "{{ 'neutral' if key == 'C' else 'conflicting' }}"}
+    row = load_task(file_task(write(QUIZ, **known)))[0]
+    assert (row["old_answer"], row["kind"], row["answer"]) == ("A", "conflicting", "B")
+
+
 def test_fixed_choices_without_letters(write) -> None:
     fields = {"choices": ["bad", "good"], "correct": "label", "completion": " {{ choice }}", "parse": "exact"}
     task = file_task(write(QUIZ, columns=["question", "label"], prompt="{{ question }}", **fields))
@@ -161,6 +167,8 @@ def test_mistakes_name_file_key_value_and_fix(write, changes: dict, message: str
         ({"choices": "options.text) + (options.text"}, r"key 'choices' .*not a valid expression"),
         ({"choices": []}, r"key 'choices' is \[\]: it must be a list of texts"),
         ({"completion": "{{ chioce }}"}, r"key 'completion' .*reads 'chioce'"),
+        ({"options": ["a", "b"]}, r"key 'options' .*with choices remove it"),
+        ({"old_answer": "{{ before }}"}, r"key 'old_answer' .*reads 'before', which is no column"),
     ],
 )
 def test_mistakes_in_multiple_choice(write, changes: dict, message: str) -> None:
@@ -176,6 +184,13 @@ def test_mistakes_in_multiple_choice(write, changes: dict, message: str) -> None
         ({"correct": "7"}, r"correct has the value 7: it must be a number from 0 to 2"),
         ({"completion": " x"}, r"does not tell them apart"),
         ({"parse": "last_number", "completion": " {{ letter }}"}, r"does not tell them apart"),
+        ({"old_answer": "B"}, r"train\.jsonl:1: the old answer 'B' is read as 'B', which is the right one"),
+        (
+            {"old_answer": "D"},
+            r"the old answer 'D' is read as 'D', which is none of the choices, read as \['A', 'B', 'C'\]",
+        ),
+        ({"kind": "bad"}, r"train\.jsonl:1: kind='bad' must be one of conflicting, helpful, neutral"),
+        ({"prompt": "{{ '' if key else key }} "}, r"prompt=' ' is empty or white space.*key 'prompt' of .*my_task"),
     ],
 )
 def test_rows_that_do_not_fit_are_named(write, changes: dict, message: str) -> None:

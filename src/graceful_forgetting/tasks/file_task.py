@@ -37,6 +37,7 @@ _KEYS = (
     *("data", "hub", "columns", "id_column", "system_prompt"),
     *("prompt", "completion", "answer", "choices", "correct", "options", "parse", "metric", "old_answer", "kind"),
 )
+_KNOWN_TRUTH = ("old_answer", "kind")
 _HUB_KEYS = ("id", "config", "splits")
 _DEFAULT_CHOICE = " {{ letter }}. {{ choice }}"
 
@@ -207,42 +208,62 @@ def _is_texts(value: Any) -> bool:
 def _plain_form(file: _File, columns: tuple[str, ...], parse: Parser) -> Callable[[Row], dict[str, Any]]:
     if "correct" in file.content:
         raise file.error("correct", "it needs choices; remove it or add them")
-    sources = {"prompt": file.text("prompt")}
-    sources |= {key: file.text(key) for key in ("completion", "answer", "old_answer", "kind") if key in file.content}
-    if "completion" not in sources and (without := [key for key in ("answer", "old_answer") if key in sources]):
+    render = _templates(file, ("completion", "answer", *_KNOWN_TRUTH), columns, ("row",))
+    without = [key for key in ("answer", "old_answer") if key in file.content]
+    if "completion" not in file.content and without:
         raise file.error(without[0], "it needs a completion; add that, or remove it")
     options = file.texts("options") if "options" in file.content else None
-    if options is not None and "completion" in sources:
+    if options is not None and "completion" in file.content:
         raise file.error(
             "options", "they are what the model chooses its own answer from; remove them or the completion"
         )
-    for key, source in sources.items():
-        file.readable(key, file.checked(key, variables, source), columns, ("row",))
-    render = {key: file.made(key, template(source)) for key, source in sources.items()}
 
     def form(row: Row) -> dict[str, Any]:
-        values = {**row, "row": row}
-        rendered = {key: render[key](values) for key in sources}
-        for key, text in rendered.items():
-            if not text.strip():
-                raise file.row_error(
-                    key, f"{key}={shown(text)} is empty or white space: fill the columns that it reads"
-                )
-        if rendered.get("kind", KINDS[0]) not in KINDS:
-            raise file.row_error("kind", f"kind={shown(rendered['kind'])} must be one of {', '.join(KINDS)}")
+        rendered = render({**row, "row": row})
         if "completion" not in rendered:
             return rendered if options is None else {**rendered, "options": list(options)}
         try:
             answer = _answer(parse, rendered["completion"], rendered.get("answer"))
-            if "old_answer" in rendered and parse(rendered["old_answer"]) == answer:
-                raise ValueError(
-                    f"the old answer {shown(rendered['old_answer'])} is read as {shown(answer)}, which is the right one"
-                )
+            _check_old(parse, rendered, answer)
         except ValueError as error:
             raise file.row_error("parse", str(error)) from error
         return {**rendered, "answer": answer}
 
     return form
+
+
+def _templates(
+    file: _File, keys: tuple[str, ...], columns: tuple[str, ...], also: tuple[str, ...]
+) -> Callable[[Mapping[str, Any]], dict[str, str]]:
+    """A function of a row's values: what the templates of `prompt`, and of these keys where the file has them, give.
+
+    It raises `ValueError` for a text that is blank and for a kind that there is not.
+    """
+    sources = {"prompt": file.text("prompt")} | {key: file.text(key) for key in keys if key in file.content}
+    for key, source in sources.items():
+        file.readable(key, file.checked(key, variables, source), columns, also)
+    render = {key: file.made(key, template(source)) for key, source in sources.items()}
+
+    def rendered(values: Mapping[str, Any]) -> dict[str, str]:
+        texts = {key: render[key](values) for key in sources}
+        for key, text in texts.items():
+            if not text.strip():
+                raise file.row_error(
+                    key, f"{key}={shown(text)} is empty or white space: fill the columns that it reads"
+                )
+        if texts.get("kind", KINDS[0]) not in KINDS:
+            raise file.row_error("kind", f"kind={shown(texts['kind'])} must be one of {', '.join(KINDS)}")
+        return texts
+
+    return rendered
+
+
+def _check_old(parse: Parser, rendered: Mapping[str, str], answer: str | None) -> None:
+    """Raise `ValueError` where the old answer of a row is read as the right one."""
+    if "old_answer" in rendered and parse(rendered["old_answer"]) == answer:
+        raise ValueError(
+            f"the old answer {shown(rendered['old_answer'])} is read as {shown(answer)}, which is the right one"
+        )
 
 
 def _answer(parse: Parser, completion: str, reference: str | None) -> str:
@@ -266,7 +287,7 @@ def _answer(parse: Parser, completion: str, reference: str | None) -> str:
 class _ChoiceForm:
     """Row -> multiple-choice question; `options` and `correct` are functions of the row's values."""
 
-    prompt: Callable[[Mapping[str, Any]], str]
+    rendered: Callable[[Mapping[str, Any]], dict[str, str]]
     completion: Callable[[Mapping[str, Any]], str]
     options: Callable[[Mapping[str, Any]], Any]
     correct: Callable[[Mapping[str, Any]], Any]
@@ -293,11 +314,15 @@ class _ChoiceForm:
                 f"the choices {completions!r} are read as {answers!r}, which does not tell them apart: check the keys "
                 "completion and parse"
             )
-        prompt = self.prompt({**values, "choices": options})
-        if not prompt.strip():
-            raise ValueError(f"prompt={shown(prompt)} is empty or white space: fill the columns that it reads")
+        rendered = self.rendered({**values, "choices": options})
+        _check_old(self.parse, rendered, answers[right])
+        if "old_answer" in rendered and self.parse(rendered["old_answer"]) not in answers:
+            raise ValueError(
+                f"the old answer {shown(rendered['old_answer'])} is read as "
+                f"{shown(self.parse(rendered['old_answer']))}, which is none of the choices, read as {answers!r}"
+            )
         return {
-            "prompt": prompt,
+            **rendered,
             "completion": completions[right],
             "answer": answers[right],
             "choices": completions,
@@ -307,9 +332,10 @@ class _ChoiceForm:
 def _choice_form(file: _File, columns: tuple[str, ...], parse: Parser) -> _ChoiceForm:
     if "answer" in file.content:
         raise file.error("answer", "with choices the answer is the correct one; remove it")
-    prompt, completion = file.text("prompt"), file.text("completion", _DEFAULT_CHOICE)
-    correct = file.text("correct")
-    file.readable("prompt", file.checked("prompt", variables, prompt), columns, ("row", "choices"))
+    if "options" in file.content:
+        raise file.error("options", "they are for prompts without a right answer; with choices remove it")
+    rendered = _templates(file, _KNOWN_TRUTH, columns, ("row", "choices"))
+    completion, correct = file.text("completion", _DEFAULT_CHOICE), file.text("correct")
     also = ("row", "choices", "choice", "letter")
     file.readable("completion", file.checked("completion", variables, completion), columns, also)
     file.readable("correct", file.checked("correct", expression_variables, correct), columns, ("row",))
@@ -325,7 +351,7 @@ def _choice_form(file: _File, columns: tuple[str, ...], parse: Parser) -> _Choic
             return fixed
 
     return _ChoiceForm(
-        file.made("prompt", template(prompt)),
+        rendered,
         file.made("completion", template(completion)),
         file.made("choices", options),
         file.made("correct", expression(correct)),
