@@ -7,12 +7,11 @@ from pathlib import Path
 from statistics import fmean
 
 from evidence.tables.table import code, table
-from evidence.tables.values import Runs, bits_saved, difference, gain, paired, scores, value_gain, values
+from evidence.tables.values import Runs, Value, bits_saved, difference, gain, paired, scores, value_gain, values
 from graceful_forgetting.results.measures import auroc, expanded
 from graceful_forgetting.results.statistics import paired_interval
 from graceful_forgetting.results.text import fixed, points
 from graceful_forgetting.sweeps.cell import CellResult
-from graceful_forgetting.sweeps.comparison import Group
 
 BY_DRAW = "plain-by-draw"
 """Plain fine-tuning at the rate that is best for each draw of rows."""
@@ -202,37 +201,41 @@ def found_in_pool(runs: Runs, method: str, score: str) -> str:
 def learned_tasks(runs: Runs, method: str) -> str:
     """What a method does where each task is learned while the others may be forgotten, and whether it helped.
 
-    Accuracy is that of the likeliest option; the bits are those of right answers.
+    Accuracy is that of the likeliest option; the bits are those of right answers. The last row has all pairs of runs.
     """
 
-    def accuracies(group: Group) -> list[tuple[float, float]]:
-        return list(values(group, method, _likeliest_is_right).values())
+    def pairs(groups: Runs, value: Value) -> list[tuple[float, float]]:
+        return [pair for group in groups for pair in values(group, method, value).values()]
 
-    def helped(group: Group) -> str:
-        ours, plain = zip(*accuracies(group), strict=True)
-        found = paired_interval(ours, plain)
+    def accuracies(groups: Runs) -> tuple[list[float], list[float]]:
+        ours, plain = zip(*pairs(groups, _likeliest_is_right), strict=True)
+        return list(ours), list(plain)
+
+    def helped(groups: Runs) -> str:
+        found = paired_interval(*accuracies(groups))
         if found.low is None or found.high is None or found.low <= 0 <= found.high:
             return "cannot be told"
         return "yes" if found.low > 0 else "no, it harmed"
 
-    def chosen(group: Group) -> str:
-        found = [cell.selection for cell in group.methods[method].values() if cell.selection is not None]
+    def chosen(groups: Runs) -> str:
+        cells = [cell for group in groups for cell in group.methods[method].values()]
+        found = [cell.selection for cell in cells if cell.selection is not None]
         return f"{fmean(one.chosen for one in found):.0f} of {fmean(one.scored for one in found):.0f}"
 
     return table(
-        runs,
+        [*([group] for group in runs), *([runs] if len(runs) > 1 else [])],
         {
-            "learned": lambda group: code(group.learning),
-            "seeds": lambda group: str(len(accuracies(group))),
-            "plain, %": lambda group: points(fmean(plain for _, plain in accuracies(group))),
-            f"{method}, %": lambda group: points(fmean(ours for ours, _ in accuracies(group))),
-            "gain, points": lambda group: difference(*zip(*accuracies(group), strict=True)),
-            "bits per byte saved": lambda group: value_gain(list(values(group, method, bits_saved).values()), 3),
-            "of the others": lambda group: value_gain(list(values(group, method, _others_bits_saved).values()), 3),
+            "learned": lambda groups: code(groups[0].learning) if len(groups) == 1 else "all",
+            "pairs": lambda groups: str(len(pairs(groups, _likeliest_is_right))),
+            "plain, %": lambda groups: points(fmean(accuracies(groups)[1])),
+            f"{method}, %": lambda groups: points(fmean(accuracies(groups)[0])),
+            "gain, points": lambda groups: difference(*accuracies(groups)),
+            "bits per byte saved": lambda groups: value_gain(pairs(groups, bits_saved), 3),
+            "of the others": lambda groups: value_gain(pairs(groups, _others_bits_saved), 3),
             "chosen": chosen,
             "did forgetting help": helped,
         },
-        "Pairs of runs with the same seed.",
+        "Pairs of runs with the same seed. Chosen: mean over runs.",
     )
 
 

@@ -18,6 +18,7 @@ from evidence.tables.uses import (
     use_and_harm,
 )
 from graceful_forgetting.results.result import ChoiceMetrics
+from graceful_forgetting.sweeps.cell import CellResult
 from graceful_forgetting.sweeps.comparison import groups_of
 from sweep_data import cell
 
@@ -89,22 +90,42 @@ def test_scores_of_uses_are_told_by_use_and_scorer(tmp_path: Path) -> None:
     ]
 
 
+def _likeliest(learning: str, method: str, seed: int, right: float, bits: float) -> CellResult:
+    """A cell of which likelihoods alone were measured."""
+    made = cell(method, seed, learning)
+    choice = ChoiceMetrics(0.1, right, 0.25, 0.0, (right - 0.25) / 0.75)
+    learned = replace(made.metrics[learning], accuracy=None, correct=None, choice=choice, bits_per_byte=bits)
+    return replace(made, metrics={**made.metrics, learning: learned})
+
+
+def test_all_pairs_of_runs_stand_in_a_row_of_their_own() -> None:
+    gains = {"sums": (0.1, 0.12), "words": (0.2, 0.22)}
+    cells = [
+        _likeliest(task, method, seed, 0.4 + (gain if method == "lwf" else 0), 0.5)
+        for task, by_seed in gains.items()
+        for seed, gain in enumerate(by_seed)
+        for method in ("plain", "lwf")
+    ]
+    rows = _rows(learned_tasks(groups_of(cells), "lwf"))
+    assert list(rows) == ["sums", "words", "all"]
+    assert (rows["all"]["pairs"], rows["all"]["chosen"]) == ("4", "3 of 9")
+    # Mean .16, standard deviation .0589, of four.
+    assert rows["all"]["gain, points"] == "+16.0 [6.6, 25.4]"
+    assert rows["all"]["did forgetting help"] == "yes"
+
+
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [((0.1, 0.12, 0.11), "yes"), ((-0.1, -0.12, -0.11), "no, it harmed"), ((0.1, -0.1, 0.02), "cannot be told")],
 )
 def test_a_pair_of_tasks_says_whether_forgetting_helped(gains: tuple[float, ...], verdict: str) -> None:
-    def measured(method: str, seed: int, right: float, bits: float):
-        made = cell(method, seed)
-        choice = ChoiceMetrics(0.1, right, 0.25, 0.0, (right - 0.25) / 0.75)
-        learned = replace(made.metrics["sums"], accuracy=None, correct=None, choice=choice, bits_per_byte=bits)
-        return replace(made, metrics={**made.metrics, "sums": learned})
-
-    cells = [measured("plain", seed, 0.4 + 0.1 * seed, 0.5) for seed in range(3)]
-    cells += [measured("lwf", seed, 0.4 + 0.1 * seed + gain, 0.4) for seed, gain in enumerate(gains)]
-    found = _rows(learned_tasks(groups_of(cells), "lwf"))["sums"]
+    cells = [_likeliest("sums", "plain", seed, 0.4 + 0.1 * seed, 0.5) for seed in range(3)]
+    cells += [_likeliest("sums", "lwf", seed, 0.4 + 0.1 * seed + gain, 0.4) for seed, gain in enumerate(gains)]
+    rows = _rows(learned_tasks(groups_of(cells), "lwf"))
+    assert list(rows) == ["sums"]
+    found = rows["sums"]
     assert found["did forgetting help"] == verdict
-    assert (found["seeds"], found["plain, %"]) == ("3", "50.0")
+    assert (found["pairs"], found["plain, %"]) == ("3", "50.0")
     assert found["lwf, %"] == f"{50 + 100 * fmean(gains):.1f}"
     assert found["gain, points"].startswith(f"{100 * fmean(gains):+.1f} [".replace("-", "−"))
     assert found["bits per byte saved"].startswith("+0.100 [")
