@@ -409,6 +409,7 @@ def test_a_sweep_that_generates_nothing_measures_likelihoods(grid, tmp_path):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"data": "quiz", "columns": ["prompt", "options", "right"], "prompt": "{{ prompt }}"}
     task |= {"choices": "options", "correct": "right", "completion": "{{ choice }}", "parse": "exact"}
+    task["old_answer"] = "{{ options[(right + 1) % 3] }}"
     (tmp_path / "quiz.yaml").write_text(yaml.safe_dump({**task, "metric": "accuracy"}))
     learning = {"quiz": str(tmp_path / "quiz.yaml"), "sums": str(tmp_path / "sums")}
     methods = {name: METHODS[name] for name in ("plain", "lwf")}
@@ -419,11 +420,14 @@ def test_a_sweep_that_generates_nothing_measures_likelihoods(grid, tmp_path):
         metrics = cell.metrics["quiz"]
         assert (metrics.accuracy, len(cell.answers)) == (None, 7)
         assert cell.answers.count("1") / 7 == pytest.approx(metrics.choice.accuracy_per_byte, abs=1e-5)
+        assert cell.answers.count("0") == metrics.old
         assert (cell.metric, cell.score) == ("choice_accuracy", metrics.choice.adjusted_per_byte)
         assert all(point.accuracy is None and point.bits_per_byte > 0 for point in cell.curve)
     for cell in by_task["sums"]:
         assert (cell.answers, cell.metric) == ("", "bits_per_byte")
         assert cell.score == -cell.metrics["sums"].bits_per_byte < 0
+    # The likeliest of three options is right, old or the third, and some model chooses an old one.
+    assert any(cell.metrics["quiz"].old for cell in by_task["quiz"])
     tables = (tmp_path / "sweep" / "tables.md").read_text()
     assert "| method | seeds | choice accuracy |" in tables
     assert "| method | seeds | −bits per byte |" in tables

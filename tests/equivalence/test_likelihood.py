@@ -78,6 +78,19 @@ def test_choices_equal_the_slow_version_whatever_batch_and_padding_side(
     assert items.row == [f"q{i}" for i in range(5)]
 
 
+def test_the_likeliest_option_is_the_old_answer_where_nothing_is_generated(make_model, tokenizer, questions):
+    before = [options[(i + 1) % 2] for i, options in enumerate(questions["choices"])]
+    asked = questions.add_column("old_answer", before)
+    metrics, items = evaluate_items(make_model(), EvaluationRows(asked, tokenizer), "learning", None, **settings())
+    rows = zip(asked, items.choice_log_likelihoods, strict=True)
+    likeliest = [
+        max(zip(values, row["choices"], strict=True), key=lambda it: it[0] / len(it[1]))[1] for row, values in rows
+    ]
+    assert items.old == [option == old for option, old in zip(likeliest, before, strict=True)]
+    assert metrics.old == sum(items.old)
+    assert 0 < metrics.old < 5
+
+
 def test_bits_per_byte_counts_the_end_and_the_bytes_of_the_text(make_model, tokenizer, learning):
     model = make_model(1)
     metrics, _ = evaluate_items(model, EvaluationRows(learning, tokenizer), "learning", None, **settings())

@@ -28,7 +28,8 @@ class TaskItems:
         generated: the model's answers; none where nothing was generated.
         correct: whether the generated answer is right; none where answers are not right or wrong.
         score: 1 or 0, token F1, or chrF of the generated answer (`AnswerScores.scores`).
-        old: whether the generated answer is the old one; none where no row has one.
+        old: whether the answer, generated or else the likeliest option per byte, is the old one; none where no row has
+            an old answer.
         nats: negative log-likelihood of the given completion, EOS included.
         tokens: its tokens, EOS included.
         bytes: its length in UTF-8.
@@ -84,7 +85,6 @@ def evaluate_items(
         generated = _generate_answers(model, test, stops, reader, batch_size, max_new_tokens, description)
         correct, score = _score(metrics, task, generated, test.references(task, reader))
         old = gives_old_answer(generated, correct or test.are_given(generated), rows, task, reader)
-        metrics.old = None if old is None else sum(old)
     likelihoods = _likelihoods(model, test, batch_size, description)
     given = [row[position] for row, position in zip(likelihoods, _right_positions(rows), strict=True)]
     metrics.bits_per_byte, metrics.nll_per_token = _totals(given)
@@ -92,6 +92,9 @@ def evaluate_items(
     if "choices" in rows.column_names:
         choice_correct = _by_likelihood(likelihoods, rows, per_byte=True)
         metrics.choice = _choice_metrics(likelihoods, rows)
+        if not generate:
+            old = gives_old_answer(_likeliest_options(likelihoods, rows), choice_correct, rows, task)
+    metrics.old = None if old is None else sum(old)
     items = TaskItems(
         row=rows["row"][:] if "row" in rows.column_names else [str(index) for index in range(len(rows))],
         generated=generated,
@@ -180,11 +183,19 @@ def _right_positions(rows: Dataset) -> list[int]:
 
 def _by_likelihood(likelihoods: Sequence[Sequence[CompletionLikelihood]], rows: Dataset, per_byte: bool) -> list[bool]:
     """Whether the right option is the likeliest; of equal ones the first counts, as with an arg max."""
-    right = []
-    for choices, position in zip(likelihoods, _right_positions(rows), strict=True):
-        values = [choice.log_likelihood / (choice.bytes if per_byte else 1) for choice in choices]
-        right.append(values.index(max(values)) == position)
-    return right
+    pairs = zip(likelihoods, _right_positions(rows), strict=True)
+    return [_likeliest(choices, per_byte) == position for choices, position in pairs]
+
+
+def _likeliest(choices: Sequence[CompletionLikelihood], per_byte: bool) -> int:
+    values = [choice.log_likelihood / (choice.bytes if per_byte else 1) for choice in choices]
+    return values.index(max(values))
+
+
+def _likeliest_options(likelihoods: Sequence[Sequence[CompletionLikelihood]], rows: Dataset) -> list[str]:
+    """The text of the likeliest option per byte of every row."""
+    pairs = zip(rows["choices"][:], likelihoods, strict=True)
+    return [options[_likeliest(choices, per_byte=True)] for options, choices in pairs]
 
 
 def _choice_metrics(likelihoods: Sequence[Sequence[CompletionLikelihood]], rows: Dataset) -> ChoiceMetrics:

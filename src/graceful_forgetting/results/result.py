@@ -104,9 +104,9 @@ class ChoiceMetrics:
 class TaskMetrics:
     """One model on one task's test set; None where not measured.
 
-    `accuracy`, `correct`, `unparsable` (outputs without a readable answer, counted as wrong), `f1`, `chrf` and `old`
-    (answers that older knowledge gives; None where no row has one) are of generated answers; `choice`, `bits_per_byte`
-    and `nll_per_token` of likelihoods.
+    `accuracy`, `correct`, `unparsable` (outputs without a readable answer, counted as wrong), `f1` and `chrf` are of
+    generated answers; `choice`, `bits_per_byte` and `nll_per_token` of likelihoods. `old` counts answers that older
+    knowledge gives, of the likeliest options where nothing was generated; None where no row has one.
     """
 
     role: Role

@@ -140,8 +140,9 @@ def old_completion(row: Mapping[str, Any]) -> str | list[dict[str, Any]]:
 def _signs(items: TaskItems, test: EvaluationRows) -> str:
     """One character an answer: of the generated ones, else of the likeliest options; without options no character."""
     if items.generated is None:
-        return "".join(RIGHT if right else OTHER for right in items.choice_correct or ())
-    correct = items.correct or test.are_given(items.generated)
+        correct = items.choice_correct or []
+    else:
+        correct = items.correct or test.are_given(items.generated)
     old = items.old or [False] * len(correct)
     return "".join(RIGHT if right else OLD if is_old else OTHER for right, is_old in zip(correct, old, strict=True))
 
