@@ -8,7 +8,7 @@ from statistics import fmean
 
 from evidence.tables.table import code, table
 from evidence.tables.values import Runs, Value, bits_saved, difference, gain, paired, scores, value_gain, values
-from graceful_forgetting.results.measures import auroc, expanded
+from graceful_forgetting.results.measures import answer_split, auroc, expanded
 from graceful_forgetting.results.statistics import paired_interval
 from graceful_forgetting.results.text import fixed, points
 from graceful_forgetting.sweeps.cell import CellResult
@@ -66,10 +66,16 @@ def rows_for_as_much(forgets: Runs, method: str, more: Runs) -> str:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run of a use: shares of new answers and of answers of the other task that are harmed."""
+    """One run of a use: shares of new and of old answers, and of answers of the other task that are harmed."""
 
     new: float
+    old: float
     harmed: float
+
+    @classmethod
+    def of(cls, cell: CellResult, other: str) -> "_Run":
+        """Of a cell; of task `other` every answer that is not right is harmed."""
+        return cls(cell.score, answer_split(cell.answers)["old"], 1 - (cell.metrics[other].accuracy or 0.0))
 
     def within(self, most: float) -> float:
         """The new answers, or none where more than `most` is harmed."""
@@ -77,7 +83,7 @@ class _Run:
 
 
 def use_and_harm(runs: Runs, other: str, most: float | None = None) -> str:
-    """Every method in one use that may harm another task: new answers, polluted ones, and the gain over plain.
+    """Every method in one use that may harm another task: new, old and polluted answers, and the gain over plain.
 
     A run counts with its new answers where it pollutes little enough, else with none. By that measure every method is
     held against the best rate of plain fine-tuning on these very runs, and against the best of each single draw of
@@ -89,15 +95,13 @@ def use_and_harm(runs: Runs, other: str, most: float | None = None) -> str:
     """
     methods = runs[0].methods
     rates = {name: f"{next(iter(cells.values())).config['learning_rate']:g}" for name, cells in methods.items()}
-    found = {
-        name: {seed: _Run(cell.score, 1 - (cell.metrics[other].accuracy or 0.0)) for seed, cell in cells.items()}
-        for name, cells in methods.items()
-    }
+    found = {name: {seed: _Run.of(cell, other) for seed, cell in cells.items()} for name, cells in methods.items()}
     columns: dict[str, Callable[[str], str]] = {
         "method": code,
         "learning rate": rates.__getitem__,
         "seeds": lambda name: str(len(found[name])),
         "new, %": lambda name: points(fmean(run.new for run in found[name].values())),
+        "old, %": lambda name: points(fmean(run.old for run in found[name].values())),
         "polluted, %": lambda name: points(fmean(run.harmed for run in found[name].values())),
     }
     if most is None:

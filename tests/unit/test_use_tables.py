@@ -37,6 +37,8 @@ def test_a_run_that_pollutes_too_much_counts_as_nothing() -> None:
     found = _rows(use_and_harm(runs(TRIALS), "unrelated", 0.05))
     (group,) = runs(TRIALS)
     assert [cell.metrics["unrelated"].correct for cell in group.methods["w2"].values()] in ([59, 51], [51, 59])
+    answers = "".join(cell.answers for cell in group.methods["w4"].values())
+    assert found["w4"]["old, %"] == f"{100 * answers.count('0') / len(answers):.1f}" == "5.0"
     kept = [cell.score for cell in group.methods["w2"].values() if cell.metrics["unrelated"].correct == 59]
     assert found["w2"]["runs within 5.0 %"] == "1"
     assert found["w2"]["new where within, %"] == f"{100 * kept[0] / 2:.1f}"
